@@ -1,0 +1,63 @@
+//! What a layer was told, shared by all of its streams.
+
+use std::{fmt, sync::Arc};
+
+use crate::{close_event::CloseEvent, ending::Ending};
+
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) close_event: CloseEventSource,
+    pub(crate) close_on_empty: bool,
+    pub(crate) close_on_completed: bool,
+    pub(crate) close_on_failed: bool,
+    /// In bytes.
+    pub(crate) hold_limit: usize,
+}
+
+/// Where the close event of a stream comes from, unless its response brought one.
+#[derive(Clone)]
+pub(crate) enum CloseEventSource {
+    Same(CloseEvent),
+    PerStream(Arc<dyn Fn(Ending) -> CloseEvent + Send + Sync>),
+}
+
+impl Config {
+    pub(crate) fn closes_on(&self, ending: Ending) -> bool {
+        match ending {
+            Ending::Completed => self.close_on_completed,
+            Ending::Empty => self.close_on_empty,
+            Ending::Cancelled => true,
+            Ending::Failed => self.close_on_failed,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            close_event: CloseEventSource::Same(CloseEvent::new()),
+            close_on_empty: true,
+            close_on_completed: false,
+            close_on_failed: false,
+            hold_limit: 64 * 1024,
+        }
+    }
+}
+
+impl CloseEventSource {
+    pub(crate) fn close_event(&self, ending: Ending) -> CloseEvent {
+        match self {
+            Self::Same(event) => event.clone(),
+            Self::PerStream(make) => make(ending),
+        }
+    }
+}
+
+impl fmt::Debug for CloseEventSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Same(event) => event.fmt(f),
+            Self::PerStream(_) => f.write_str("PerStream(..)"),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Which responses the layer completes, and what their heads lose by it.
+
+use http::{
+    HeaderName, HeaderValue, Method, Response, StatusCode,
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
+};
+
+/// A response extension with which a handler opts out: its response passes through untouched.
+///
+/// ```
+/// use http::Response;
+/// use tower_sse_completion::SkipCompletion;
+///
+/// let response = Response::builder()
+///     .header("content-type", "text/event-stream")
+///     .extension(SkipCompletion)
+///     .body("data: as it is\n\n".to_owned());
+/// # assert!(response.is_ok());
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SkipCompletion;
+
+/// Headers that state the length of the body or digest its bytes, which a close event changes: `Content-Length`
+/// ([RFC 9110, 8.6](https://www.rfc-editor.org/rfc/rfc9110.html#section-8.6)), `Content-MD5` (RFC 1864), `Digest`
+/// (RFC 3230), `Content-Digest` and `Repr-Digest` (RFC 9530).
+const STALE: [HeaderName; 5] = [
+    CONTENT_LENGTH,
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("repr-digest"),
+];
+
+/// Whether the answer to this method can have an event stream as its body (RFC 9110, 9.3.2 and 9.3.6).
+pub(crate) fn method_allows(method: &Method) -> bool {
+    !matches!(*method, Method::HEAD | Method::CONNECT)
+}
+
+pub(crate) fn is_completable<B>(response: &Response<B>) -> bool {
+    is_event_stream(response.headers().get(CONTENT_TYPE))
+        && status_allows(response.status())
+        && is_unencoded(response)
+        && response.extensions().get::<SkipCompletion>().is_none()
+}
+
+pub(crate) fn remove_stale_headers<B>(response: &mut Response<B>) {
+    for name in &STALE {
+        response.headers_mut().remove(name);
+    }
+}
+
+/// 204 and 205 have no body, and 206 carries a part of one.
+fn status_allows(status: StatusCode) -> bool {
+    status.is_success()
+        && !matches!(
+            status,
+            StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::PARTIAL_CONTENT
+        )
+}
+
+fn is_event_stream(content_type: Option<&HeaderValue>) -> bool {
+    content_type
+        .and_then(|value| value.as_bytes().split(|&byte| byte == b';').next())
+        .is_some_and(|essence| {
+            essence
+                .trim_ascii()
+                .eq_ignore_ascii_case(b"text/event-stream")
+        })
+}
+
+fn is_unencoded<B>(response: &Response<B>) -> bool {
+    response
+        .headers()
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+        .all(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"identity"))
+}

@@ -1,0 +1,184 @@
+//! The close event itself: what may be in it, and what its bytes are.
+
+mod support;
+
+use std::time::Duration;
+
+use support::{
+    CLOSE,
+    decoder::{Event, decode},
+    driver::Driver,
+    event_stream,
+    script::Script,
+};
+use tower_sse_completion::{CloseEvent, InvalidCloseEvent, SseCompletionLayer};
+
+/// The bytes of the event, as an empty stream gets them.
+fn encoded(event: CloseEvent) -> Vec<u8> {
+    let layer = SseCompletionLayer::new().close_event(event);
+    Driver::new(event_stream(&layer, Script::new([])))
+        .rest()
+        .bytes()
+}
+
+fn decoded(event: CloseEvent) -> Event {
+    let decoded = decode(&encoded(event));
+    assert!(!decoded.pending);
+    assert_eq!(decoded.last_event_id, "", "a close event never has an id");
+    let [event] = &decoded.events[..] else {
+        panic!("expected one event, got {:?}", decoded.events)
+    };
+    event.clone()
+}
+
+fn milliseconds(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+#[test]
+fn c8_default_is_twenty_bytes_with_a_data_line() {
+    assert_eq!(encoded(CloseEvent::new()), b"event: close\ndata:\n\n");
+    assert_eq!(CLOSE.len(), 20);
+}
+
+#[test]
+fn c8_default_is_dispatched_by_a_conforming_client() {
+    let event = decoded(CloseEvent::new());
+    assert_eq!((&*event.kind, &*event.data), ("close", ""));
+    assert!(
+        decode(b"event: close\n\n").events.is_empty(),
+        "without a data line it would not be"
+    );
+}
+
+#[test]
+fn c8_name_and_data_are_what_the_client_sees() -> Result<(), InvalidCloseEvent> {
+    let event = CloseEvent::named("bye")?.data(r#"{"reason":"restart"}"#);
+    assert_eq!(
+        encoded(event),
+        b"event: bye\ndata: {\"reason\":\"restart\"}\n\n"
+    );
+    Ok(())
+}
+
+#[test]
+fn c8_data_with_line_breaks_becomes_several_data_lines() {
+    let event = CloseEvent::new().data("a\nb\rc\r\nd\n\ne");
+    assert_eq!(decoded(event).data, "a\nb\nc\nd\n\ne");
+}
+
+#[test]
+fn c8_data_keeps_its_leading_space_and_last_line_break() {
+    for data in [" indented", "\n", "ends\n", "\r\n\r", ":", "id: 7"] {
+        let expected = data.replace("\r\n", "\n").replace('\r', "\n");
+        assert_eq!(decoded(CloseEvent::new().data(data)).data, expected);
+    }
+}
+
+#[test]
+fn c8_event_injection_through_data_is_impossible() {
+    let event = CloseEvent::new().data("x\n\nevent: forged\ndata: y\rid: 9");
+    assert_eq!(
+        decoded(event).data,
+        "x\n\nevent: forged\ndata: y\nid: 9",
+        "all of it is data"
+    );
+}
+
+#[test]
+fn c8_bad_names_are_refused_with_a_reason() {
+    for (name, reason) in [
+        ("", "the name of a close event is empty"),
+        ("a\nb", "the name of a close event has a line break"),
+        ("a\rb", "the name of a close event has a line break"),
+        ("a\0b", "the name of a close event has a NUL"),
+    ] {
+        let error = CloseEvent::named(name).expect_err("a bad name");
+        assert_eq!(error.to_string(), reason);
+    }
+}
+
+#[test]
+fn c8_retry_stands_inside_the_event_behind_the_data() -> Result<(), InvalidCloseEvent> {
+    let expected = b"event: close\ndata: x\nretry: 1234\n\n";
+    let event = CloseEvent::new().data("x").retry(milliseconds(1234))?;
+    assert_eq!(encoded(event), expected);
+    let event = CloseEvent::new().retry(milliseconds(1234))?.data("x");
+    assert_eq!(encoded(event), expected, "in whatever order it was built");
+    Ok(())
+}
+
+#[test]
+fn c8_retry_is_in_whole_milliseconds() -> Result<(), InvalidCloseEvent> {
+    let event = CloseEvent::new().retry(Duration::from_micros(2999))?;
+    assert_eq!(decode(&encoded(event)).reconnection_time, Some(2));
+    Ok(())
+}
+
+#[test]
+fn c8_retry_under_one_millisecond_is_refused() {
+    let expected = "the reconnection time of a close event is less than one millisecond";
+    for retry in [Duration::ZERO, Duration::from_micros(999)] {
+        let error = CloseEvent::new().retry(retry).expect_err("a hot loop");
+        assert_eq!(error.to_string(), expected);
+        let error = CloseEvent::new()
+            .retry_between(retry..=milliseconds(9))
+            .expect_err("a hot loop");
+        assert_eq!(error.to_string(), expected);
+    }
+    assert!(CloseEvent::new().retry(milliseconds(1)).is_ok());
+}
+
+#[test]
+fn c8_retry_range_that_ends_before_it_starts_is_refused() {
+    let error = CloseEvent::new()
+        .retry_between(milliseconds(2)..=milliseconds(1))
+        .expect_err("no range");
+    assert_eq!(
+        error.to_string(),
+        "the range of reconnection times of a close event ends before it starts"
+    );
+}
+
+#[test]
+fn c8_retry_between_draws_for_each_stream() -> Result<(), InvalidCloseEvent> {
+    let event = CloseEvent::new().retry_between(milliseconds(1000)..=milliseconds(60_000))?;
+    let drawn: Vec<u64> = (0..32)
+        .filter_map(|_| decode(&encoded(event.clone())).reconnection_time)
+        .collect();
+    assert_eq!(drawn.len(), 32);
+    assert!(drawn.iter().all(|time| (1000..=60_000).contains(time)));
+    assert!(
+        drawn.iter().any(|time| *time != drawn[0]),
+        "32 equal draws out of 59,001"
+    );
+    Ok(())
+}
+
+#[test]
+fn c8_retry_range_of_one_value_and_the_largest_duration_work() -> Result<(), InvalidCloseEvent> {
+    let one = CloseEvent::new().retry_between(milliseconds(7)..=milliseconds(7))?;
+    assert_eq!(decode(&encoded(one)).reconnection_time, Some(7));
+    let longest = CloseEvent::new().retry(Duration::MAX)?;
+    assert_eq!(decode(&encoded(longest)).reconnection_time, Some(u64::MAX));
+    Ok(())
+}
+
+#[test]
+fn equal_events_are_equal_however_they_were_built() -> Result<(), InvalidCloseEvent> {
+    assert_eq!(CloseEvent::named("close")?, CloseEvent::new());
+    assert_eq!(CloseEvent::new().data(""), CloseEvent::default());
+    assert_ne!(CloseEvent::new().data("x"), CloseEvent::new());
+    assert_ne!(CloseEvent::new().retry(milliseconds(1))?, CloseEvent::new());
+    Ok(())
+}
+
+#[test]
+fn debug_shows_what_was_set() -> Result<(), InvalidCloseEvent> {
+    let event = CloseEvent::named("bye")?.data("x").retry(milliseconds(5))?;
+    assert_eq!(
+        format!("{event:?}"),
+        r#"CloseEvent { name: "bye", data: "x", retry: Some(5..=5) }"#
+    );
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! What the tests share: an upstream that follows a script, a driver that polls a body, and an independent decoder.
+
+#![allow(dead_code, reason = "each test program uses a part of this")]
+
+pub mod decoder;
+pub mod driver;
+pub mod script;
+
+use std::convert::Infallible;
+
+use futures_util::FutureExt;
+use http::{Request, Response, request::Parts};
+use http_body::Body;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_sse_completion::{CancelWhen, SseCompletionLayer};
+
+/// The default close event, as bytes.
+pub const CLOSE: &[u8] = b"event: close\ndata:\n\n";
+
+/// Sends a response through the layer, as the answer to this request.
+pub fn through<L, B, T>(layer: &L, request: Request<()>, response: Response<B>) -> Response<T>
+where
+    L: Layer<tower::util::BoxService<Request<()>, Response<B>, Infallible>>,
+    L::Service: Service<Request<()>, Response = Response<T>, Error = Infallible>,
+    B: Send + 'static,
+{
+    let mut response = Some(response);
+    let inner = service_fn(move |_request| {
+        let response = response.take().expect("one request");
+        async move { Ok(response) }
+    });
+    layer
+        .layer(tower::util::BoxService::new(inner))
+        .oneshot(request)
+        .now_or_never()
+        .expect("a response without waiting")
+        .unwrap_or_else(|never| match never {})
+}
+
+/// Sends a body through the layer, as an event stream.
+pub fn event_stream<L, B, T>(layer: &L, upstream: B) -> T
+where
+    L: Layer<tower::util::BoxService<Request<()>, Response<B>, Infallible>>,
+    L::Service: Service<Request<()>, Response = Response<T>, Error = Infallible>,
+    B: Body + Send + 'static,
+{
+    let response = Response::builder()
+        .header("content-type", "text/event-stream")
+        .body(upstream)
+        .expect("a valid response");
+    through(layer, Request::new(()), response).into_body()
+}
+
+/// A layer whose streams this token cancels.
+pub fn cancelled_by(
+    token: &CancellationToken,
+) -> SseCompletionLayer<CancelWhen<impl Fn(&Parts) -> WaitForCancellationFutureOwned + Clone + use<>>>
+{
+    let token = token.clone();
+    SseCompletionLayer::new().cancel_when(move |_| token.clone().cancelled_owned())
+}
