@@ -84,13 +84,12 @@ impl Boundary {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             match (self.line, byte) {
-                (Line::AfterCr, b'\n') => {
-                    self.line = Line::Start;
-                    at += 1;
-                }
                 (_, b'\n' | b'\r') => {
                     self.end_line(byte);
                     at += 1;
+                    if !self.event {
+                        boundary = Some(at);
+                    }
                 }
                 (Line::ByteOrderMark(matched), _) => {
                     if BYTE_ORDER_MARK.get(usize::from(matched)) == Some(&byte) {
@@ -121,9 +120,6 @@ impl Boundary {
                     at = memchr2(b'\n', b'\r', &bytes[at..]).map_or(bytes.len(), |end| at + end);
                 }
             }
-            if self.nothing_pending() {
-                boundary = Some(at);
-            }
         }
         boundary
     }
@@ -135,6 +131,8 @@ impl Boundary {
 
     fn end_line(&mut self, byte: u8) {
         match self.line {
+            // The end of a CRLF, whose line ended with the CR.
+            Line::AfterCr if byte == b'\n' => {}
             Line::Data => self.data = true,
             Line::Field(matched) if usize::from(matched) == DATA.len() => self.data = true,
             Line::Field(_) | Line::Other | Line::Comment => {}
@@ -156,10 +154,6 @@ impl Boundary {
             .map_or(Line::Start, |&byte| after_line_end(byte));
         self.event = false;
         self.data = false;
-    }
-
-    fn nothing_pending(&self) -> bool {
-        !self.event && matches!(self.line, Line::Start | Line::AfterCr)
     }
 }
 

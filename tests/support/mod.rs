@@ -5,6 +5,7 @@
 pub mod decoder;
 pub mod driver;
 pub mod script;
+pub mod server;
 
 use std::convert::Infallible;
 

@@ -1,0 +1,118 @@
+//! The public types ask of their users no more than their parts do, and stay small.
+
+mod support;
+
+use std::{cell::Cell, future, marker::PhantomPinned, rc::Rc};
+
+use axum::body::Body;
+use http::{Request, Response};
+use support::script::Script;
+use tower::Service;
+use tower_sse_completion::{
+    CancelWhen, CloseEvent, Ending, InvalidCloseEvent, NeverCancel, ResponseBody, ResponseFuture,
+    SkipCompletion, SseCompletion, SseCompletionLayer,
+};
+
+fn is_send<T: Send>() {}
+fn is_sync<T: Sync>() {}
+fn is_unpin<T: Unpin>() {}
+fn is_static<T: 'static>() {}
+fn is_clone<T: Clone>() {}
+
+#[test]
+fn c18_public_types_are_send_sync_and_unpin_with_their_parts() {
+    is_send::<SseCompletionLayer>();
+    is_sync::<SseCompletionLayer>();
+    is_clone::<SseCompletionLayer>();
+    is_send::<SseCompletion<()>>();
+    is_sync::<SseCompletion<()>>();
+    is_clone::<SseCompletion<()>>();
+    is_send::<ResponseFuture<future::Ready<()>>>();
+    is_sync::<ResponseFuture<future::Ready<()>>>();
+    is_send::<ResponseBody<Script>>();
+    is_sync::<ResponseBody<Script>>();
+    is_unpin::<ResponseBody<Body>>();
+    is_send::<ResponseBody<Body>>();
+    is_send::<CloseEvent>();
+    is_sync::<CloseEvent>();
+    is_send::<InvalidCloseEvent>();
+    is_sync::<InvalidCloseEvent>();
+    is_static::<SkipCompletion>();
+    is_static::<Ending>();
+}
+
+/// A service that is neither `Send` nor `Sync` nor `'static`, with a body and a future like it.
+struct Local<'a>(&'a Rc<Cell<usize>>);
+
+struct LocalBody<'a>(&'a Rc<Cell<usize>>, PhantomPinned);
+
+impl<'a> Service<Request<()>> for Local<'a> {
+    type Response = Response<LocalBody<'a>>;
+    type Error = Rc<()>;
+    type Future = future::Ready<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(
+        &mut self,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Self::Error>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _request: Request<()>) -> Self::Future {
+        let mut response = Response::new(LocalBody(self.0, PhantomPinned));
+        response.headers_mut().insert(
+            "content-type",
+            http::HeaderValue::from_static("text/event-stream"),
+        );
+        future::ready(Ok(response))
+    }
+}
+
+impl<'a> http_body::Body for LocalBody<'a> {
+    type Data = &'a [u8];
+    type Error = Rc<()>;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<&'a [u8]>, Rc<()>>>> {
+        self.0.set(self.0.get() + 1);
+        std::task::Poll::Ready(None)
+    }
+}
+
+#[test]
+fn c18_no_bound_is_added_to_services_bodies_data_or_errors() {
+    let polls = Rc::new(Cell::new(0));
+    let layer = SseCompletionLayer::new().cancel_when(|_| {
+        let local = Rc::new(());
+        async move {
+            future::pending::<()>().await;
+            drop(local);
+        }
+    });
+    let mut service = SseCompletion::new(Local(&polls), layer);
+    let response = futures_util::FutureExt::now_or_never(service.call(Request::new(())));
+    let Some(Ok(response)) = response else {
+        panic!("a response")
+    };
+    let mut body = support::driver::Driver::new(response.into_body());
+    assert_eq!(body.data(), support::CLOSE);
+    assert_eq!(polls.get(), 1);
+}
+
+#[test]
+fn layer_can_be_named() {
+    type Cancel = CancelWhen<fn(&http::request::Parts) -> future::Pending<()>>;
+    let never: fn(&http::request::Parts) -> future::Pending<()> = |_| future::pending();
+    let layer: SseCompletionLayer<Cancel> = SseCompletionLayer::new().cancel_when(never);
+    let service: SseCompletion<(), Cancel> = SseCompletion::new((), layer);
+    let _: SseCompletionLayer<NeverCancel> = SseCompletion::layer();
+    service.into_inner();
+}
+
+#[test]
+fn body_is_small() {
+    assert!(size_of::<ResponseBody<Body>>() <= 128);
+    assert!(size_of::<CloseEvent>() <= 8);
+}

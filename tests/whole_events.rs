@@ -1,0 +1,269 @@
+//! What comes out is always a beginning of what went in, cut between two events, and at most a close event: for
+//! every way to cut a stream into frames, and for a cancellation at any point. Judged by the tests' own decoder.
+
+mod support;
+
+use std::task::Poll;
+
+use proptest::prelude::*;
+use support::{
+    CLOSE, cancelled_by,
+    decoder::{boundaries, decode},
+    driver::Driver,
+    event_stream,
+    script::{Script, Step, Then, data},
+};
+use tokio_util::sync::CancellationToken;
+use tower_sse_completion::SseCompletionLayer;
+
+/// Streams with all that is hard to cut.
+const STREAMS: &[&[u8]] = &[
+    b"data: 1\n\ndata: 2\n\n",
+    b"data: 1\r\n\r\ndata: 2\r\n\r\n",
+    b"data: 1\r\rdata: 2\r\r",
+    b"id: 7\r\ndata: 1\n\r\ndata: 2\r\n\n",
+    b"data:1\n\r:c\rdata\r\n\r",
+    b"\xEF\xBB\xBFdata: bom\n\n",
+    b"\xEF\xBB\xBF\n:c\n\xEF\xBB\xBF: no comment\n\n",
+    b"\xEF\xBBdata: x\n\ndata: y\n\n",
+    b":\n: c\n\n:\ndata: 1\n: inside\n\n:\n",
+    b"retry: 5\n\nevent: x\n\ndatum: 1\n\ndata\n\n",
+    b"event: e\nid: 1\ndata: a\ndata: b\n\nid\n\nid: 2\n",
+    b"\r\n\r\n\n\n\rdata: x",
+    "data: \u{e9}\u{1f600}\n\ndata:\n\n".as_bytes(),
+];
+
+/// Runs these frames through the layer and cancels before the poll of this number, if the stream gets so far.
+fn cancelled_before_poll(frames: &[&[u8]], then: Then, poll: usize) -> Option<Vec<u8>> {
+    let token = CancellationToken::new();
+    let upstream = Script::frames(frames).then(then);
+    let mut body = Driver::new(event_stream(&cancelled_by(&token), upstream));
+    let mut bytes = Vec::new();
+    for _ in 0..poll {
+        match body.poll() {
+            Poll::Ready(Some(Ok(frame))) => bytes.extend(frame.into_data().expect("data")),
+            Poll::Ready(_) => return None,
+            Poll::Pending => {}
+        }
+    }
+    if body.is_end_stream() {
+        return None;
+    }
+    token.cancel();
+    bytes.extend(body.rest().bytes());
+    Some(bytes)
+}
+
+/// What has to come out when all of these bytes came and then the stream was closed.
+fn closed_after(bytes: &[u8]) -> Vec<u8> {
+    let whole = boundaries(bytes).pop().unwrap_or(0);
+    let lf: &[u8] = if bytes[..whole].ends_with(b"\r") {
+        b"\n"
+    } else {
+        b""
+    };
+    [&bytes[..whole], lf, CLOSE].concat()
+}
+
+/// For at most 32 frames, which all get out, whenever the cancellation comes.
+#[track_caller]
+fn assert_whole(frames: &[&[u8]]) {
+    let stream = frames.concat();
+    for poll in 0..=frames.len() + 2 {
+        for then in [Then::Pending, Then::End] {
+            if let Some(bytes) = cancelled_before_poll(frames, then, poll) {
+                assert_eq!(
+                    bytes.escape_ascii().to_string(),
+                    closed_after(&stream).escape_ascii().to_string(),
+                    "frames {frames:?} cancelled before poll {poll}",
+                );
+            }
+        }
+    }
+    let layer = SseCompletionLayer::new();
+    let output = Driver::new(event_stream(&layer, Script::frames(frames))).rest();
+    let expected = if decode(&stream).events.is_empty() {
+        closed_after(&stream)
+    } else {
+        stream
+    };
+    assert_eq!(output.bytes(), expected, "frames {frames:?}");
+}
+
+#[test]
+fn c6_every_cut_into_two_and_three_frames_at_every_cancellation_keeps_events_whole() {
+    for stream in STREAMS {
+        for first in 0..=stream.len() {
+            for second in first..=stream.len() {
+                let frames = [&stream[..first], &stream[first..second], &stream[second..]];
+                assert_whole(&frames);
+            }
+        }
+    }
+}
+
+#[test]
+fn c6_one_byte_per_frame_keeps_events_whole() {
+    for stream in STREAMS {
+        for stream in stream.chunks(32) {
+            let frames: Vec<&[u8]> = stream.chunks(1).collect();
+            assert_whole(&frames);
+        }
+    }
+}
+
+#[test]
+fn c5_close_event_completes_a_crlf_that_was_cut() {
+    let frames: [&[u8]; 2] = [b"data: x\r\n\r", b""];
+    assert_eq!(
+        cancelled_before_poll(&frames, Then::Pending, 9).as_deref(),
+        Some(&b"data: x\r\n\r\nevent: close\ndata:\n\n"[..])
+    );
+}
+
+#[test]
+fn c5_lf_in_front_is_in_the_same_frame() {
+    let upstream = Script::frames([":\r"]);
+    let output = Driver::new(event_stream(&SseCompletionLayer::new(), upstream)).rest();
+    assert_eq!(output.frames.len(), 2);
+    assert_eq!(output.frames[1], "\nevent: close\ndata:\n\n");
+}
+
+#[test]
+fn c6_whole_comment_line_is_not_held_back() {
+    for heartbeat in [":\n", ": hi\r\n", ":\r"] {
+        let upstream = Script::frames(["data: x\n\n", heartbeat]).then(Then::Pending);
+        let mut body = Driver::new(event_stream(&SseCompletionLayer::new(), upstream));
+        body.data();
+        assert_eq!(body.data(), heartbeat);
+    }
+}
+
+#[test]
+fn c6_unfinished_comment_line_and_byte_order_mark_are_held_back() {
+    for unfinished in [": hi", "\u{feff}"] {
+        let upstream = Script::frames([unfinished]).then(Then::Pending);
+        let mut body = Driver::new(event_stream(&SseCompletionLayer::new(), upstream));
+        assert!(body.poll().is_pending(), "{unfinished:?}");
+    }
+}
+
+#[test]
+fn c6_nothing_comes_between_the_frames_of_an_event_that_is_let_go() {
+    let token = CancellationToken::new();
+    let upstream = Script::frames(["data: x\n\nda", "ta: y\n\n"]).then(Then::Pending);
+    let mut body = Driver::new(event_stream(&cancelled_by(&token), upstream));
+    assert_eq!(body.data(), "data: x\n\n");
+    assert_eq!(body.data(), "da");
+    token.cancel();
+    assert_eq!(body.data(), "ta: y\n\n");
+    assert_eq!(body.data(), CLOSE);
+}
+
+/// A line of an event stream, with anything that the standard knows, and a bit that it does not.
+fn line() -> impl Strategy<Value = Vec<u8>> {
+    let field = prop_oneof![
+        4 => Just("data"),
+        2 => Just("id"),
+        2 => Just("event"),
+        1 => Just("retry"),
+        1 => Just("datum"),
+        1 => Just("dat"),
+        1 => Just(""),
+        1 => "[a-z\u{e9}\u{1f600}\\x00]{1,4}".prop_map(|name| &*name.leak()),
+    ];
+    let separator = prop_oneof![3 => Just(": "), 1 => Just(":"), 1 => Just("")];
+    let value = prop_oneof![3 => "[a-z0-9: ]{0,6}", 1 => "\\PC{0,3}", 1 => Just("\0".to_owned())];
+    prop_oneof![
+        5 => (field, separator, value).prop_map(|(field, separator, value)| {
+            [field, separator, &value].concat().replace(['\r', '\n'], "").into_bytes()
+        }),
+        4 => Just(Vec::new()),
+        // Not even UTF-8.
+        1 => prop::collection::vec(any::<u8>().prop_filter("within a line", |byte| !b"\r\n".contains(byte)), 0..4),
+    ]
+}
+
+fn stream() -> impl Strategy<Value = Vec<u8>> {
+    let end = prop_oneof![3 => Just("\n"), 2 => Just("\r\n"), 1 => Just("\r")];
+    let lines = prop::collection::vec((line(), end), 0..16);
+    (prop::bool::weighted(0.2), lines, line()).prop_map(|(mark, lines, rest)| {
+        let mark: &[u8] = if mark { b"\xEF\xBB\xBF" } else { b"" };
+        let lines = lines
+            .into_iter()
+            .flat_map(|(line, end)| [line, end.into()].concat());
+        [mark, &lines.collect::<Vec<u8>>(), &rest].concat()
+    })
+}
+
+/// A stream, cut into frames at random places, with nothing to be had between some of them.
+fn script() -> impl Strategy<Value = (Vec<u8>, Vec<Step>)> {
+    let cuts = prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 0..10);
+    (stream(), cuts).prop_map(|(stream, cuts)| {
+        let mut cuts: Vec<_> = cuts
+            .into_iter()
+            .map(|(index, pending)| (index.index(stream.len() + 1), pending))
+            .collect();
+        cuts.sort_unstable();
+        let mut steps = Vec::new();
+        let mut start = 0;
+        for (end, pending) in cuts {
+            steps.push(data(&stream[start..end]));
+            if pending {
+                steps.push(Step::Pending);
+            }
+            start = end;
+        }
+        steps.push(data(&stream[start..]));
+        (stream, steps)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// C4 and C6, word for word.
+    #[test]
+    fn c6_events_are_a_beginning_of_those_without_the_layer_and_at_most_the_close_event(
+        (stream, steps) in script(),
+        cancelled_at in 0..24_usize,
+        ends in any::<bool>(),
+        hold_limit in prop_oneof![4 => Just(64 * 1024), 1 => 0..40_usize],
+    ) {
+        let token = CancellationToken::new();
+        let then = if ends { Then::End } else { Then::Pending };
+        let layer = cancelled_by(&token).hold_limit(hold_limit);
+        let mut body = Driver::new(event_stream(&layer, Script::new(steps).then(then)));
+        let mut out = Vec::new();
+        for _ in 0..cancelled_at {
+            if let Poll::Ready(Some(Ok(frame))) = body.poll() {
+                out.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+            }
+        }
+        token.cancel();
+        out.extend(body.rest().bytes());
+
+        let (forwarded, closed) = match out.strip_suffix(CLOSE) {
+            Some(rest) => match rest.strip_suffix(b"\n") {
+                Some(cr) if cr.ends_with(b"\r") && !stream.starts_with(rest) => (cr, true),
+                _ => (rest, true),
+            },
+            None => (&out[..], false),
+        };
+        prop_assert!(stream.starts_with(forwarded), "C4: a beginning of the upstream's bytes");
+        prop_assert!(!closed || !decode(forwarded).pending, "C5: between two events");
+
+        let without = decode(&stream);
+        let with = decode(&out);
+        let mut events = with.events.clone();
+        if closed {
+            let close = events.pop().expect("the close event");
+            prop_assert_eq!((&*close.kind, &*close.data), ("close", ""));
+        }
+        prop_assert!(without.events.starts_with(&events), "C6: whole events only");
+        prop_assert_eq!(with.last_event_id, decode(forwarded).last_event_id, "C6: the resume point");
+        if !closed && ends && hold_limit == 64 * 1024 {
+            prop_assert_eq!(forwarded, &stream[..], "C4: all of it, where no close event is due");
+        }
+    }
+}
