@@ -73,7 +73,7 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     ///
     /// # Fairness
     ///
-    /// The future is polled whenever the upstream is pending, when it ends, and before the first and then every sixteenth
+    /// The future is polled whenever the upstream is pending, when it ends, and before the first and then every 32nd
     /// frame of an upstream that is always ready. Once it has fired, up to 32 frames that the
     /// upstream has ready are still forwarded, so a message that was queued just before the cancellation gets out, and
     /// an endless upstream ends all the same.

@@ -4,11 +4,12 @@ mod support;
 
 use std::{
     future::{self, Future},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -21,7 +22,7 @@ use support::{
     script::{EndStream, Script, ScriptError, Step, Then, data, trailers},
 };
 use tokio_util::sync::CancellationToken;
-use tower_sse_completion::{NeverCancel, ResponseBody, SseCompletionLayer};
+use tower_sse_completion::{CancelWhen, NeverCancel, ResponseBody, SseCompletionLayer};
 
 const EVENT: &[u8] = b"data: x\n\n";
 
@@ -310,7 +311,7 @@ fn cancellation_is_made_from_the_head_of_the_request() {
         let cancelled = request.headers.contains_key("x-cancelled");
         async move {
             if !cancelled {
-                future::pending().await
+                future::pending::<()>().await;
             }
         }
     });
@@ -332,63 +333,65 @@ fn cancellation_is_made_from_the_head_of_the_request() {
 }
 
 /// Counts how often it is polled, and never fires.
-fn counted() -> (
-    Arc<AtomicUsize>,
-    impl Fn(&Parts) -> future::PollFn<Box<dyn FnMut(&mut std::task::Context<'_>) -> Poll<()> + Send>>
-    + Clone,
-) {
-    let polls = Arc::new(AtomicUsize::new(0));
-    let make = {
-        let polls = Arc::clone(&polls);
-        move |_: &Parts| {
-            let polls = Arc::clone(&polls);
-            let poll: Box<dyn FnMut(&mut std::task::Context<'_>) -> Poll<()> + Send> =
-                Box::new(move |_| {
-                    polls.fetch_add(1, Ordering::SeqCst);
-                    Poll::Pending
-                });
-            future::poll_fn(poll)
-        }
-    };
-    (polls, make)
+#[derive(Clone, Default)]
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn layer(&self) -> SseCompletionLayer<CancelWhen<impl Fn(&Parts) -> Counted + Clone + use<>>> {
+        let counted = self.clone();
+        SseCompletionLayer::new().cancel_when(move |_| counted.clone())
+    }
+
+    fn take(&self) -> usize {
+        self.0.swap(0, Ordering::SeqCst)
+    }
+}
+
+impl Future for Counted {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<()> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Poll::Pending
+    }
 }
 
 #[test]
 fn c17_cancellation_is_polled_when_pending_and_every_few_ready_frames() {
-    let (polls, make) = counted();
-    let layer = SseCompletionLayer::new().cancel_when(make);
+    let counted = Counted::default();
+    let layer = counted.layer();
 
     let mut body = Driver::new(event_stream(&layer, endless()));
     for _ in 0..320 {
         body.data();
     }
-    assert_eq!(polls.swap(0, Ordering::SeqCst), 10, "ready frames");
+    assert_eq!(counted.take(), 10, "ready frames");
 
     let upstream = Script::frames([b"data: x\n\ndata: y"; 320]).then(Then::Pending);
     let mut body = Driver::new(event_stream(&layer, upstream));
     for _ in 0..320 {
         body.data();
     }
-    assert!(polls.swap(0, Ordering::SeqCst) <= 10, "frames of any kind");
+    assert!(counted.take() <= 10, "frames of any kind");
 
     let upstream = Script::new([]).then(Then::Pending);
     let mut body = Driver::new(event_stream(&layer, upstream));
     assert!(body.poll().is_pending());
-    polls.store(0, Ordering::SeqCst);
+    counted.take();
     for _ in 0..100 {
         assert!(body.poll().is_pending());
     }
-    assert_eq!(polls.load(Ordering::SeqCst), 100, "pending");
+    assert_eq!(counted.take(), 100, "pending");
 }
 
 #[test]
 fn cancellation_is_not_polled_for_other_responses() {
-    let (polls, make) = counted();
-    let layer = SseCompletionLayer::new().cancel_when(make);
+    let counted = Counted::default();
+    let layer = counted.layer();
     let response = http::Response::new(Script::frames(["{}"]));
     let response = support::through(&layer, http::Request::new(()), response);
     Driver::new(response.into_body()).collect();
-    assert_eq!(polls.load(Ordering::SeqCst), 0);
+    assert_eq!(counted.take(), 0);
 }
 
 fn assert_future(_: impl Future<Output = ()>) {}

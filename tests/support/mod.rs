@@ -1,6 +1,10 @@
 //! What the tests share: an upstream that follows a script, a driver that polls a body, and an independent decoder.
 
-#![allow(dead_code, reason = "each test program uses a part of this")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test program uses a part of this module"
+)]
 
 pub mod decoder;
 pub mod driver;
