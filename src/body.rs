@@ -4,17 +4,15 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::{Buf, Bytes};
+use http::Extensions;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::{
-    cancel::NeverCancel, close_event::CloseEvent, config::Config, event_stream::EventStream,
-};
+use crate::{cancel::NeverCancel, event_stream::EventStream, future::StreamParts};
 
 pin_project! {
     /// Response body of [`SseCompletion`](crate::SseCompletion).
@@ -74,15 +72,11 @@ impl<B: Body, C> ResponseBody<B, C> {
         }
     }
 
-    pub(crate) fn event_stream(
-        upstream: B,
-        cancellation: C,
-        config: Arc<Config>,
-        close_event: Option<CloseEvent>,
-    ) -> Self {
-        let stream = EventStream::new(upstream, cancellation, config, close_event);
+    pub(crate) fn event_stream(upstream: B, parts: StreamParts<C>, response: &Extensions) -> Self {
         Self {
-            kind: Kind::EventStream { stream },
+            kind: Kind::EventStream {
+                stream: EventStream::new(upstream, parts, response),
+            },
         }
     }
 }

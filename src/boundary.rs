@@ -37,7 +37,7 @@ enum Line {
     Comment,
 }
 
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 const DATA: &[u8] = b"data";
 
 impl Boundary {
@@ -50,9 +50,14 @@ impl Boundary {
         }
     }
 
-    /// Whether an event was delivered within the bytes fed so far.
+    /// Whether an event was delivered within the bytes fed so far, or since that was forgotten.
     pub(crate) fn delivered(&self) -> bool {
         self.delivered
+    }
+
+    /// From here on, [`delivered`](Self::delivered) is about what is still to come.
+    pub(crate) fn forget_delivered(&mut self) {
+        self.delivered = false;
     }
 
     /// Takes the next bytes of the stream, and returns how many of them lead up to the last place among them

@@ -2,7 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::{close_event::CloseEvent, ending::Ending};
+#[cfg(feature = "tokio")]
+use crate::{clock::Deadlines, shutdown::Shutdown};
+use crate::{close_event::CloseEvent, ending::Ending, report::StreamReport};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -12,7 +14,18 @@ pub(crate) struct Config {
     pub(crate) close_on_failed: bool,
     /// In bytes.
     pub(crate) hold_limit: usize,
+    pub(crate) on_end: OnEnd,
+    #[cfg(feature = "tokio")]
+    pub(crate) shutdowns: Vec<Shutdown>,
+    #[cfg(feature = "tokio")]
+    pub(crate) deadlines: Deadlines,
 }
+
+/// The user's observer, if there is one.
+#[derive(Clone, Default)]
+pub(crate) struct OnEnd(pub(crate) Option<Arc<Observer>>);
+
+pub(crate) type Observer = dyn Fn(&StreamReport) + Send + Sync;
 
 /// Where the close event of a stream comes from, unless its response brought one.
 #[derive(Clone)]
@@ -26,8 +39,9 @@ impl Config {
         match ending {
             Ending::Completed => self.close_on_completed,
             Ending::Empty => self.close_on_empty,
-            Ending::Cancelled => true,
+            Ending::Cancelled | Ending::Expired | Ending::Idle => true,
             Ending::Failed => self.close_on_failed,
+            Ending::Dropped => false,
         }
     }
 }
@@ -40,6 +54,11 @@ impl Default for Config {
             close_on_completed: false,
             close_on_failed: false,
             hold_limit: 64 * 1024,
+            on_end: OnEnd::default(),
+            #[cfg(feature = "tokio")]
+            shutdowns: Vec::new(),
+            #[cfg(feature = "tokio")]
+            deadlines: Deadlines::default(),
         }
     }
 }
@@ -59,5 +78,11 @@ impl fmt::Debug for CloseEventSource {
             Self::Same(event) => event.fmt(f),
             Self::PerStream(_) => f.write_str("PerStream(..)"),
         }
+    }
+}
+
+impl fmt::Debug for OnEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Some(..)" } else { "None" })
     }
 }

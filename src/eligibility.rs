@@ -20,6 +20,10 @@ use http::{
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SkipCompletion;
 
+/// Marks a response that a layer has completed, for the layers around that one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Completed;
+
 /// Headers that state the length of the body or digest its bytes, which a close event changes: `Content-Length`
 /// ([RFC 9110, 8.6](https://www.rfc-editor.org/rfc/rfc9110.html#section-8.6)), `Content-MD5` (RFC 1864), `Digest`
 /// (RFC 3230), `Content-Digest` and `Repr-Digest` (RFC 9530).

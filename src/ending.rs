@@ -22,20 +22,29 @@ pub enum Ending {
     /// The upstream ended without having delivered an event. Comments, fields without `data`, and an
     /// unfinished event do not count.
     Empty,
-    /// The cancellation fired before the upstream ended.
+    /// A cancellation fired before the upstream ended.
     Cancelled,
-    /// The upstream returned an error.
+    /// The stream had reached its greatest age.
+    Expired,
+    /// No event was delivered for too long.
+    Idle,
+    /// The upstream returned an error, or panicked.
     Failed,
+    /// The server dropped the body before its end: mostly because the client left.
+    Dropped,
 }
 
 impl Ending {
-    /// The ending in one lower-case word: `completed`, `empty`, `cancelled` or `failed`.
+    /// The ending in one lower-case word: `completed`, `empty`, `cancelled`, `expired`, `idle`, `failed` or `dropped`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Completed => "completed",
             Self::Empty => "empty",
             Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+            Self::Idle => "idle",
             Self::Failed => "failed",
+            Self::Dropped => "dropped",
         }
     }
 }

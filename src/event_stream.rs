@@ -2,13 +2,15 @@
 
 use std::{
     future::Future,
+    mem,
     ops::ControlFlow,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use http::Extensions;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -16,8 +18,13 @@ use crate::{
     body::{Polled, into_bytes, into_bytes_frame, poll_untouched},
     close_event::CloseEvent,
     config::Config,
+    eligibility::Completed,
     ending::Ending,
+    future::StreamParts,
     hold::HoldBack,
+    report::Account,
+    stop::{Stop, Tick},
+    telemetry::Telemetry,
 };
 
 /// One poll takes so many upstream frames, and then lets the other tasks run.
@@ -29,6 +36,9 @@ const FRAMES_PER_CHECK: u8 = 32;
 /// So many frames that the upstream has ready are still forwarded once the cancellation was seen.
 const FRAMES_AFTER_CANCELLATION: u8 = 32;
 
+/// One line, because a blank line behind it is an empty message to some clients.
+const KEEP_ALIVE: &[u8] = b":\n";
+
 pin_project! {
     pub(crate) struct EventStream<B, C>
     where
@@ -37,10 +47,23 @@ pin_project! {
         #[pin]
         state: State<B, C>,
         frames_until_check: u8,
+        // Another layer inside of this one has completed the stream.
+        is_outer: bool,
         hold: HoldBack,
+        stop: Stop,
         config: Arc<Config>,
         // The one that the response brought.
         close_event: Option<CloseEvent>,
+        account: Option<Box<Account>>,
+    }
+
+    impl<B, C> PinnedDrop for EventStream<B, C>
+    where
+        B: Body,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            this.report();
+        }
     }
 }
 
@@ -69,7 +92,11 @@ pin_project! {
 #[derive(Debug, Clone, Copy)]
 enum Mode {
     Streaming,
-    Cancelled { frames_left: u8, asked_again: bool },
+    Cancelled {
+        ending: Ending,
+        frames_left: u8,
+        asked_again: bool,
+    },
     Finished,
 }
 
@@ -77,12 +104,15 @@ enum Mode {
 type Last<E> = Result<Frame<Bytes>, E>;
 
 impl<B: Body, C> EventStream<B, C> {
-    pub(crate) fn new(
-        upstream: B,
-        cancellation: C,
-        config: Arc<Config>,
-        close_event: Option<CloseEvent>,
-    ) -> Self {
+    pub(crate) fn new(upstream: B, parts: StreamParts<C>, response: &Extensions) -> Self {
+        let StreamParts {
+            cancellation,
+            config,
+            telemetry,
+        } = parts;
+        let is_outer = response.get::<Completed>().is_some();
+        let is_observed = !is_outer && (config.on_end.0.is_some() || Telemetry::IS_ON);
+        let stop = Stop::start(&config, response);
         Self {
             state: State::Open {
                 upstream,
@@ -90,9 +120,12 @@ impl<B: Body, C> EventStream<B, C> {
                 mode: Mode::Streaming,
             },
             frames_until_check: 0,
-            hold: HoldBack::new(),
+            is_outer,
+            hold: HoldBack::new(stop.needs_every_event()),
+            stop,
             config,
-            close_event,
+            close_event: response.get().cloned(),
+            account: is_observed.then(|| Box::new(Account::open(telemetry))),
         }
     }
 
@@ -109,6 +142,20 @@ impl<B: Body, C> EventStream<B, C> {
             // A close event makes the stream longer, a cancellation makes it shorter.
             State::Open { .. } | State::Ending { .. } => SizeHint::default(),
             State::Done => SizeHint::with_exact(0),
+        }
+    }
+
+    /// Reports the stream, unless that was done.
+    fn report(self: Pin<&mut Self>) {
+        let this = self.project();
+        if let Some(account) = this.account.take() {
+            let hold = this.hold;
+            account.report(
+                &this.config.on_end,
+                hold.frames(),
+                hold.bytes(),
+                hold.delivered(),
+            );
         }
     }
 }
@@ -136,14 +183,20 @@ where
         if *this.frames_until_check == 0 || !this.hold.is_aligned() {
             return self.poll_on(cx, None);
         }
-        let frame = match upstream.as_mut().poll_frame(cx) {
+        let polled = fail_on_panic(this.account, || upstream.as_mut().poll_frame(cx));
+        let frame = match polled {
             Poll::Ready(Some(Ok(frame))) => frame,
             polled => return self.poll_on(cx, Some(polled)),
         };
-        if !frame.data_ref().is_some_and(HoldBack::passes_aligned) || upstream.is_end_stream() {
+        let length = match frame.data_ref() {
+            Some(data) if HoldBack::passes_aligned(data) => data.remaining(),
+            _ => return self.poll_on(cx, Some(Poll::Ready(Some(Ok(frame))))),
+        };
+        if upstream.is_end_stream() {
             return self.poll_on(cx, Some(Poll::Ready(Some(Ok(frame)))));
         }
         *this.frames_until_check -= 1;
+        this.hold.passed(length);
         Poll::Ready(Some(Ok(into_bytes_frame(frame))))
     }
 
@@ -173,38 +226,39 @@ where
         cx: &mut Context<'_>,
     ) -> ControlFlow<Polled<Bytes, B::Error>> {
         let mut this = self.as_mut().project();
+        if let Some(account) = this.account {
+            account.polled();
+        }
         if let Some(data) = this.hold.next_queued() {
+            self.as_mut().note_sent();
             return ControlFlow::Break(Poll::Ready(Some(Ok(Frame::data(data)))));
         }
-        let (upstream, cancellation, mode) = match this.state.as_mut().project() {
-            StateProjection::Open {
-                upstream,
-                cancellation,
-                mode,
-            } => (upstream, cancellation, mode),
+        let (upstream, mode) = match this.state.as_mut().project() {
+            StateProjection::Open { upstream, mode, .. } => (upstream, mode),
             StateProjection::Ending { last } => {
                 let last = last.take();
                 this.state.set(State::Done);
+                self.report();
                 return ControlFlow::Break(Poll::Ready(last.map(|last| *last)));
             }
             StateProjection::Done => return ControlFlow::Break(Poll::Ready(None)),
         };
         let polled = match mode {
-            Mode::Streaming => {
-                if *this.frames_until_check == 0 {
-                    if cancellation.poll(cx).is_ready() {
-                        *mode = Mode::CANCELLED;
-                        return ControlFlow::Continue(());
-                    }
-                    *this.frames_until_check = FRAMES_PER_CHECK;
-                }
-                upstream.poll_frame(cx)
+            Mode::Streaming if *this.frames_until_check == 0 => {
+                // Sets the count anew, unless the stream is stopped.
+                let _ = self.as_mut().poll_stop(cx);
+                return ControlFlow::Continue(());
             }
-            Mode::Cancelled { frames_left: 0, .. } => Poll::Ready(None),
+            Mode::Streaming => fail_on_panic(this.account, || upstream.poll_frame(cx)),
+            Mode::Cancelled { frames_left: 0, .. } => {
+                let ended = upstream.is_end_stream();
+                return ControlFlow::Break(Poll::Ready(self.end(cx, None, ended)));
+            }
             Mode::Cancelled {
                 frames_left,
                 asked_again,
-            } => match upstream.poll_frame(cx) {
+                ..
+            } => match fail_on_panic(this.account, || upstream.poll_frame(cx)) {
                 Poll::Ready(polled) => {
                     *frames_left -= 1;
                     Poll::Ready(polled)
@@ -216,7 +270,9 @@ where
                     cx.waker().wake_by_ref();
                     return ControlFlow::Break(Poll::Pending);
                 }
-                Poll::Pending => Poll::Ready(None),
+                Poll::Pending => {
+                    return ControlFlow::Break(Poll::Ready(self.end(cx, None, false)));
+                }
             },
             Mode::Finished => {
                 let polled = poll_untouched(upstream, cx);
@@ -244,6 +300,7 @@ where
                     let Some(data) = this.hold.push(into_bytes(data), limit) else {
                         return ControlFlow::Continue(());
                     };
+                    self.as_mut().note_sent();
                     self.finish_with_upstream(cx);
                     return ControlFlow::Break(Poll::Ready(Some(Ok(Frame::data(data)))));
                 }
@@ -251,14 +308,38 @@ where
             },
             Poll::Ready(Some(Err(error))) => Some(Err(error)),
             Poll::Ready(None) => None,
-            Poll::Pending => {
-                return match self.poll_cancellation(cx) {
-                    Poll::Ready(()) => ControlFlow::Continue(()),
-                    Poll::Pending => ControlFlow::Break(Poll::Pending),
-                };
-            }
+            Poll::Pending => return self.wait(cx),
         };
-        ControlFlow::Break(Poll::Ready(self.end(cx, last)))
+        ControlFlow::Break(Poll::Ready(self.end(cx, last, true)))
+    }
+
+    /// The upstream is pending: breaks with `Pending` or a keep-alive, or goes on because the stream is stopped.
+    fn wait(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> ControlFlow<Polled<Bytes, B::Error>> {
+        loop {
+            match self.as_mut().poll_stop(cx) {
+                Poll::Ready(Tick::End(_)) => return ControlFlow::Continue(()),
+                Poll::Ready(Tick::KeepAlive) if self.hold.may_close() => {
+                    self.project().hold.comment_goes_out();
+                    let comment = Frame::data(Bytes::from_static(KEEP_ALIVE));
+                    return ControlFlow::Break(Poll::Ready(Some(Ok(comment))));
+                }
+                // In the middle of an event there is no place for it.
+                Poll::Ready(Tick::KeepAlive) => {}
+                Poll::Pending => return ControlFlow::Break(Poll::Pending),
+            }
+        }
+    }
+
+    /// Something went out that was not the short way's.
+    fn note_sent(self: Pin<&mut Self>) {
+        let this = self.project();
+        this.stop.sent(this.hold.just_delivered());
+        if let Some(account) = this.account.as_mut().filter(|_| this.hold.delivered()) {
+            account.delivered();
+        }
     }
 
     /// Finishes the stream, if the upstream says that what it just gave was its last frame: then the server
@@ -270,14 +351,22 @@ where
             }
             State::Ending { .. } | State::Done => false,
         };
-        if !finished || self.hold.is_waiting() || self.closes_on(self.natural_ending()) {
+        let ending = self.natural_ending();
+        if !finished || self.hold.is_waiting() || self.closes_on(ending, true) {
             return;
         }
-        if self.as_mut().poll_cancellation(cx).is_pending() {
-            if let StateProjection::Open { mode, .. } = self.project().state.project() {
-                *mode = Mode::Finished;
-            }
+        if let Poll::Ready(Tick::End(_)) = self.as_mut().poll_stop(cx) {
+            return;
         }
+        let mut this = self.as_mut().project();
+        if let StateProjection::Open { mode, .. } = this.state.as_mut().project() {
+            *mode = Mode::Finished;
+        }
+        this.stop.end();
+        if let Some(account) = this.account {
+            account.decided(ending, false);
+        }
+        self.report();
     }
 
     /// The upstream has ended, or is not polled any more. Returns the first of what still goes out.
@@ -285,50 +374,81 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         last: Option<Last<B::Error>>,
+        by_itself: bool,
     ) -> Option<Last<B::Error>> {
-        let ending = match &last {
-            _ if self.as_mut().poll_cancellation(cx).is_ready() => Ending::Cancelled,
-            Some(Err(_)) => Ending::Failed,
+        let stopped = match self.as_mut().poll_stop(cx) {
+            Poll::Ready(Tick::End(ending)) => Some(ending),
+            Poll::Ready(Tick::KeepAlive) | Poll::Pending => None,
+        };
+        let ending = match (&last, stopped) {
+            (_, Some(ending)) => ending,
+            (Some(Err(_)), None) => Ending::Failed,
             _ => self.natural_ending(),
         };
-        let close = self.closes_on(ending);
-        let mut this = self.project();
+        let close = self.closes_on(ending, by_itself);
+        let passes_error = !close && (stopped.is_none() || self.is_outer);
+
+        let mut this = self.as_mut().project();
         // The upstream goes before the close event, so that its channels and permits are free by then.
         this.state.set(State::Done);
-
-        let held = this.hold.take_held();
         let first = if close {
+            this.hold.discard_held();
             let event = this.close_event.take();
+            let event = event.or_else(|| {
+                this.stop
+                    .close_event()
+                    .filter(|_| ending == Ending::Cancelled)
+            });
             let event = event.unwrap_or_else(|| this.config.close_event.close_event(ending));
             Some(event.encode(this.hold.ends_in_cr()))
         } else {
-            held
+            this.hold.take_held()
         };
-        let last = last.filter(|last| last.is_ok() || !(close || ending == Ending::Cancelled));
-        let Some(first) = first else {
-            return last;
-        };
-        if let Some(last) = last {
-            let last = Some(Box::new(last));
-            this.state.set(State::Ending { last });
+        this.stop.end();
+        if let Some(account) = this.account {
+            account.decided(ending, close);
         }
-        Some(Ok(Frame::data(first)))
+
+        let last = last.filter(|last| last.is_ok() || passes_error);
+        let (next, rest) = match first {
+            Some(data) => (Some(Ok(Frame::data(data))), last),
+            None => (last, None),
+        };
+        match rest {
+            Some(rest) => {
+                let last = Some(Box::new(rest));
+                this.state.set(State::Ending { last });
+            }
+            None => self.report(),
+        }
+        next
     }
 
-    /// Whether the stream is cancelled. The cancellation is not polled again once it has fired.
-    fn poll_cancellation(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    /// What stops the stream, which is not asked again once it did, or what it is time for.
+    fn poll_stop(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Tick> {
         let this = self.project();
-        if let StateProjection::Open {
+        let StateProjection::Open {
             cancellation, mode, ..
         } = this.state.project()
-        {
-            if !matches!(mode, Mode::Cancelled { .. }) {
-                *this.frames_until_check = FRAMES_PER_CHECK;
-                ready!(cancellation.poll(cx));
-                *mode = Mode::CANCELLED;
-            }
+        else {
+            return Poll::Pending;
+        };
+        if let Mode::Cancelled { ending, .. } = mode {
+            return Poll::Ready(Tick::End(*ending));
         }
-        Poll::Ready(())
+        *this.frames_until_check = FRAMES_PER_CHECK;
+        let tick = match cancellation.poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Tick::End(Ending::Cancelled)),
+            Poll::Pending => this.stop.poll(cx),
+        };
+        if let Poll::Ready(Tick::End(ending)) = tick {
+            *mode = Mode::Cancelled {
+                ending,
+                frames_left: FRAMES_AFTER_CANCELLATION,
+                asked_again: false,
+            };
+        }
+        tick
     }
 
     fn natural_ending(&self) -> Ending {
@@ -339,14 +459,27 @@ where
         }
     }
 
-    fn closes_on(&self, ending: Ending) -> bool {
-        self.config.closes_on(ending) && self.hold.may_close()
+    /// Whether a close event is due. What ended by itself inside of another layer has that layer's, if any.
+    fn closes_on(&self, ending: Ending, by_itself: bool) -> bool {
+        self.config.closes_on(ending) && self.hold.may_close() && !(self.is_outer && by_itself)
     }
 }
 
-impl Mode {
-    const CANCELLED: Self = Self::Cancelled {
-        frames_left: FRAMES_AFTER_CANCELLATION,
-        asked_again: false,
-    };
+/// Notes a panic of the upstream in the account, for the report that follows when the body is dropped.
+#[inline]
+fn fail_on_panic<T>(account: &mut Option<Box<Account>>, poll: impl FnOnce() -> T) -> T {
+    struct Guard<'a>(&'a mut Option<Box<Account>>);
+
+    impl Drop for Guard<'_> {
+        fn drop(&mut self) {
+            if let Some(account) = self.0 {
+                account.decided(Ending::Failed, false);
+            }
+        }
+    }
+
+    let guard = Guard(account);
+    let polled = poll();
+    mem::forget(guard);
+    polled
 }

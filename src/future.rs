@@ -12,7 +12,11 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use crate::{
-    body::ResponseBody, cancel::NeverCancel, close_event::CloseEvent, config::Config, eligibility,
+    body::ResponseBody,
+    cancel::NeverCancel,
+    config::Config,
+    eligibility::{self, Completed},
+    telemetry::Telemetry,
 };
 
 pin_project! {
@@ -21,17 +25,22 @@ pin_project! {
     pub struct ResponseFuture<F, C = NeverCancel> {
         #[pin]
         inner: F,
-        // What the body needs if it is an event stream; `None` once it is known, or where the method rules it out.
-        stream: Option<(C, Arc<Config>)>,
+        // `None` once it is used, or where the method rules an event stream out.
+        stream: Option<StreamParts<C>>,
     }
 }
 
+/// What the request leaves for the body, should it be an event stream.
+#[derive(Debug)]
+pub(crate) struct StreamParts<C> {
+    pub(crate) cancellation: C,
+    pub(crate) config: Arc<Config>,
+    pub(crate) telemetry: Telemetry,
+}
+
 impl<F, C> ResponseFuture<F, C> {
-    pub(crate) fn new(inner: F, method_allows: bool, cancellation: C, config: Arc<Config>) -> Self {
-        Self {
-            inner,
-            stream: method_allows.then_some((cancellation, config)),
-        }
+    pub(crate) fn new(inner: F, stream: Option<StreamParts<C>>) -> Self {
+        Self { inner, stream }
     }
 }
 
@@ -45,15 +54,19 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx))?;
-        let stream = this.stream.take();
+        let stream = this
+            .stream
+            .take()
+            .filter(|_| eligibility::is_completable(&response));
         Poll::Ready(Ok(match stream {
-            Some((cancellation, config)) if eligibility::is_completable(&response) => {
+            Some(stream) => {
                 eligibility::remove_stale_headers(&mut response);
-                let close_event = response.extensions().get::<CloseEvent>().cloned();
-                response
-                    .map(|body| ResponseBody::event_stream(body, cancellation, config, close_event))
+                let (mut head, upstream) = response.into_parts();
+                let body = ResponseBody::event_stream(upstream, stream, &head.extensions);
+                head.extensions.insert(Completed);
+                Response::from_parts(head, body)
             }
-            _ => response.map(ResponseBody::passthrough),
+            None => response.map(ResponseBody::passthrough),
         }))
     }
 }

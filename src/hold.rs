@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::boundary::Boundary;
+use crate::boundary::{BYTE_ORDER_MARK, Boundary};
 
 /// Takes the data of the upstream and lets it out, so that what is out never ends inside of an event, as long as
 /// that takes no more than the limit.
@@ -15,8 +15,16 @@ pub(crate) struct HoldBack {
     ends_in_cr: bool,
     /// An event, its blank line included, went out.
     delivered: bool,
+    /// What went out last had the end of an event in it. Only kept up where every event counts.
+    just_delivered: bool,
+    every_event_counts: bool,
+    /// A comment that is not the upstream's went out before anything else.
+    comment_first: bool,
     /// All of the above is settled: events were delivered, and all that came went out and ended in LF.
     aligned: bool,
+    /// The upstream's data frames that went out, in whole or in part.
+    frames: u64,
+    bytes: u64,
     /// There only while something waits.
     waiting: Option<Box<Waiting>>,
 }
@@ -27,16 +35,24 @@ struct Waiting {
     queued: Option<Bytes>,
     /// An unfinished event. A copy, so that a small rest does not keep the upstream's large buffer alive.
     held: BytesMut,
+    /// The upstream's frames of which nothing went out yet.
+    held_frames: u64,
 }
 
 impl HoldBack {
-    pub(crate) const fn new() -> Self {
+    /// Where every event counts, no frame goes the short way.
+    pub(crate) const fn new(every_event_counts: bool) -> Self {
         Self {
             boundary: Boundary::new(),
             mid_event: false,
             ends_in_cr: false,
             delivered: false,
+            just_delivered: false,
+            every_event_counts,
+            comment_first: false,
             aligned: false,
+            frames: 0,
+            bytes: 0,
             waiting: None,
         }
     }
@@ -54,9 +70,19 @@ impl HoldBack {
         bytes.len() == data.remaining() && (bytes.ends_with(b"\n\n") || bytes.ends_with(b"\n\r\n"))
     }
 
+    /// Counts a frame that passed.
+    #[inline]
+    pub(crate) fn passed(&mut self, length: usize) {
+        self.frames += 1;
+        self.bytes += length as u64;
+    }
+
     /// Takes the next data of the upstream, and returns what goes out now. There may be more in
     /// [`next_queued`](Self::next_queued), which has to go out before the next call.
     pub(crate) fn push(&mut self, mut data: Bytes, limit: usize) -> Option<Bytes> {
+        if data.is_empty() {
+            return None;
+        }
         let boundary = self.boundary.feed(&data);
         match boundary {
             Some(end) => {
@@ -66,44 +92,52 @@ impl HoldBack {
             None if self.mid_event => {}
             None if self.held().len() + data.len() > limit => self.mid_event = true,
             None => {
-                self.hold(&data, limit);
+                self.hold(&data, limit).held_frames += 1;
                 self.settle();
                 return None;
             }
         }
 
-        let mut first = None;
-        if let Some(waiting) = &mut self.waiting {
-            first = Some(waiting.held.split().freeze()).filter(|held| !held.is_empty());
+        let before = self.let_go();
+        if let Some(end) = boundary.filter(|&end| end < data.len() && !self.mid_event) {
+            self.hold(&data[end..], limit);
+            data.truncate(end);
         }
-        if let Some(end) = boundary {
-            if !self.mid_event {
-                self.hold(&data[end..], limit);
-                data.truncate(end);
+        let first = match before {
+            Some(before) => {
+                self.waiting.get_or_insert_default().queued = Some(data);
+                before
             }
-        }
-        if first.is_some() {
-            self.waiting.get_or_insert_default().queued = Some(data);
-        } else {
-            first = Some(data);
-        }
+            None => self.goes_out(data, 1),
+        };
         self.settle();
-        first
+        Some(first)
     }
 
     #[inline]
     pub(crate) fn next_queued(&mut self) -> Option<Bytes> {
-        let queued = self.waiting.as_mut()?.queued.take();
-        if queued.is_some() {
-            self.settle();
-        }
-        queued
+        let queued = self.waiting.as_mut()?.queued.take()?;
+        let queued = self.goes_out(queued, 1);
+        self.settle();
+        Some(queued)
     }
 
     /// The unfinished event, when nothing more comes.
     pub(crate) fn take_held(&mut self) -> Option<Bytes> {
-        let waiting = self.waiting.take()?;
-        Some(waiting.held.freeze())
+        let held = self.let_go();
+        self.waiting = None;
+        held
+    }
+
+    /// Drops the unfinished event, when nothing more comes.
+    pub(crate) fn discard_held(&mut self) {
+        self.waiting = None;
+    }
+
+    /// Notes that a comment of ours goes out, where [`may_close`](Self::may_close) allows it.
+    pub(crate) fn comment_goes_out(&mut self) {
+        self.comment_first |= self.bytes == 0;
+        self.ends_in_cr = false;
     }
 
     /// Whether anything still has to go out, if the stream ends here without a close event.
@@ -124,26 +158,57 @@ impl HoldBack {
         self.delivered
     }
 
+    pub(crate) fn just_delivered(&self) -> bool {
+        self.just_delivered
+    }
+
+    pub(crate) fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     fn held(&self) -> &[u8] {
         self.waiting.as_ref().map_or(&[], |waiting| &waiting.held)
     }
 
     /// Grows by powers of two up to the limit, never past it.
-    fn hold(&mut self, bytes: &[u8], limit: usize) {
-        if bytes.is_empty() {
-            return;
-        }
-        let held = &mut self.waiting.get_or_insert_default().held;
+    fn hold(&mut self, bytes: &[u8], limit: usize) -> &mut Waiting {
+        let waiting = self.waiting.get_or_insert_default();
+        let held = &mut waiting.held;
         let length = held.len() + bytes.len();
         if length > held.capacity() {
             held.reserve(length.next_power_of_two().min(limit) - held.len());
         }
         held.extend_from_slice(bytes);
+        waiting
+    }
+
+    /// What is held goes out.
+    fn let_go(&mut self) -> Option<Bytes> {
+        let waiting = self.waiting.as_mut()?;
+        let held = waiting.held.split().freeze();
+        let frames = std::mem::take(&mut waiting.held_frames);
+        (!held.is_empty()).then(|| self.goes_out(held, frames))
+    }
+
+    fn goes_out(&mut self, mut data: Bytes, frames: u64) -> Bytes {
+        // A byte order mark is one only at the start, where our comment is now: clients would take it for a part of
+        // the first field's name.
+        if self.comment_first && self.bytes == 0 && data.starts_with(BYTE_ORDER_MARK) {
+            data.advance(BYTE_ORDER_MARK.len());
+        }
+        self.frames += frames;
+        self.bytes += data.len() as u64;
+        data
     }
 
     fn settle(&mut self) {
+        self.just_delivered = false;
+        self.aligned = false;
         if let Some(waiting) = &self.waiting {
-            self.aligned = false;
             if waiting.queued.is_some() {
                 return;
             }
@@ -151,8 +216,13 @@ impl HoldBack {
                 self.waiting = None;
             }
         }
-        self.delivered = self.boundary.delivered();
-        self.aligned =
-            self.delivered && self.waiting.is_none() && !self.mid_event && !self.ends_in_cr;
+        self.just_delivered = self.boundary.delivered();
+        self.delivered |= self.just_delivered;
+        if self.every_event_counts {
+            self.boundary.forget_delivered();
+        } else {
+            self.aligned =
+                self.delivered && self.waiting.is_none() && !self.mid_event && !self.ends_in_cr;
+        }
     }
 }

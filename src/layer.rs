@@ -1,5 +1,7 @@
 //! The layer: everything there is to configure.
 
+#[cfg(feature = "tokio")]
+use std::time::Duration;
 use std::{future::Future, sync::Arc};
 
 use http::request;
@@ -8,9 +10,15 @@ use tower_layer::Layer;
 use crate::{
     cancel::{CancelWhen, MakeCancellation, NeverCancel},
     close_event::CloseEvent,
-    config::{CloseEventSource, Config},
+    config::{CloseEventSource, Config, OnEnd},
     ending::Ending,
+    report::StreamReport,
     service::SseCompletion,
+};
+#[cfg(feature = "tokio")]
+use crate::{
+    clock::{Deadlines, InvalidDeadline},
+    shutdown::Shutdown,
 };
 
 /// Layer that ends every event stream of a service on purpose.
@@ -150,6 +158,23 @@ impl<C> SseCompletionLayer<C> {
         self.configure(|config| config.hold_limit = bytes)
     }
 
+    /// Calls this with the report of every event stream, once, when it has ended: when its last frame was handed to the
+    /// server, or its body was dropped.
+    ///
+    /// A body that was dropped without having been polled was no stream, and is not reported. Where one layer wraps
+    /// another, the inner one reports.
+    ///
+    /// # Panics
+    ///
+    /// A panic of the observer is caught: streams end while panics unwind, too.
+    #[must_use]
+    pub fn on_end<F>(self, observer: F) -> Self
+    where
+        F: Fn(&StreamReport) + Send + Sync + 'static,
+    {
+        self.configure(|config| config.on_end = OnEnd(Some(Arc::new(observer))))
+    }
+
     pub(crate) fn into_parts(self) -> (C, Arc<Config>) {
         (self.cancel, self.config)
     }
@@ -157,6 +182,101 @@ impl<C> SseCompletionLayer<C> {
     fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(Arc::make_mut(&mut self.config));
         self
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl<C> SseCompletionLayer<C> {
+    /// Ends the streams of this layer when this is closed, and counts them. A layer may have several.
+    ///
+    /// It costs an atomic load where a stream is polled, and shares no lock with other streams except at its start and end.
+    #[must_use]
+    pub fn shutdown(self, shutdown: &Shutdown) -> Self {
+        self.configure(|config| config.shutdowns.push(shutdown.clone()))
+    }
+
+    /// Ends a stream at this age, counted from its response, between two events and with a close event.
+    ///
+    /// Gateways and load balancers cut connections at fixed ages; a server that cycles its streams before that gives
+    /// its clients a clean end. With [`retry_between`](CloseEvent::retry_between) in the close event, or with
+    /// [`max_age_jitter`](Self::max_age_jitter), they do not all come back at once.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sse_completion::SseCompletionLayer;
+    ///
+    /// # fn main() -> Result<(), tower_sse_completion::InvalidDeadline> {
+    /// let layer = SseCompletionLayer::new()
+    ///     .max_age(Duration::from_secs(10 * 60))?
+    ///     .max_age_jitter(0.2)?
+    ///     .idle_timeout(Duration::from_secs(60))?
+    ///     .keep_alive(Duration::from_secs(15))?;
+    /// # let _ = layer;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// An age of zero is refused.
+    ///
+    /// # Panics
+    ///
+    /// Not here, but a response panics outside of a tokio runtime with its timer enabled.
+    pub fn max_age(self, age: Duration) -> Result<Self, InvalidDeadline> {
+        self.set_deadline(|deadlines| deadlines.set_max_age(age))
+    }
+
+    /// Draws the greatest age of each stream from this fraction at the end of [`max_age`](Self::max_age): with 0.2, from 80
+    /// to 100 percent of it. The default is 0.
+    ///
+    /// # Errors
+    ///
+    /// A fraction that is not between 0 and 1 is refused.
+    pub fn max_age_jitter(self, fraction: f64) -> Result<Self, InvalidDeadline> {
+        self.set_deadline(|deadlines| deadlines.set_max_age_jitter(fraction))
+    }
+
+    /// Ends a stream that has delivered no event for so long, with a close event. Comments are no events.
+    ///
+    /// # Errors
+    ///
+    /// A timeout of zero is refused.
+    ///
+    /// # Panics
+    ///
+    /// Not here, but a response panics outside of a tokio runtime with its timer enabled.
+    pub fn idle_timeout(self, timeout: Duration) -> Result<Self, InvalidDeadline> {
+        self.set_deadline(|deadlines| deadlines.set_idle_timeout(timeout))
+    }
+
+    /// Sends a comment line (`:` and LF) when nothing was sent for so long, so that no proxy takes the connection for dead.
+    /// For handlers that send none themselves.
+    ///
+    /// It is only ever sent between two events, and no client sees it. The [HTML standard, 9.2.7][html] suggests every 15
+    /// seconds.
+    ///
+    /// A byte order mark with which the upstream starts after such a comment is left out: clients only know one at the start.
+    ///
+    /// [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html#authoring-notes
+    ///
+    /// # Errors
+    ///
+    /// An interval of zero is refused.
+    ///
+    /// # Panics
+    ///
+    /// Not here, but a response panics outside of a tokio runtime with its timer enabled.
+    pub fn keep_alive(self, interval: Duration) -> Result<Self, InvalidDeadline> {
+        self.set_deadline(|deadlines| deadlines.set_keep_alive(interval))
+    }
+
+    fn set_deadline(
+        mut self,
+        set: impl FnOnce(&mut Deadlines) -> Result<(), InvalidDeadline>,
+    ) -> Result<Self, InvalidDeadline> {
+        set(&mut Arc::make_mut(&mut self.config).deadlines)?;
+        Ok(self)
     }
 }
 

@@ -93,6 +93,8 @@
 mod body;
 mod boundary;
 mod cancel;
+#[cfg(feature = "tokio")]
+mod clock;
 mod close_event;
 mod config;
 mod eligibility;
@@ -101,7 +103,12 @@ mod event_stream;
 mod future;
 mod hold;
 mod layer;
+mod report;
 mod service;
+#[cfg(feature = "tokio")]
+mod shutdown;
+mod stop;
+mod telemetry;
 
 pub use self::{
     body::ResponseBody,
@@ -111,7 +118,13 @@ pub use self::{
     ending::Ending,
     future::ResponseFuture,
     layer::SseCompletionLayer,
+    report::StreamReport,
     service::SseCompletion,
+};
+#[cfg(feature = "tokio")]
+pub use self::{
+    clock::InvalidDeadline,
+    shutdown::{Drained, Draining, Shutdown},
 };
 
 #[cfg(doctest)]

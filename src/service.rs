@@ -14,8 +14,9 @@ use crate::{
     cancel::{MakeCancellation, NeverCancel},
     config::Config,
     eligibility,
-    future::ResponseFuture,
+    future::{ResponseFuture, StreamParts},
     layer::SseCompletionLayer,
+    telemetry::Telemetry,
 };
 
 /// Service that ends every event stream of the inner service on purpose.
@@ -79,11 +80,11 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let method_allows = eligibility::method_allows(request.method());
         let (request, cancellation) = self.cancel.make(request);
-        ResponseFuture::new(
-            self.inner.call(request),
-            method_allows,
+        let stream = method_allows.then(|| StreamParts {
             cancellation,
-            Arc::clone(&self.config),
-        )
+            config: Arc::clone(&self.config),
+            telemetry: Telemetry::of_request(),
+        });
+        ResponseFuture::new(self.inner.call(request), stream)
     }
 }

@@ -15,7 +15,7 @@ use http_body::{Body, Frame};
 
 /// A body, and a waker that counts.
 pub struct Driver<B: Body> {
-    body: Pin<Box<B>>,
+    body: Option<Pin<Box<B>>>,
     wakes: Arc<Wakes>,
     waker: Waker,
 }
@@ -35,15 +35,15 @@ impl<B: Body<Data = Bytes>> Driver<B> {
     pub fn new(body: B) -> Self {
         let wakes = Arc::<Wakes>::default();
         Self {
-            body: Box::pin(body),
+            body: Some(Box::pin(body)),
             waker: Waker::from(Arc::clone(&wakes)),
             wakes,
         }
     }
 
     pub fn poll(&mut self) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        self.body
-            .as_mut()
+        let body = self.body.as_mut().expect("the body was not dropped");
+        body.as_mut()
             .poll_frame(&mut Context::from_waker(&self.waker))
     }
 
@@ -120,12 +120,34 @@ impl<B: Body<Data = Bytes>> Driver<B> {
         self.wakes.0.load(Ordering::SeqCst)
     }
 
+    pub fn drop_body(&mut self) {
+        self.body = None;
+    }
+
+    /// The same body, polled with another waker.
+    pub fn in_another_task(self) -> Self {
+        let wakes = Arc::<Wakes>::default();
+        Self {
+            waker: Waker::from(Arc::clone(&wakes)),
+            wakes,
+            ..self
+        }
+    }
+
+    /// How many wakers of this task there are.
+    pub fn waker_references(&self) -> usize {
+        Arc::strong_count(&self.wakes)
+    }
+
     pub fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(|body| body.is_end_stream())
     }
 
     pub fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
+        self.body
+            .as_ref()
+            .map(|body| body.size_hint())
+            .unwrap_or_default()
     }
 }
 

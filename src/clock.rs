@@ -1,0 +1,189 @@
+//! The deadlines of one stream, and its keep-alive. One timer serves them all.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::{ending::Ending, stop::Tick};
+
+/// Why a deadline was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidDeadline {
+    reason: Reason,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Reason {
+    ZeroDuration,
+    JitterOutOfRange,
+}
+
+/// What a layer was told of time.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Deadlines {
+    max_age: Option<Duration>,
+    max_age_jitter: f64,
+    idle_timeout: Option<Duration>,
+    keep_alive: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Clock {
+    expires_at: Option<Instant>,
+    idle: Option<Timeout>,
+    keep_alive: Option<Timeout>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// So long after the last time that something happened.
+#[derive(Debug)]
+struct Timeout {
+    after: Duration,
+    at: Instant,
+}
+
+/// As far off as makes no difference, for durations that the clock cannot add.
+const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
+
+impl Deadlines {
+    pub(crate) fn set_max_age(&mut self, age: Duration) -> Result<(), InvalidDeadline> {
+        self.max_age = Some(not_zero(age)?);
+        Ok(())
+    }
+
+    pub(crate) fn set_max_age_jitter(&mut self, fraction: f64) -> Result<(), InvalidDeadline> {
+        if !(0.0..=1.0).contains(&fraction) {
+            return Err(InvalidDeadline {
+                reason: Reason::JitterOutOfRange,
+            });
+        }
+        self.max_age_jitter = fraction;
+        Ok(())
+    }
+
+    pub(crate) fn set_idle_timeout(&mut self, timeout: Duration) -> Result<(), InvalidDeadline> {
+        self.idle_timeout = Some(not_zero(timeout)?);
+        Ok(())
+    }
+
+    pub(crate) fn set_keep_alive(&mut self, interval: Duration) -> Result<(), InvalidDeadline> {
+        self.keep_alive = Some(not_zero(interval)?);
+        Ok(())
+    }
+
+    /// Starts the clock of a stream, if it needs one.
+    pub(crate) fn start(&self) -> Option<Box<Clock>> {
+        let now = Instant::now();
+        let mut clock = Clock {
+            expires_at: self.max_age.map(|age| after(now, self.drawn(age))),
+            idle: self.idle_timeout.map(|after| Timeout::new(after, now)),
+            keep_alive: self.keep_alive.map(|after| Timeout::new(after, now)),
+            timer: None,
+        };
+        clock.timer = Some(Box::pin(sleep_until(clock.next()?)));
+        Some(Box::new(clock))
+    }
+
+    fn drawn(&self, age: Duration) -> Duration {
+        age.mul_f64(1.0 - self.max_age_jitter * fastrand::f64())
+    }
+}
+
+impl Clock {
+    /// Whether the time of what goes out matters.
+    pub(crate) fn needs_every_event(&self) -> bool {
+        self.idle.is_some() || self.keep_alive.is_some()
+    }
+
+    /// Notes that something went out, and whether it ended an event.
+    pub(crate) fn sent(&mut self, delivered: bool) {
+        if !self.needs_every_event() {
+            return;
+        }
+        let now = Instant::now();
+        if let Some(keep_alive) = &mut self.keep_alive {
+            keep_alive.restart(now);
+        }
+        if let Some(idle) = self.idle.as_mut().filter(|_| delivered) {
+            idle.restart(now);
+        }
+    }
+
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
+        loop {
+            let now = Instant::now();
+            if self.expires_at.is_some_and(|at| at <= now) {
+                return Poll::Ready(Tick::End(Ending::Expired));
+            }
+            if self.idle.as_ref().is_some_and(|idle| idle.at <= now) {
+                return Poll::Ready(Tick::End(Ending::Idle));
+            }
+            if let Some(keep_alive) = self.keep_alive.as_mut().filter(|it| it.at <= now) {
+                keep_alive.restart(now);
+                return Poll::Ready(Tick::KeepAlive);
+            }
+            let (Some(next), Some(timer)) = (self.next(), &mut self.timer) else {
+                return Poll::Pending;
+            };
+            // A deadline only ever moves on. The timer is left too early then, which costs one wake-up and no more.
+            if timer.is_elapsed() {
+                timer.as_mut().reset(next);
+            }
+            ready!(timer.as_mut().poll(cx));
+        }
+    }
+
+    fn next(&self) -> Option<Instant> {
+        let idle = self.idle.as_ref().map(|idle| idle.at);
+        let keep_alive = self.keep_alive.as_ref().map(|keep_alive| keep_alive.at);
+        [self.expires_at, idle, keep_alive]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
+impl Timeout {
+    fn new(duration: Duration, now: Instant) -> Self {
+        Self {
+            after: duration,
+            at: after(now, duration),
+        }
+    }
+
+    fn restart(&mut self, now: Instant) {
+        self.at = after(now, self.after);
+    }
+}
+
+impl fmt::Display for InvalidDeadline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.reason {
+            Reason::ZeroDuration => "a deadline of an event stream is zero",
+            Reason::JitterOutOfRange => {
+                "the jitter of the greatest age of an event stream is not between 0 and 1"
+            }
+        })
+    }
+}
+
+impl std::error::Error for InvalidDeadline {}
+
+fn not_zero(duration: Duration) -> Result<Duration, InvalidDeadline> {
+    if duration.is_zero() {
+        return Err(InvalidDeadline {
+            reason: Reason::ZeroDuration,
+        });
+    }
+    Ok(duration)
+}
+
+fn after(now: Instant, duration: Duration) -> Instant {
+    now.checked_add(duration).unwrap_or_else(|| now + NEVER)
+}

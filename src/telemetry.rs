@@ -1,0 +1,79 @@
+//! Reports for the crates `tracing` and `metrics`, each behind its feature.
+
+use crate::report::StreamReport;
+
+/// Empty without those features.
+#[derive(Debug, Clone)]
+pub(crate) struct Telemetry {
+    #[cfg(feature = "tracing")]
+    span: tracing::Span,
+}
+
+impl Telemetry {
+    /// Whether anything listens, so that streams have to be accounted for.
+    pub(crate) const IS_ON: bool = cfg!(any(feature = "tracing", feature = "metrics"));
+
+    /// For the request that is being called.
+    pub(crate) fn of_request() -> Self {
+        Self {
+            #[cfg(feature = "tracing")]
+            span: tracing::Span::current(),
+        }
+    }
+
+    pub(crate) fn opened(&self) {
+        #[cfg(feature = "metrics")]
+        metrics::gauge!("sse_streams_open").increment(1);
+    }
+
+    #[cfg_attr(
+        not(any(feature = "tracing", feature = "metrics")),
+        allow(unused_variables, reason = "nobody listens")
+    )]
+    pub(crate) fn ended(&self, report: &StreamReport) {
+        #[cfg(feature = "metrics")]
+        {
+            let ending = report.ending().as_str();
+            metrics::gauge!("sse_streams_open").decrement(1);
+            metrics::counter!("sse_streams_ended_total", "ending" => ending).increment(1);
+            metrics::counter!("sse_close_events_sent_total")
+                .increment(u64::from(report.close_event_sent()));
+            metrics::histogram!("sse_stream_duration_seconds", "ending" => ending)
+                .record(report.duration());
+            if let Some(time) = report.time_to_first_event() {
+                metrics::histogram!("sse_time_to_first_event_seconds").record(time);
+            }
+        }
+        #[cfg(feature = "tracing")]
+        self.span.in_scope(|| trace(report));
+    }
+}
+
+#[cfg(feature = "tracing")]
+fn trace(report: &StreamReport) {
+    use crate::ending::Ending;
+
+    // The level of an event is a constant, so each level has its own.
+    macro_rules! event {
+        ($level:ident) => {
+            tracing::event!(
+                tracing::Level::$level,
+                sse.ending = report.ending().as_str(),
+                sse.close_event_sent = report.close_event_sent(),
+                sse.delivered = report.delivered(),
+                sse.data_frames = report.data_frames(),
+                sse.duration = report.duration().as_secs_f64(),
+                sse.time_to_first_event =
+                    report.time_to_first_event().map(|time| time.as_secs_f64()),
+                http.response.body.size = report.bytes(),
+                error.r#type = (report.ending() == Ending::Failed).then_some("upstream"),
+                "event stream ended"
+            )
+        };
+    }
+    match report.ending() {
+        Ending::Failed => event!(ERROR),
+        Ending::Cancelled | Ending::Expired | Ending::Idle => event!(INFO),
+        Ending::Completed | Ending::Empty | Ending::Dropped => event!(DEBUG),
+    }
+}
