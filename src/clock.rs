@@ -91,7 +91,9 @@ impl Deadlines {
     }
 
     fn drawn(&self, age: Duration) -> Duration {
-        age.mul_f64(1.0 - self.max_age_jitter * fastrand::f64())
+        let early = age.as_secs_f64() * self.max_age_jitter * fastrand::f64();
+        // The longest durations have no exact `f64`, and then nothing is taken off.
+        age.saturating_sub(Duration::try_from_secs_f64(early).unwrap_or_default())
     }
 }
 

@@ -1,0 +1,265 @@
+//! Greatest age, idle timeout and keep-alive, on tokio's paused clock.
+
+mod support;
+
+use std::{task::Poll, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::StreamBody;
+use support::{
+    CLOSE, cancelled_by,
+    decoder::decode,
+    driver::Driver,
+    event_stream,
+    script::{Script, ScriptError, Then},
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, advance},
+};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tower_sse_completion::{CloseEvent, InvalidDeadline, ResponseBody, SseCompletionLayer};
+
+type Frame = Result<http_body::Frame<Bytes>, ScriptError>;
+type Fed = Driver<ResponseBody<StreamBody<UnboundedReceiverStream<Frame>>>>;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn layer() -> SseCompletionLayer {
+    SseCompletionLayer::new().close_event_with(|ending| CloseEvent::new().data(ending.as_str()))
+}
+
+/// A stream that is fed by hand.
+fn fed(layer: &SseCompletionLayer) -> (impl Fn(&'static str) + use<>, Fed) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let send = move |data: &'static str| {
+        let frame = http_body::Frame::data(Bytes::from_static(data.as_bytes()));
+        sender.send(Ok(frame)).expect("the stream is open");
+    };
+    let upstream = StreamBody::new(UnboundedReceiverStream::new(receiver));
+    (send, Driver::new(event_stream(layer, upstream)))
+}
+
+/// Lets the time pass second by second, and returns what comes out with the second in which it came.
+async fn pass(body: &mut Fed, seconds: u64) -> Vec<(u64, Bytes)> {
+    let mut out = Vec::new();
+    for second in 1..=seconds {
+        let wakes = body.wakes();
+        advance(SECOND).await;
+        if body.wakes() == wakes {
+            continue;
+        }
+        while let Poll::Ready(Some(Ok(frame))) = body.poll_while_woken() {
+            out.push((second, frame.into_data().expect("data")));
+        }
+    }
+    out
+}
+
+#[track_caller]
+fn pending(body: &mut Fed) {
+    assert!(body.poll_while_woken().is_pending());
+}
+
+#[tokio::test(start_paused = true)]
+async fn max_age_ends_a_stream_between_two_events() -> Result<(), InvalidDeadline> {
+    let (send, mut body) = fed(&layer().max_age(SECOND * 10)?);
+    send("data: 1\n\ndata: 2");
+    assert_eq!(body.data(), "data: 1\n\n");
+    pending(&mut body);
+    let out = pass(&mut body, 20).await;
+    assert_eq!(out, [(10, "event: close\ndata: expired\n\n".into())]);
+    body.rest();
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn max_age_ends_a_stream_that_is_never_quiet() -> Result<(), InvalidDeadline> {
+    let upstream = Script::new([]).then(Then::Repeat(Bytes::from_static(b"data: x\n\n")));
+    let layer = layer().max_age(SECOND)?;
+    let mut body: Driver<ResponseBody<_>> = Driver::new(event_stream(&layer, upstream));
+    for _ in 0..100 {
+        body.data();
+    }
+    advance(SECOND * 2).await;
+    let frames = body.rest().frames;
+    assert!(frames.len() <= 65);
+    assert_eq!(frames[frames.len() - 1], "event: close\ndata: expired\n\n");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn max_age_jitter_draws_from_the_end_of_the_age() -> Result<(), InvalidDeadline> {
+    let layer = layer().max_age(SECOND * 100)?.max_age_jitter(0.5)?;
+    let mut ages = Vec::new();
+    for _ in 0..50 {
+        let (_send, mut body) = fed(&layer);
+        pending(&mut body);
+        let out = pass(&mut body, 101).await;
+        ages.extend(out.iter().map(|(second, _)| *second));
+    }
+    assert_eq!(ages.len(), 50);
+    assert!(ages.iter().all(|age| (50..=101).contains(age)), "{ages:?}");
+    assert!(ages.iter().any(|age| *age != ages[0]), "{ages:?}");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_timeout_counts_from_the_last_delivered_event() -> Result<(), InvalidDeadline> {
+    let (send, mut body) = fed(&layer().idle_timeout(SECOND * 10)?);
+    pending(&mut body);
+    assert_eq!(pass(&mut body, 8).await, []);
+    send("data: 1\n\n");
+    assert_eq!(body.data(), "data: 1\n\n");
+    pending(&mut body);
+    assert_eq!(pass(&mut body, 8).await, [], "the event has set it back");
+    for no_event in [": comment\n\n", "retry: 5\n\n", "data: unfinished"] {
+        send(no_event);
+    }
+    body.data();
+    body.data();
+    pending(&mut body);
+    let out = pass(&mut body, 8).await;
+    assert_eq!(out, [(2, "event: close\ndata: idle\n\n".into())]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn c19_keep_alive_comes_when_nothing_was_sent_for_so_long() -> Result<(), InvalidDeadline> {
+    let (send, mut body) = fed(&layer().keep_alive(SECOND * 10)?);
+    pending(&mut body);
+    let comment = Bytes::from_static(b":\n");
+    let out = pass(&mut body, 25).await;
+    assert_eq!(out, [(10, comment.clone()), (20, comment.clone())]);
+    send(": the handler's own\n");
+    body.data();
+    pending(&mut body);
+    let out = pass(&mut body, 12).await;
+    assert_eq!(out, [(10, comment)], "whatever was sent");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn c19_keep_alive_comes_between_events_alone() -> Result<(), InvalidDeadline> {
+    // Held back, an unfinished event is no obstacle.
+    let (send, mut body) = fed(&layer().keep_alive(SECOND)?);
+    send("data: 1\n\ndata: 2");
+    body.data();
+    pending(&mut body);
+    assert_eq!(pass(&mut body, 1).await, [(1, ":\n".into())]);
+    send("\n\n");
+    assert_eq!(body.data(), "data: 2");
+    assert_eq!(body.data(), "\n\n");
+
+    // Sent in part, it is one.
+    let (send, mut body) = fed(&layer().keep_alive(SECOND)?.hold_limit(0));
+    send("data: 1");
+    body.data();
+    pending(&mut body);
+    assert_eq!(pass(&mut body, 5).await, []);
+    send("\n\n");
+    body.data();
+    pending(&mut body);
+    assert_eq!(pass(&mut body, 1).await, [(1, ":\n".into())]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn c19_keep_alive_is_no_traffic_for_the_idle_timeout() -> Result<(), InvalidDeadline> {
+    let (_send, mut body) = fed(&layer().keep_alive(SECOND * 2)?.idle_timeout(SECOND * 5)?);
+    pending(&mut body);
+    let out = pass(&mut body, 9).await;
+    let comment = Bytes::from_static(b":\n");
+    let close = Bytes::from_static(b"event: close\ndata: idle\n\n");
+    assert_eq!(out, [(2, comment.clone()), (4, comment), (5, close)]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn c19_byte_order_mark_behind_a_keep_alive_does_not_spoil_the_first_event()
+-> Result<(), InvalidDeadline> {
+    for pieces in [
+        &["\u{feff}data: 1\n\n"][..],
+        &["\u{feff}", "data: 1", "\n\n"],
+    ] {
+        let (send, mut body) = fed(&layer().keep_alive(SECOND)?);
+        pending(&mut body);
+        let out = pass(&mut body, 1).await;
+        pieces.iter().copied().for_each(&send);
+        let mut bytes: Vec<u8> = out.into_iter().flat_map(|(_, comment)| comment).collect();
+        while let Poll::Ready(Some(Ok(frame))) = body.poll_while_woken() {
+            bytes.extend(frame.into_data().expect("data"));
+        }
+        let events = decode(&bytes).events;
+        assert_eq!(events.len(), 1, "{:?}", bytes.escape_ascii().to_string());
+        assert_eq!(events[0].data, "1");
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn c19_cancellation_still_closes_behind_a_keep_alive() -> Result<(), InvalidDeadline> {
+    let token = CancellationToken::new();
+    let layer = cancelled_by(&token).keep_alive(SECOND)?;
+    let upstream = Script::frames(["data: 1\r\r"]).then(Then::Pending);
+    let mut body = Driver::new(event_stream(&layer, upstream));
+    body.data();
+    assert!(body.poll_while_woken().is_pending());
+    advance(SECOND).await;
+    assert_eq!(body.data(), ":\n");
+    token.cancel();
+    assert_eq!(
+        body.rest().bytes(),
+        CLOSE,
+        "no LF in front: the comment ended in one"
+    );
+    Ok(())
+}
+
+#[test]
+fn zero_durations_and_bad_fractions_are_refused() {
+    let zero = [
+        layer().max_age(Duration::ZERO),
+        layer().idle_timeout(Duration::ZERO),
+        layer().keep_alive(Duration::ZERO),
+    ];
+    for refused in zero {
+        let error = refused.expect_err("zero");
+        assert_eq!(error.to_string(), "a deadline of an event stream is zero");
+    }
+    for fraction in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
+        let error = layer().max_age_jitter(fraction).expect_err("no fraction");
+        assert_eq!(
+            error.to_string(),
+            "the jitter of the greatest age of an event stream is not between 0 and 1"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn endless_durations_never_end_a_stream() -> Result<(), InvalidDeadline> {
+    let layer = layer()
+        .max_age(Duration::MAX)?
+        .idle_timeout(Duration::MAX)?;
+    let (_send, mut body) = fed(&layer);
+    pending(&mut body);
+    advance(Duration::from_secs(60 * 60 * 24 * 365)).await;
+    pending(&mut body);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadlines_wake_no_stream_that_has_ended() -> Result<(), InvalidDeadline> {
+    let token = CancellationToken::new();
+    let layer = cancelled_by(&token).max_age(SECOND * 10)?;
+    let upstream = Script::new([]).then(Then::Pending);
+    let mut body = Driver::new(event_stream(&layer, upstream));
+    assert!(body.poll().is_pending());
+    token.cancel();
+    body.rest();
+    let (wakes, start) = (body.wakes(), Instant::now());
+    advance(SECOND * 20).await;
+    assert_eq!((body.wakes(), start.elapsed()), (wakes, SECOND * 20));
+    Ok(())
+}
