@@ -23,8 +23,7 @@ use axum::{
 };
 use futures_util::{Stream, stream};
 use tokio::{net::TcpListener, time};
-use tokio_util::sync::CancellationToken;
-use tower_sse_completion::{CloseEvent, SseCompletionLayer};
+use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -44,22 +43,16 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("cannot listen on 127.0.0.1:{port}: {error}"))?;
     println!("http://127.0.0.1:{port}  (Ctrl-C ends all streams, and this process)");
 
-    let shutdown = CancellationToken::new();
-    let app = app(shutdown.clone());
-    axum::serve(listener, app)
-        .with_graceful_shutdown(async move {
-            if let Err(error) = tokio::signal::ctrl_c().await {
-                eprintln!("cannot listen for Ctrl-C, so the server ends now: {error}");
-            }
-            shutdown.cancel();
-        })
+    let shutdown = Shutdown::new();
+    axum::serve(listener, app(&shutdown))
+        .with_graceful_shutdown(shutdown.after(tokio::signal::ctrl_c()))
         .await?;
     Ok(())
 }
 
-fn app(shutdown: CancellationToken) -> Router {
+fn app(shutdown: &Shutdown) -> Router {
     let completion = SseCompletionLayer::new()
-        .cancel_when(move |_request| shutdown.clone().cancelled_owned())
+        .shutdown(shutdown)
         .close_on_completed(true)
         .close_event_with(|ending| CloseEvent::new().data(format!(r#"{{"reason":"{ending}"}}"#)));
     let after_three_seconds = completion

@@ -1,0 +1,45 @@
+//! How event streams end, as numbers for Prometheus.
+//!
+//! ```text
+//! cargo run --example metrics --features metrics
+//! curl -N http://127.0.0.1:3000/finite
+//! curl http://127.0.0.1:3000/metrics
+//! ```
+
+use std::{convert::Infallible, error::Error, time::Duration};
+
+use axum::{
+    Router,
+    response::sse::{Event, Sse},
+    routing::get,
+};
+use futures_util::{Stream, StreamExt, stream};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tokio::{net::TcpListener, time};
+use tower_sse_completion::{Shutdown, SseCompletionLayer};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let prometheus = PrometheusBuilder::new().install_recorder()?;
+    let shutdown = Shutdown::new();
+    let app = Router::new()
+        .route("/events", get(async || Sse::new(ticks())))
+        .route("/finite", get(async || Sse::new(ticks().take(3))))
+        .route("/empty", get(async || Sse::new(ticks().take(0))))
+        .layer(SseCompletionLayer::new().shutdown(&shutdown))
+        .route("/metrics", get(async move || prometheus.render()));
+
+    let listener = TcpListener::bind("127.0.0.1:3000").await?;
+    println!("http://127.0.0.1:3000/metrics");
+    axum::serve(listener, app)
+        .with_graceful_shutdown(shutdown.after(tokio::signal::ctrl_c()))
+        .await?;
+    Ok(())
+}
+
+fn ticks() -> impl Stream<Item = Result<Event, Infallible>> {
+    stream::iter(1..).then(async |number: u32| {
+        time::sleep(Duration::from_millis(300)).await;
+        Ok(Event::default().data(number.to_string()))
+    })
+}

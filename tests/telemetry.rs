@@ -1,0 +1,157 @@
+//! What the features `tracing` and `metrics` tell of streams.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex},
+};
+
+use http::{Request, Response};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use support::{
+    driver::Driver,
+    event_stream,
+    script::{Script, Step, Then, data},
+    through,
+};
+use tower_sse_completion::{ResponseBody, SseCompletionLayer};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// The text that the subscriber writes.
+#[derive(Clone, Default)]
+struct Text(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Text {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Text {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// What is traced while this runs.
+fn traced(run: impl FnOnce()) -> String {
+    let text = Text::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .without_time()
+        .with_writer(text.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, run);
+    let bytes = text.0.lock().expect("no panic").clone();
+    String::from_utf8(bytes).expect("text")
+}
+
+fn ends_with(steps: impl IntoIterator<Item = Step>) {
+    Driver::new(event_stream(&SseCompletionLayer::new(), Script::new(steps))).rest();
+}
+
+#[test]
+fn stream_is_traced_once_in_the_span_of_its_request() {
+    let text = traced(|| {
+        let response = Response::builder()
+            .header("content-type", "text/event-stream")
+            .body(Script::frames(["data: 1\n\n"]))
+            .expect("a valid response");
+        let response = tracing::info_span!("request", id = 7)
+            .in_scope(|| through(&SseCompletionLayer::new(), Request::new(()), response));
+        Driver::new(response.into_body()).rest();
+    });
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(
+        text.contains("DEBUG request{id=7}: tower_sse_completion"),
+        "{text}"
+    );
+    assert!(text.contains("event stream ended"), "{text}");
+    for field in [
+        "sse.ending=\"completed\"",
+        "sse.close_event_sent=false",
+        "sse.delivered=true",
+        "sse.data_frames=1",
+        "sse.duration=",
+        "sse.time_to_first_event=",
+        "http.response.body.size=9",
+    ] {
+        assert!(text.contains(field), "{field} is missing: {text}");
+    }
+    assert!(!text.contains("error.type"), "{text}");
+}
+
+#[test]
+fn level_goes_by_the_ending_and_an_error_keeps_its_text() {
+    let text = traced(|| ends_with([Step::Error]));
+    assert!(text.contains("ERROR"), "{text}");
+    assert!(text.contains("error.type=\"upstream\""), "{text}");
+    assert!(!text.contains("password"), "{text}");
+    let text = traced(|| ends_with([]));
+    assert!(text.contains("DEBUG"), "{text}");
+    let text = traced(|| {
+        let layer = SseCompletionLayer::new().cancel_when(|_| std::future::ready(()));
+        Driver::new(event_stream(&layer, Script::new([]))).rest();
+    });
+    assert!(text.contains("INFO"), "{text}");
+}
+
+/// The counters and gauges by name and labels, and the number of values of each histogram.
+fn measured(run: impl FnOnce(&Snapshotter)) -> BTreeMap<String, f64> {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || run(&snapshotter));
+    snapshot(&snapshotter)
+}
+
+fn snapshot(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
+    let values = snapshotter.snapshot().into_vec().into_iter();
+    let value = |value| match value {
+        DebugValue::Counter(count) => count as f64,
+        DebugValue::Gauge(gauge) => gauge.into_inner(),
+        DebugValue::Histogram(values) => values.len() as f64,
+    };
+    values
+        .map(|(key, _, _, debug)| (key.key().to_string(), value(debug)))
+        .collect()
+}
+
+#[test]
+fn streams_are_measured() {
+    let measured = measured(|snapshotter| {
+        let layer = SseCompletionLayer::new();
+        let upstream = Script::frames(["data: 1\n\n"]).then(Then::Pending);
+        let mut open: Driver<ResponseBody<_>> = Driver::new(event_stream(&layer, upstream));
+        let unpolled: ResponseBody<_> = event_stream(&layer, Script::new([]));
+        drop(unpolled);
+        assert_eq!(snapshot(snapshotter).len(), 0, "not before the first poll");
+        open.data();
+        let metrics = snapshot(snapshotter);
+        assert_eq!(metrics["Key(sse_streams_open)"], 1.0, "{metrics:?}");
+        drop(open);
+        ends_with([]);
+        ends_with([]);
+        ends_with([data("data: 1\n\n")]);
+    });
+    for (name, value) in [
+        ("Key(sse_streams_open)", 0.0),
+        ("Key(sse_streams_ended_total, [ending = dropped])", 1.0),
+        ("Key(sse_streams_ended_total, [ending = empty])", 2.0),
+        ("Key(sse_streams_ended_total, [ending = completed])", 1.0),
+        ("Key(sse_close_events_sent_total)", 2.0),
+        ("Key(sse_stream_duration_seconds, [ending = empty])", 2.0),
+        ("Key(sse_time_to_first_event_seconds)", 2.0),
+    ] {
+        assert_eq!(measured.get(name), Some(&value), "{name}: {measured:#?}");
+    }
+}
