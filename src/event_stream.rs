@@ -113,11 +113,16 @@ impl<B: Body, C> EventStream<B, C> {
         let is_outer = response.get::<Completed>().is_some();
         let is_observed = !is_outer && (config.on_end.0.is_some() || Telemetry::IS_ON);
         let stop = Stop::start(&config, response);
+        let mode = if stop.is_draining() {
+            Mode::stopped(Ending::Cancelled)
+        } else {
+            Mode::Streaming
+        };
         Self {
             state: State::Open {
                 upstream,
                 cancellation,
-                mode: Mode::Streaming,
+                mode,
             },
             frames_until_check: 0,
             is_outer,
@@ -442,11 +447,7 @@ where
             Poll::Pending => this.stop.poll(cx),
         };
         if let Poll::Ready(Tick::End(ending)) = tick {
-            *mode = Mode::Cancelled {
-                ending,
-                frames_left: FRAMES_AFTER_CANCELLATION,
-                asked_again: false,
-            };
+            *mode = Mode::stopped(ending);
         }
         tick
     }
@@ -462,6 +463,16 @@ where
     /// Whether a close event is due. What ended by itself inside of another layer has that layer's, if any.
     fn closes_on(&self, ending: Ending, by_itself: bool) -> bool {
         self.config.closes_on(ending) && self.hold.may_close() && !(self.is_outer && by_itself)
+    }
+}
+
+impl Mode {
+    fn stopped(ending: Ending) -> Self {
+        Self::Cancelled {
+            ending,
+            frames_left: FRAMES_AFTER_CANCELLATION,
+            asked_again: false,
+        }
     }
 }
 

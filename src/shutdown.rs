@@ -77,23 +77,25 @@ pub struct Drained {
 /// Ready when a [`Shutdown`] begins to drain, or closes. Made by [`Shutdown::draining`].
 #[derive(Debug)]
 pub struct Draining {
-    watch: Watch,
+    watch: Watch<DRAINING>,
 }
 
-/// One waiter of a shutdown: a stream, or a [`Draining`].
-pub(crate) struct Watch {
+/// A stream that waits for the end, and is counted as open until it is dropped.
+#[derive(Debug)]
+pub(crate) struct StreamWatch {
+    watch: Watch<CLOSED>,
+}
+
+/// A waiter for this phase of a shutdown.
+struct Watch<const PHASE: u8> {
     shared: Arc<Shared>,
-    /// The phase that this one waits for.
-    phase: u8,
-    /// It is an open stream, and counted as one.
-    is_stream: bool,
     registration: Option<Registration>,
 }
 
 /// Where the waker of a waiter is, and a clone to tell without the lock whether the task is still the same.
 struct Registration {
-    shard: usize,
-    key: usize,
+    /// Its key within its shard, times the number of shards, plus the shard.
+    slot: usize,
     waker: Waker,
 }
 
@@ -208,7 +210,7 @@ impl Shutdown {
     /// [`cancel_when`]: crate::SseCompletionLayer::cancel_when
     pub fn draining(&self) -> Draining {
         Draining {
-            watch: Watch::new(self, DRAINING, false),
+            watch: Watch::new(self),
         }
     }
 
@@ -264,32 +266,53 @@ impl Future for Draining {
     }
 }
 
-impl Watch {
+impl StreamWatch {
     /// For a stream that starts now.
-    pub(crate) fn for_stream(shutdown: &Shutdown) -> Self {
-        shutdown.shared.open.fetch_add(1, Ordering::SeqCst);
-        let draining = shutdown.shared.has_reached(DRAINING);
-        Self::new(shutdown, if draining { DRAINING } else { CLOSED }, true)
+    pub(crate) fn new(shutdown: &Shutdown) -> Self {
+        let watch = Watch::new(shutdown);
+        watch.shared.open.fetch_add(1, Ordering::SeqCst);
+        Self { watch }
     }
 
-    fn new(shutdown: &Shutdown, phase: u8, is_stream: bool) -> Self {
-        Self {
-            shared: Arc::clone(&shutdown.shared),
-            phase,
-            is_stream,
-            registration: None,
-        }
+    /// Whether a drain has begun, so that no stream may start any more.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.watch.shared.has_reached(DRAINING)
     }
 
     /// The event that the shutdown was closed with.
     pub(crate) fn close_event(&self) -> Option<CloseEvent> {
-        self.shared.close_event.get().cloned()
+        self.watch.shared.close_event.get().cloned()
+    }
+
+    #[inline]
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.watch.poll(cx)
+    }
+}
+
+impl Drop for StreamWatch {
+    fn drop(&mut self) {
+        let shared = &self.watch.shared;
+        shared.ended.fetch_add(1, Ordering::SeqCst);
+        let last = shared.open.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && shared.has_reached(DRAINING) {
+            shared.none_open.notify_waiters();
+        }
+    }
+}
+
+impl<const PHASE: u8> Watch<PHASE> {
+    fn new(shutdown: &Shutdown) -> Self {
+        Self {
+            shared: Arc::clone(&shutdown.shared),
+            registration: None,
+        }
     }
 
     /// An atomic load, while the task stays the same.
     #[inline]
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.shared.has_reached(self.phase) {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.shared.has_reached(PHASE) {
             return Poll::Ready(());
         }
         match &self.registration {
@@ -303,20 +326,21 @@ impl Watch {
         let waker = cx.waker().clone();
         match &mut self.registration {
             Some(registration) => {
-                let mut wakers = self.shared.wakers(self.phase, registration.shard);
-                if let Some(registered) = wakers.get_mut(registration.key) {
+                let (key, shard) = (registration.slot / SHARDS, registration.slot % SHARDS);
+                if let Some(registered) = self.shared.wakers(PHASE, shard).get_mut(key) {
                     registered.clone_from(&waker);
                 }
                 registration.waker = waker;
             }
             None => {
                 let shard = self.shared.next_shard.fetch_add(1, Ordering::Relaxed) % SHARDS;
-                let key = self.shared.wakers(self.phase, shard).insert(waker.clone());
-                self.registration = Some(Registration { shard, key, waker });
+                let key = self.shared.wakers(PHASE, shard).insert(waker.clone());
+                let slot = key * SHARDS + shard;
+                self.registration = Some(Registration { slot, waker });
             }
         }
         // The phase is entered before its waiters are woken: one of the two sees the other.
-        if self.shared.has_reached(self.phase) {
+        if self.shared.has_reached(PHASE) {
             Poll::Ready(())
         } else {
             Poll::Pending
@@ -324,25 +348,19 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl<const PHASE: u8> Drop for Watch<PHASE> {
     fn drop(&mut self) {
-        if let Some(Registration { shard, key, .. }) = self.registration.take() {
+        if let Some(Registration { slot, .. }) = self.registration.take() {
             // Once the phase is reached, the wakers are gone.
-            if !self.shared.has_reached(self.phase) {
-                self.shared.wakers(self.phase, shard).try_remove(key);
-            }
-        }
-        if self.is_stream {
-            self.shared.ended.fetch_add(1, Ordering::SeqCst);
-            let last = self.shared.open.fetch_sub(1, Ordering::SeqCst) == 1;
-            if last && self.shared.has_reached(DRAINING) {
-                self.shared.none_open.notify_waiters();
+            if !self.shared.has_reached(PHASE) {
+                let (key, shard) = (slot / SHARDS, slot % SHARDS);
+                self.shared.wakers(PHASE, shard).try_remove(key);
             }
         }
     }
 }
 
-impl fmt::Debug for Watch {
+impl<const PHASE: u8> fmt::Debug for Watch<PHASE> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watch").finish_non_exhaustive()
     }

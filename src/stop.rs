@@ -7,7 +7,7 @@ use http::Extensions;
 #[cfg(feature = "tokio")]
 use crate::{
     clock::Clock,
-    shutdown::{Shutdown, Watch},
+    shutdown::{Shutdown, StreamWatch},
 };
 use crate::{close_event::CloseEvent, config::Config, ending::Ending};
 
@@ -15,7 +15,7 @@ use crate::{close_event::CloseEvent, config::Config, ending::Ending};
 #[derive(Debug)]
 pub(crate) struct Stop {
     #[cfg(feature = "tokio")]
-    shutdowns: Box<[Watch]>,
+    shutdowns: Box<[StreamWatch]>,
     #[cfg(feature = "tokio")]
     clock: Option<Box<Clock>>,
 }
@@ -37,9 +37,14 @@ impl Stop {
     pub(crate) fn start(config: &Config, response: &Extensions) -> Self {
         let shutdowns = config.shutdowns.iter().chain(response.get::<Shutdown>());
         Self {
-            shutdowns: shutdowns.map(Watch::for_stream).collect(),
+            shutdowns: shutdowns.map(StreamWatch::new).collect(),
             clock: config.deadlines.start(),
         }
+    }
+
+    /// Whether a drain has begun: a stream that starts then ends at once.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.shutdowns.iter().any(StreamWatch::is_draining)
     }
 
     /// Whether every event has to be noticed, and no frame may go the short way.
@@ -70,7 +75,7 @@ impl Stop {
 
     /// The event that a shutdown was closed with.
     pub(crate) fn close_event(&self) -> Option<CloseEvent> {
-        self.shutdowns.iter().find_map(Watch::close_event)
+        self.shutdowns.iter().find_map(StreamWatch::close_event)
     }
 
     /// The stream is over: no shutdown counts it any more, and no timer wakes it.
@@ -84,6 +89,10 @@ impl Stop {
 impl Stop {
     pub(crate) fn start(_config: &Config, _response: &Extensions) -> Self {
         Self {}
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        false
     }
 
     pub(crate) fn needs_every_event(&self) -> bool {

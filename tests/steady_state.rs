@@ -2,7 +2,10 @@
 
 mod support;
 
-use std::task::{Context, Poll, Waker};
+use std::{
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
 
 use bytes::Bytes;
 use http_body::Body;
@@ -11,13 +14,14 @@ use support::{
     script::{Script, Then, data},
 };
 use tokio_util::sync::CancellationToken;
+use tower_sse_completion::{ResponseBody, Shutdown, SseCompletionLayer};
 
 /// Polls this often, and returns how many allocations that took.
 fn allocations_of(body: &mut (impl Body<Data = Bytes> + Unpin), polls: usize) -> u64 {
     let mut cx = Context::from_waker(Waker::noop());
     allocation_counter::measure(|| {
         for _ in 0..polls {
-            let polled = std::pin::Pin::new(&mut *body).poll_frame(&mut cx);
+            let polled = Pin::new(&mut *body).poll_frame(&mut cx);
             assert!(matches!(polled, Poll::Pending | Poll::Ready(Some(Ok(_)))));
         }
     })
@@ -30,7 +34,11 @@ fn c17_event_that_arrives_and_goes_out_takes_no_allocation() {
     for event in ["data: x\n\n", "data: x\r\n\r\n", "data: x\r\r", ":\n"] {
         let upstream = Script::new([data("data: first\n\n")])
             .then(Then::Repeat(Bytes::from_static(event.as_bytes())));
-        let mut body = Box::pin(event_stream(&cancelled_by(&token), upstream));
+        let shutdown = Shutdown::new();
+        let layer = cancelled_by(&token).shutdown(&shutdown).on_end(|_| {});
+        let mut body = Box::pin(event_stream(&layer, upstream));
+        // The first one registers the waker.
+        allocations_of(&mut body, 1);
         assert_eq!(allocations_of(&mut body, 1000), 0, "{event:?}");
     }
 }
@@ -39,16 +47,43 @@ fn c17_event_that_arrives_and_goes_out_takes_no_allocation() {
 fn c17_quiet_poll_takes_no_allocation() {
     let token = CancellationToken::new();
     let upstream = Script::new([]).then(Then::Pending);
-    let mut body = Box::pin(event_stream(&cancelled_by(&token), upstream));
+    let shutdown = Shutdown::new();
+    let layer = cancelled_by(&token).shutdown(&shutdown).on_end(|_| {});
+    let mut body = Box::pin(event_stream(&layer, upstream));
+    // The first one registers the waker.
+    allocations_of(&mut body, 1);
     assert_eq!(allocations_of(&mut body, 1000), 0);
+}
+
+#[test]
+fn shutdown_keeps_at_most_64_bytes_of_a_stream_beside_its_body() {
+    const STREAMS: usize = 10_000;
+    let shutdown = Shutdown::new();
+    let layer = SseCompletionLayer::new().shutdown(&shutdown);
+    let mut bodies: Vec<Pin<Box<ResponseBody<Script>>>> = Vec::new();
+    let mut measure = |layer: &SseCompletionLayer| {
+        bodies.reserve(STREAMS);
+        let mut cx = Context::from_waker(Waker::noop());
+        let allocated = allocation_counter::measure(|| {
+            for _ in 0..STREAMS {
+                let mut body = Box::pin(event_stream(layer, Script::new([]).then(Then::Pending)));
+                assert!(body.as_mut().poll_frame(&mut cx).is_pending());
+                bodies.push(body);
+            }
+        });
+        allocated.bytes_current / STREAMS as i64
+    };
+    let without = measure(&SseCompletionLayer::new());
+    let with = measure(&layer);
+    assert!(with - without <= 64, "{} bytes", with - without);
 }
 
 #[test]
 fn c7_event_in_pieces_is_held_in_about_as_much_memory_as_the_limit() {
     let limit = 64 * 1024;
     let upstream = Script::new([data("data: ")]).then(Then::Repeat(Bytes::from_static(b"x")));
-    let layer = tower_sse_completion::SseCompletionLayer::new().hold_limit(limit);
-    let body: tower_sse_completion::ResponseBody<_> = event_stream(&layer, upstream);
+    let layer = SseCompletionLayer::new().hold_limit(limit);
+    let body: ResponseBody<_> = event_stream(&layer, upstream);
     let mut body = Box::pin(body);
     let mut cx = Context::from_waker(Waker::noop());
     let held =
