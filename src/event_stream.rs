@@ -22,6 +22,7 @@ use crate::{
     ending::Ending,
     future::StreamParts,
     hold::HoldBack,
+    last_look,
     report::Account,
     stop::{Stop, Tick},
     telemetry::Telemetry,
@@ -263,22 +264,23 @@ where
                 frames_left,
                 asked_again,
                 ..
-            } => match fail_on_panic(this.account, || upstream.poll_frame(cx)) {
-                Poll::Ready(polled) => {
-                    *frames_left -= 1;
-                    Poll::Ready(polled)
+            } => {
+                let poll = |cx: &mut Context<'_>| upstream.poll_frame(cx);
+                match fail_on_panic(this.account, || last_look::poll(cx, poll)) {
+                    (Poll::Ready(polled), _) => {
+                        *frames_left -= 1;
+                        Poll::Ready(polled)
+                    }
+                    (Poll::Pending, true) if !*asked_again => {
+                        *asked_again = true;
+                        cx.waker().wake_by_ref();
+                        return ControlFlow::Break(Poll::Pending);
+                    }
+                    (Poll::Pending, _) => {
+                        return ControlFlow::Break(Poll::Ready(self.end(cx, None, false)));
+                    }
                 }
-                // Where tokio's cooperative budget is spent, a channel that holds a message is pending. It is not
-                // when the executor comes back.
-                Poll::Pending if !*asked_again => {
-                    *asked_again = true;
-                    cx.waker().wake_by_ref();
-                    return ControlFlow::Break(Poll::Pending);
-                }
-                Poll::Pending => {
-                    return ControlFlow::Break(Poll::Ready(self.end(cx, None, false)));
-                }
-            },
+            }
             Mode::Finished => {
                 let polled = poll_untouched(upstream, cx);
                 if let Poll::Ready(None) = polled {

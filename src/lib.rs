@@ -102,6 +102,7 @@ mod ending;
 mod event_stream;
 mod future;
 mod hold;
+mod last_look;
 mod layer;
 mod report;
 mod service;

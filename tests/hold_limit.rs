@@ -147,8 +147,9 @@ fn c7_upstream_that_yields_empty_frames_for_ever_does_not_keep_a_poll() {
     let log = upstream.log();
     let mut body = Driver::new(event_stream(&SseCompletionLayer::new(), upstream));
     for polls in 1..10 {
+        let before = log.polls();
         assert!(body.poll().is_pending());
-        assert_eq!(log.polls(), 64 * polls);
+        assert!((1..=64).contains(&(log.polls() - before)));
         assert_eq!(body.wakes(), polls, "it goes on by itself");
     }
 }
