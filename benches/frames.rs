@@ -21,7 +21,7 @@ use http_body_util::StreamBody;
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_http::on_early_drop::{OnBodyDropFn, OnEarlyDropLayer};
-use tower_sse_completion::SseCompletionLayer;
+use tower_sse_completion::{Shutdown, SseCompletionLayer};
 
 const FRAMES: usize = 1_000;
 
@@ -107,6 +107,10 @@ fn with_cancellation_token() -> impl Body<Data = Bytes, Error = Infallible> {
     through(layer).into_body()
 }
 
+fn with_shutdown() -> impl Body<Data = Bytes, Error = Infallible> {
+    through(SseCompletionLayer::new().shutdown(&Shutdown::new())).into_body()
+}
+
 /// Through a virtual call, as in every framework, so that no body melts into this loop.
 fn poll_all(mut body: Pin<&mut dyn Body<Data = Bytes, Error = Infallible>>) -> usize {
     let mut cx = Context::from_waker(Waker::noop());
@@ -123,6 +127,7 @@ fn poll_all(mut body: Pin<&mut dyn Body<Data = Bytes, Error = Infallible>>) -> u
 #[bench::hand_written(hand_written())]
 #[bench::without_cancellation(without_cancellation())]
 #[bench::with_cancellation_token(with_cancellation_token())]
+#[bench::with_shutdown(with_shutdown())]
 fn aligned(body: impl Body<Data = Bytes, Error = Infallible>) -> usize {
     poll_all(pin!(body))
 }

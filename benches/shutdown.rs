@@ -42,32 +42,38 @@ fn subscription() -> (mpsc::Sender<Item>, ReceiverStream<Item>) {
     (sender, ReceiverStream::new(receiver))
 }
 
-fn layered(shutdown: &Shutdown, upstream: ReceiverStream<Item>) -> BoxBody {
-    let mut upstream = Some(StreamBody::new(upstream));
-    let service = service_fn(move |_: Request<()>| {
-        let upstream = upstream.take().expect("one request");
-        let response = Response::builder().header("content-type", "text/event-stream");
-        future::ready(response.body(upstream))
-    });
-    let response = SseCompletionLayer::new()
+/// One layer for all streams, as in a server.
+fn layered(shutdown: &Shutdown) -> impl Fn(ReceiverStream<Item>) -> BoxBody + use<> {
+    let service = SseCompletionLayer::new()
         .shutdown(shutdown)
-        .layer(service)
-        .oneshot(Request::new(()))
-        .now_or_never();
-    Box::pin(
-        response
-            .expect("no waiting")
-            .expect("a response")
-            .into_body(),
-    )
+        .layer(service_fn(|request: Request<ReceiverStream<Item>>| {
+            let body = StreamBody::new(request.into_body());
+            let response = Response::builder().header("content-type", "text/event-stream");
+            future::ready(response.body(body))
+        }));
+    move |upstream| {
+        let response = service
+            .clone()
+            .oneshot(Request::new(upstream))
+            .now_or_never();
+        Box::pin(
+            response
+                .expect("no waiting")
+                .expect("a response")
+                .into_body(),
+        )
+    }
 }
 
-fn hand_written(token: &CancellationToken, upstream: ReceiverStream<Item>) -> BoxBody {
-    let close = Frame::data(Bytes::from_static(b"event: close\ndata:\n\n"));
-    let stream = upstream
-        .take_until(token.clone().cancelled_owned())
-        .chain(stream::iter([Ok(close)]));
-    Box::pin(StreamBody::new(stream))
+fn hand_written(token: &CancellationToken) -> impl Fn(ReceiverStream<Item>) -> BoxBody + use<> {
+    let token = token.clone();
+    move |upstream| {
+        let close = Frame::data(Bytes::from_static(b"event: close\ndata:\n\n"));
+        let stream = upstream
+            .take_until(token.clone().cancelled_owned())
+            .chain(stream::iter([Ok(close)]));
+        Box::pin(StreamBody::new(stream))
+    }
 }
 
 /// From the signal to the end of the last stream.
@@ -124,7 +130,7 @@ fn quiet_polls(shutdowns: [&Shutdown; 2]) -> f64 {
         let threads = shutdowns.map(|shutdown| {
             scope.spawn(|| {
                 let (_sender, upstream) = subscription();
-                let mut body = layered(shutdown, upstream);
+                let mut body = layered(shutdown)(upstream);
                 let mut cx = Context::from_waker(Waker::noop());
                 barrier.wait();
                 let start = Instant::now();
@@ -152,18 +158,14 @@ fn main() {
         for _ in 0..ROUNDS {
             let shutdown = Shutdown::new();
             let close = shutdown.clone();
-            with_layer.push(time_to_end(
-                workers,
-                move |upstream| layered(&shutdown, upstream),
-                move || close.close(),
-            ));
+            with_layer.push(time_to_end(workers, layered(&shutdown), move || {
+                close.close();
+            }));
             let token = CancellationToken::new();
             let cancel = token.clone();
-            by_hand.push(time_to_end(
-                workers,
-                move |upstream| hand_written(&token, upstream),
-                move || cancel.cancel(),
-            ));
+            by_hand.push(time_to_end(workers, hand_written(&token), move || {
+                cancel.cancel();
+            }));
         }
         println!(
             "  {workers} worker threads: Shutdown {:?}, CancellationToken by hand {:?}",

@@ -78,7 +78,7 @@ impl Deadlines {
     }
 
     /// Starts the clock of a stream, if it needs one.
-    pub(crate) fn start(&self) -> Option<Box<Clock>> {
+    pub(crate) fn start(&self) -> Option<Clock> {
         let now = Instant::now();
         let mut clock = Clock {
             expires_at: self.max_age.map(|age| after(now, self.drawn(age))),
@@ -87,7 +87,7 @@ impl Deadlines {
             timer: None,
         };
         clock.timer = Some(Box::pin(sleep_until(clock.next()?)));
-        Some(Box::new(clock))
+        Some(clock)
     }
 
     fn drawn(&self, age: Duration) -> Duration {

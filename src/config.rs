@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 #[cfg(feature = "tokio")]
 use crate::{clock::Deadlines, shutdown::Shutdown};
-use crate::{close_event::CloseEvent, ending::Ending, report::StreamReport};
+use crate::{close_event::CloseEvent, ending::Ending, last_look::LastLook, report::StreamReport};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -15,6 +15,7 @@ pub(crate) struct Config {
     /// In bytes.
     pub(crate) hold_limit: usize,
     pub(crate) on_end: OnEnd,
+    pub(crate) last_look: LastLook,
     #[cfg(feature = "tokio")]
     pub(crate) shutdowns: Vec<Shutdown>,
     #[cfg(feature = "tokio")]
@@ -55,6 +56,7 @@ impl Default for Config {
             close_on_failed: false,
             hold_limit: 64 * 1024,
             on_end: OnEnd::default(),
+            last_look: LastLook::new(),
             #[cfg(feature = "tokio")]
             shutdowns: Vec::new(),
             #[cfg(feature = "tokio")]

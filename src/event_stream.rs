@@ -22,7 +22,6 @@ use crate::{
     ending::Ending,
     future::StreamParts,
     hold::HoldBack,
-    last_look,
     report::Account,
     stop::{Stop, Tick},
     telemetry::Telemetry,
@@ -47,14 +46,11 @@ pin_project! {
     {
         #[pin]
         state: State<B, C>,
-        frames_until_check: u8,
-        // Another layer inside of this one has completed the stream.
-        is_outer: bool,
         hold: HoldBack,
         stop: Stop,
         config: Arc<Config>,
         // The one that the response brought.
-        close_event: Option<CloseEvent>,
+        close_event: Option<Box<CloseEvent>>,
         account: Option<Box<Account>>,
     }
 
@@ -82,6 +78,9 @@ pin_project! {
             #[pin]
             cancellation: C,
             mode: Mode,
+            frames_until_check: u8,
+            // Another layer inside of this one has completed the stream.
+            is_outer: bool,
         },
         Ending {
             last: Option<Box<Last<B::Error>>>,
@@ -124,13 +123,13 @@ impl<B: Body, C> EventStream<B, C> {
                 upstream,
                 cancellation,
                 mode,
+                frames_until_check: 0,
+                is_outer,
             },
-            frames_until_check: 0,
-            is_outer,
             hold: HoldBack::new(stop.needs_every_event()),
             stop,
             config,
-            close_event: response.get().cloned(),
+            close_event: response.get().cloned().map(Box::new),
             account: is_observed.then(|| Box::new(Account::open(telemetry))),
         }
     }
@@ -181,12 +180,13 @@ where
         let StateProjection::Open {
             mut upstream,
             mode: Mode::Streaming,
+            frames_until_check,
             ..
         } = this.state.project()
         else {
             return self.poll_on(cx, None);
         };
-        if *this.frames_until_check == 0 || !this.hold.is_aligned() {
+        if *frames_until_check == 0 || !this.hold.is_aligned() || this.stop.is_closed() {
             return self.poll_on(cx, None);
         }
         let polled = fail_on_panic(this.account, || upstream.as_mut().poll_frame(cx));
@@ -201,7 +201,7 @@ where
         if upstream.is_end_stream() {
             return self.poll_on(cx, Some(Poll::Ready(Some(Ok(frame)))));
         }
-        *this.frames_until_check -= 1;
+        *frames_until_check -= 1;
         this.hold.passed(length);
         Poll::Ready(Some(Ok(into_bytes_frame(frame))))
     }
@@ -239,8 +239,13 @@ where
             self.as_mut().note_sent();
             return ControlFlow::Break(Poll::Ready(Some(Ok(Frame::data(data)))));
         }
-        let (upstream, mode) = match this.state.as_mut().project() {
-            StateProjection::Open { upstream, mode, .. } => (upstream, mode),
+        let (upstream, mode, frames_until_check) = match this.state.as_mut().project() {
+            StateProjection::Open {
+                upstream,
+                mode,
+                frames_until_check,
+                ..
+            } => (upstream, mode, frames_until_check),
             StateProjection::Ending { last } => {
                 let last = last.take();
                 this.state.set(State::Done);
@@ -250,12 +255,15 @@ where
             StateProjection::Done => return ControlFlow::Break(Poll::Ready(None)),
         };
         let polled = match mode {
-            Mode::Streaming if *this.frames_until_check == 0 => {
+            Mode::Streaming if *frames_until_check == 0 || this.stop.is_closed() => {
                 // Sets the count anew, unless the stream is stopped.
                 let _ = self.as_mut().poll_stop(cx);
                 return ControlFlow::Continue(());
             }
-            Mode::Streaming => fail_on_panic(this.account, || upstream.poll_frame(cx)),
+            Mode::Streaming => {
+                *frames_until_check -= 1;
+                fail_on_panic(this.account, || upstream.poll_frame(cx))
+            }
             Mode::Cancelled { frames_left: 0, .. } => {
                 let ended = upstream.is_end_stream();
                 return ControlFlow::Break(Poll::Ready(self.end(cx, None, ended)));
@@ -266,7 +274,7 @@ where
                 ..
             } => {
                 let poll = |cx: &mut Context<'_>| upstream.poll_frame(cx);
-                match fail_on_panic(this.account, || last_look::poll(cx, poll)) {
+                match fail_on_panic(this.account, || this.config.last_look.poll(cx, poll)) {
                     (Poll::Ready(polled), _) => {
                         *frames_left -= 1;
                         Poll::Ready(polled)
@@ -302,7 +310,6 @@ where
         let last = match polled {
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => {
-                    *this.frames_until_check = this.frames_until_check.saturating_sub(1);
                     let limit = this.config.hold_limit;
                     let Some(data) = this.hold.push(into_bytes(data), limit) else {
                         return ControlFlow::Continue(());
@@ -393,14 +400,14 @@ where
             _ => self.natural_ending(),
         };
         let close = self.closes_on(ending, by_itself);
-        let passes_error = !close && (stopped.is_none() || self.is_outer);
+        let passes_error = !close && (stopped.is_none() || self.is_outer());
 
         let mut this = self.as_mut().project();
         // The upstream goes before the close event, so that its channels and permits are free by then.
         this.state.set(State::Done);
         let first = if close {
             this.hold.discard_held();
-            let event = this.close_event.take();
+            let event = this.close_event.take().map(|event| *event);
             let event = event.or_else(|| {
                 this.stop
                     .close_event()
@@ -435,7 +442,10 @@ where
     fn poll_stop(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Tick> {
         let this = self.project();
         let StateProjection::Open {
-            cancellation, mode, ..
+            cancellation,
+            mode,
+            frames_until_check,
+            ..
         } = this.state.project()
         else {
             return Poll::Pending;
@@ -443,7 +453,7 @@ where
         if let Mode::Cancelled { ending, .. } = mode {
             return Poll::Ready(Tick::End(*ending));
         }
-        *this.frames_until_check = FRAMES_PER_CHECK;
+        *frames_until_check = FRAMES_PER_CHECK;
         let tick = match cancellation.poll(cx) {
             Poll::Ready(()) => Poll::Ready(Tick::End(Ending::Cancelled)),
             Poll::Pending => this.stop.poll(cx),
@@ -452,6 +462,10 @@ where
             *mode = Mode::stopped(ending);
         }
         tick
+    }
+
+    fn is_outer(&self) -> bool {
+        matches!(self.state, State::Open { is_outer: true, .. })
     }
 
     fn natural_ending(&self) -> Ending {
@@ -464,7 +478,7 @@ where
 
     /// Whether a close event is due. What ended by itself inside of another layer has that layer's, if any.
     fn closes_on(&self, ending: Ending, by_itself: bool) -> bool {
-        self.config.closes_on(ending) && self.hold.may_close() && !(self.is_outer && by_itself)
+        self.config.closes_on(ending) && self.hold.may_close() && !(self.is_outer() && by_itself)
     }
 }
 

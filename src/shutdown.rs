@@ -94,8 +94,7 @@ struct Watch<const PHASE: u8> {
 
 /// Where the waker of a waiter is, and a clone to tell without the lock whether the task is still the same.
 struct Registration {
-    /// Its key within its shard, times the number of shards, plus the shard.
-    slot: usize,
+    key: usize,
     waker: Waker,
 }
 
@@ -104,20 +103,16 @@ struct Shared {
     phase: Padded<AtomicU8>,
     open: AtomicUsize,
     ended: AtomicUsize,
-    next_shard: AtomicUsize,
     none_open: Notify,
     close_event: OnceLock<CloseEvent>,
     /// The wakers of those that wait for `DRAINING`, and of those that wait for `CLOSED`.
-    waiters: [[Mutex<Slab<Waker>>; SHARDS]; 2],
+    waiters: [Mutex<Slab<Waker>>; 2],
 }
 
 /// On a cache line of its own: every poll reads the phase, and every stream changes the counts.
 #[derive(Default)]
 #[repr(align(128))]
 struct Padded<T>(T);
-
-/// So many locks share the starts and ends of streams.
-const SHARDS: usize = 4;
 
 const DRAINING: u8 = 1;
 const CLOSED: u8 = 2;
@@ -279,6 +274,11 @@ impl StreamWatch {
         self.watch.shared.has_reached(DRAINING)
     }
 
+    #[inline]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.watch.shared.has_reached(CLOSED)
+    }
+
     /// The event that the shutdown was closed with.
     pub(crate) fn close_event(&self) -> Option<CloseEvent> {
         self.watch.shared.close_event.get().cloned()
@@ -326,17 +326,14 @@ impl<const PHASE: u8> Watch<PHASE> {
         let waker = cx.waker().clone();
         match &mut self.registration {
             Some(registration) => {
-                let (key, shard) = (registration.slot / SHARDS, registration.slot % SHARDS);
-                if let Some(registered) = self.shared.wakers(PHASE, shard).get_mut(key) {
+                if let Some(registered) = self.shared.wakers(PHASE).get_mut(registration.key) {
                     registered.clone_from(&waker);
                 }
                 registration.waker = waker;
             }
             None => {
-                let shard = self.shared.next_shard.fetch_add(1, Ordering::Relaxed) % SHARDS;
-                let key = self.shared.wakers(PHASE, shard).insert(waker.clone());
-                let slot = key * SHARDS + shard;
-                self.registration = Some(Registration { slot, waker });
+                let key = self.shared.wakers(PHASE).insert(waker.clone());
+                self.registration = Some(Registration { key, waker });
             }
         }
         // The phase is entered before its waiters are woken: one of the two sees the other.
@@ -350,11 +347,10 @@ impl<const PHASE: u8> Watch<PHASE> {
 
 impl<const PHASE: u8> Drop for Watch<PHASE> {
     fn drop(&mut self) {
-        if let Some(Registration { slot, .. }) = self.registration.take() {
+        if let Some(Registration { key, .. }) = self.registration.take() {
             // Once the phase is reached, the wakers are gone.
             if !self.shared.has_reached(PHASE) {
-                let (key, shard) = (slot / SHARDS, slot % SHARDS);
-                self.shared.wakers(PHASE, shard).try_remove(key);
+                self.shared.wakers(PHASE).try_remove(key);
             }
         }
     }
@@ -375,22 +371,21 @@ impl Shared {
     fn enter(&self, phase: u8) {
         let before = self.phase.0.fetch_max(phase, Ordering::SeqCst);
         for reached in before + 1..=phase {
-            for shard in 0..SHARDS {
-                // Woken without the lock, because a waker may poll at once.
-                let wakers: Vec<Waker> = self
-                    .wakers(reached, shard)
-                    .iter_mut()
-                    .map(|(_, waker)| mem::replace(waker, Waker::noop().clone()))
-                    .collect();
-                wakers.into_iter().for_each(Waker::wake);
-            }
+            // Woken without the lock, because a waker may poll at once.
+            let wakers: Vec<Waker> = self
+                .wakers(reached)
+                .iter_mut()
+                .map(|(_, waker)| mem::replace(waker, Waker::noop().clone()))
+                .collect();
+            wakers.into_iter().for_each(Waker::wake);
         }
     }
 
-    fn wakers(&self, phase: u8, shard: usize) -> MutexGuard<'_, Slab<Waker>> {
-        let shards = &self.waiters[usize::from(phase - DRAINING)];
-        // Nothing in here panics half-way; a poisoned lock is as good as any.
-        shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    fn wakers(&self, phase: u8) -> MutexGuard<'_, Slab<Waker>> {
+        // Nothing panics while it is held; a poisoned lock would be as good as any.
+        self.waiters[usize::from(phase - DRAINING)]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn none_open(&self) {

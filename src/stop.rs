@@ -14,10 +14,18 @@ use crate::{close_event::CloseEvent, config::Config, ending::Ending};
 /// Empty without the feature `tokio`, and for layers that have neither.
 #[derive(Debug)]
 pub(crate) struct Stop {
+    /// In place, because it is what most servers have, and is read when all streams end at once.
     #[cfg(feature = "tokio")]
-    shutdowns: Box<[StreamWatch]>,
+    shutdown: Option<StreamWatch>,
     #[cfg(feature = "tokio")]
-    clock: Option<Box<Clock>>,
+    more: Option<Box<More>>,
+}
+
+#[cfg(feature = "tokio")]
+#[derive(Debug)]
+struct More {
+    shutdowns: Vec<StreamWatch>,
+    clock: Option<Clock>,
 }
 
 /// What it is time for.
@@ -35,26 +43,79 @@ pub(crate) enum Tick {
 impl Stop {
     /// For a stream that starts now. Its response may have brought a shutdown of its own.
     pub(crate) fn start(config: &Config, response: &Extensions) -> Self {
-        let shutdowns = config.shutdowns.iter().chain(response.get::<Shutdown>());
-        Self {
-            shutdowns: shutdowns.map(StreamWatch::new).collect(),
+        let mut shutdowns = config
+            .shutdowns
+            .iter()
+            .chain(response.get::<Shutdown>())
+            .map(StreamWatch::new);
+        let shutdown = shutdowns.next();
+        let more = More {
+            shutdowns: shutdowns.collect(),
             clock: config.deadlines.start(),
+        };
+        let is_needed = more.clock.is_some() || !more.shutdowns.is_empty();
+        Self {
+            shutdown,
+            more: is_needed.then(|| Box::new(more)),
         }
     }
 
     /// Whether a drain has begun: a stream that starts then ends at once.
     pub(crate) fn is_draining(&self) -> bool {
-        self.shutdowns.iter().any(StreamWatch::is_draining)
+        self.shutdowns().any(StreamWatch::is_draining)
+    }
+
+    /// Whether the shutdown has closed. Cheap enough to ask with every frame, which saves a poll of the upstream.
+    #[inline]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shutdown.as_ref().is_some_and(StreamWatch::is_closed)
     }
 
     /// Whether every event has to be noticed, and no frame may go the short way.
     pub(crate) fn needs_every_event(&self) -> bool {
-        self.clock
-            .as_ref()
-            .is_some_and(|clock| clock.needs_every_event())
+        let clock = self.more.as_ref().and_then(|more| more.clock.as_ref());
+        clock.is_some_and(Clock::needs_every_event)
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
+        if let Some(shutdown) = &mut self.shutdown {
+            if shutdown.poll(cx).is_ready() {
+                return Poll::Ready(Tick::End(Ending::Cancelled));
+            }
+        }
+        match &mut self.more {
+            Some(more) => more.poll(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Notes that something went out, and whether it ended an event.
+    pub(crate) fn sent(&mut self, delivered: bool) {
+        if let Some(clock) = self.more.as_mut().and_then(|more| more.clock.as_mut()) {
+            clock.sent(delivered);
+        }
+    }
+
+    /// The event that a shutdown was closed with.
+    pub(crate) fn close_event(&self) -> Option<CloseEvent> {
+        self.shutdowns().find_map(StreamWatch::close_event)
+    }
+
+    /// The stream is over: no shutdown counts it any more, and no timer wakes it.
+    pub(crate) fn end(&mut self) {
+        self.shutdown = None;
+        self.more = None;
+    }
+
+    fn shutdowns(&self) -> impl Iterator<Item = &StreamWatch> {
+        let more = self.more.iter().flat_map(|more| &more.shutdowns);
+        self.shutdown.iter().chain(more)
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl More {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
         for shutdown in &mut self.shutdowns {
             if shutdown.poll(cx).is_ready() {
                 return Poll::Ready(Tick::End(Ending::Cancelled));
@@ -65,24 +126,6 @@ impl Stop {
             None => Poll::Pending,
         }
     }
-
-    /// Notes that something went out, and whether it ended an event.
-    pub(crate) fn sent(&mut self, delivered: bool) {
-        if let Some(clock) = &mut self.clock {
-            clock.sent(delivered);
-        }
-    }
-
-    /// The event that a shutdown was closed with.
-    pub(crate) fn close_event(&self) -> Option<CloseEvent> {
-        self.shutdowns.iter().find_map(StreamWatch::close_event)
-    }
-
-    /// The stream is over: no shutdown counts it any more, and no timer wakes it.
-    pub(crate) fn end(&mut self) {
-        self.shutdowns = Box::default();
-        self.clock = None;
-    }
 }
 
 #[cfg(not(feature = "tokio"))]
@@ -92,6 +135,10 @@ impl Stop {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
         false
     }
 
