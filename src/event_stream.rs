@@ -186,8 +186,11 @@ where
         else {
             return self.poll_on(cx, None);
         };
-        if *frames_until_check == 0 || !this.hold.is_aligned() || this.stop.is_closed() {
+        if !this.hold.is_aligned() || this.stop.is_closed() {
             return self.poll_on(cx, None);
+        }
+        if *frames_until_check == 0 {
+            return self.check_then_poll_frame(cx);
         }
         let polled = fail_on_panic(this.account, || upstream.as_mut().poll_frame(cx));
         let frame = match polled {
@@ -204,6 +207,17 @@ where
         *frames_until_check -= 1;
         this.hold.passed(length);
         Poll::Ready(Some(Ok(into_bytes_frame(frame))))
+    }
+
+    #[cold]
+    fn check_then_poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Polled<Bytes, B::Error> {
+        match self.as_mut().poll_stop(cx) {
+            Poll::Ready(_) => self.poll_on(cx, None),
+            Poll::Pending => self.poll_frame(cx),
+        }
     }
 
     /// The long way: every state, and every frame. The upstream may have been polled already.

@@ -64,7 +64,7 @@ impl HoldBack {
     }
 
     /// Whether this data leaves an aligned stream just as it was.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn passes_aligned(data: &impl Buf) -> bool {
         let bytes = data.chunk();
         bytes.len() == data.remaining() && (bytes.ends_with(b"\n\n") || bytes.ends_with(b"\n\r\n"))
