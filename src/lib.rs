@@ -110,6 +110,8 @@ mod service;
 mod shutdown;
 mod stop;
 mod telemetry;
+#[cfg(feature = "tokio")]
+mod watch;
 
 pub use self::{
     body::ResponseBody,

@@ -3,23 +3,18 @@
 use std::{
     fmt,
     future::Future,
-    mem,
-    pin::{Pin, pin},
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
-    },
-    task::{Context, Poll, Waker},
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use slab::Slab;
-use tokio::{
-    sync::Notify,
-    time::{Instant, timeout_at},
-};
+use tokio::time::Instant;
 
-use crate::close_event::CloseEvent;
+use crate::{
+    close_event::CloseEvent,
+    watch::{CLOSED, DRAINING, Shared, StreamWatch, Watch},
+};
 
 /// Ends event streams, all at once or after a grace, and knows how many are open.
 ///
@@ -79,43 +74,6 @@ pub struct Drained {
 pub struct Draining {
     watch: Watch<DRAINING>,
 }
-
-/// A stream that waits for the end, and is counted as open until it is dropped.
-#[derive(Debug)]
-pub(crate) struct StreamWatch {
-    watch: Watch<CLOSED>,
-}
-
-/// A waiter for this phase of a shutdown.
-struct Watch<const PHASE: u8> {
-    shared: Arc<Shared>,
-    registration: Option<Registration>,
-}
-
-/// Where the waker of a waiter is, and a clone to tell without the lock whether the task is still the same.
-struct Registration {
-    key: usize,
-    waker: Waker,
-}
-
-#[derive(Default)]
-struct Shared {
-    phase: Padded<AtomicU8>,
-    open: AtomicUsize,
-    ended: AtomicUsize,
-    none_open: Notify,
-    close_event: OnceLock<CloseEvent>,
-    /// The wakers of those that wait for `DRAINING`, and of those that wait for `CLOSED`.
-    waiters: [Mutex<Slab<Waker>>; 2],
-}
-
-/// On a cache line of its own: every poll reads the phase, and every stream changes the counts.
-#[derive(Default)]
-#[repr(align(128))]
-struct Padded<T>(T);
-
-const DRAINING: u8 = 1;
-const CLOSED: u8 = 2;
 
 /// A client that reads has its close event long before this.
 const AFTER_CLOSE: Duration = Duration::from_secs(1);
@@ -205,7 +163,7 @@ impl Shutdown {
     /// [`cancel_when`]: crate::SseCompletionLayer::cancel_when
     pub fn draining(&self) -> Draining {
         Draining {
-            watch: Watch::new(self),
+            watch: Watch::new(Arc::clone(&self.shared)),
         }
     }
 
@@ -213,6 +171,11 @@ impl Shutdown {
     /// its body was dropped. Only event streams that the layer completes count.
     pub fn open_streams(&self) -> usize {
         self.shared.open.load(Ordering::SeqCst)
+    }
+
+    /// For a stream that starts now.
+    pub(crate) fn watch_stream(&self) -> StreamWatch {
+        StreamWatch::new(Arc::clone(&self.shared))
     }
 
     /// Waits for the signal, whatever its output, and then closes. For a server's graceful shutdown.
@@ -235,9 +198,8 @@ impl Shutdown {
 impl fmt::Debug for Shutdown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shutdown")
-            .field("phase", &self.shared.phase.0)
             .field("open_streams", &self.open_streams())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -258,150 +220,5 @@ impl Future for Draining {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.watch.poll(cx)
-    }
-}
-
-impl StreamWatch {
-    /// For a stream that starts now.
-    pub(crate) fn new(shutdown: &Shutdown) -> Self {
-        let watch = Watch::new(shutdown);
-        watch.shared.open.fetch_add(1, Ordering::SeqCst);
-        Self { watch }
-    }
-
-    /// Whether a drain has begun, so that no stream may start any more.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.watch.shared.has_reached(DRAINING)
-    }
-
-    #[inline]
-    pub(crate) fn is_closed(&self) -> bool {
-        self.watch.shared.has_reached(CLOSED)
-    }
-
-    /// The event that the shutdown was closed with.
-    pub(crate) fn close_event(&self) -> Option<CloseEvent> {
-        self.watch.shared.close_event.get().cloned()
-    }
-
-    #[inline]
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.watch.poll(cx)
-    }
-}
-
-impl Drop for StreamWatch {
-    fn drop(&mut self) {
-        let shared = &self.watch.shared;
-        shared.ended.fetch_add(1, Ordering::SeqCst);
-        let last = shared.open.fetch_sub(1, Ordering::SeqCst) == 1;
-        if last && shared.has_reached(DRAINING) {
-            shared.none_open.notify_waiters();
-        }
-    }
-}
-
-impl<const PHASE: u8> Watch<PHASE> {
-    fn new(shutdown: &Shutdown) -> Self {
-        Self {
-            shared: Arc::clone(&shutdown.shared),
-            registration: None,
-        }
-    }
-
-    /// An atomic load, while the task stays the same.
-    #[inline]
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.shared.has_reached(PHASE) {
-            return Poll::Ready(());
-        }
-        match &self.registration {
-            Some(registration) if registration.waker.will_wake(cx.waker()) => Poll::Pending,
-            _ => self.register(cx),
-        }
-    }
-
-    #[cold]
-    fn register(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let waker = cx.waker().clone();
-        match &mut self.registration {
-            Some(registration) => {
-                if let Some(registered) = self.shared.wakers(PHASE).get_mut(registration.key) {
-                    registered.clone_from(&waker);
-                }
-                registration.waker = waker;
-            }
-            None => {
-                let key = self.shared.wakers(PHASE).insert(waker.clone());
-                self.registration = Some(Registration { key, waker });
-            }
-        }
-        // The phase is entered before its waiters are woken: one of the two sees the other.
-        if self.shared.has_reached(PHASE) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    }
-}
-
-impl<const PHASE: u8> Drop for Watch<PHASE> {
-    fn drop(&mut self) {
-        if let Some(Registration { key, .. }) = self.registration.take() {
-            // Once the phase is reached, the wakers are gone.
-            if !self.shared.has_reached(PHASE) {
-                self.shared.wakers(PHASE).try_remove(key);
-            }
-        }
-    }
-}
-
-impl<const PHASE: u8> fmt::Debug for Watch<PHASE> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    #[inline]
-    fn has_reached(&self, phase: u8) -> bool {
-        self.phase.0.load(Ordering::SeqCst) >= phase
-    }
-
-    fn enter(&self, phase: u8) {
-        let before = self.phase.0.fetch_max(phase, Ordering::SeqCst);
-        for reached in before + 1..=phase {
-            // Woken without the lock, because a waker may poll at once.
-            let wakers: Vec<Waker> = self
-                .wakers(reached)
-                .iter_mut()
-                .map(|(_, waker)| mem::replace(waker, Waker::noop().clone()))
-                .collect();
-            wakers.into_iter().for_each(Waker::wake);
-        }
-    }
-
-    fn wakers(&self, phase: u8) -> MutexGuard<'_, Slab<Waker>> {
-        // Nothing panics while it is held; a poisoned lock would be as good as any.
-        self.waiters[usize::from(phase - DRAINING)]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn none_open(&self) {
-        loop {
-            let mut notified = pin!(self.none_open.notified());
-            // Before the look at the count, so that no notification is missed.
-            notified.as_mut().enable();
-            if self.open.load(Ordering::SeqCst) == 0 {
-                return;
-            }
-            notified.await;
-        }
-    }
-
-    async fn none_open_until(&self, end: Instant) {
-        // Too late is an answer too: the caller counts what is open.
-        let _ = timeout_at(end, self.none_open()).await;
     }
 }

@@ -5,10 +5,7 @@ use std::task::{Context, Poll};
 use http::Extensions;
 
 #[cfg(feature = "tokio")]
-use crate::{
-    clock::Clock,
-    shutdown::{Shutdown, StreamWatch},
-};
+use crate::{clock::Clock, shutdown::Shutdown, watch::StreamWatch};
 use crate::{close_event::CloseEvent, config::Config, ending::Ending};
 
 /// Empty without the feature `tokio`, and for layers that have neither.
@@ -47,7 +44,7 @@ impl Stop {
             .shutdowns
             .iter()
             .chain(response.get::<Shutdown>())
-            .map(StreamWatch::new);
+            .map(Shutdown::watch_stream);
         let shutdown = shutdowns.next();
         let more = More {
             shutdowns: shutdowns.collect(),

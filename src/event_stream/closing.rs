@@ -1,0 +1,133 @@
+//! The end of an event stream: which ending it is, what still goes out, and the report.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http_body::{Body, Frame};
+
+use super::{EventStream, Last, Mode, State, StateProjection};
+use crate::{ending::Ending, stop::Tick};
+
+impl<B: Body, C> EventStream<B, C> {
+    /// Reports the stream, unless that was done.
+    pub(super) fn report(self: Pin<&mut Self>) {
+        let this = self.project();
+        if let Some(account) = this.account.take() {
+            let hold = this.hold;
+            account.report(
+                &this.config.on_end,
+                hold.frames(),
+                hold.bytes(),
+                hold.delivered(),
+            );
+        }
+    }
+
+    fn is_outer(&self) -> bool {
+        matches!(self.state, State::Open { is_outer: true, .. })
+    }
+
+    fn natural_ending(&self) -> Ending {
+        if self.hold.delivered() {
+            Ending::Completed
+        } else {
+            Ending::Empty
+        }
+    }
+
+    /// Whether a close event is due. What ended by itself inside of another layer has that layer's, if any.
+    fn closes_on(&self, ending: Ending, by_itself: bool) -> bool {
+        self.config.closes_on(ending) && self.hold.may_close() && !(self.is_outer() && by_itself)
+    }
+}
+
+impl<B, C> EventStream<B, C>
+where
+    B: Body,
+    C: Future<Output = ()>,
+{
+    /// Finishes the stream, if the upstream says that what it just gave was its last frame: then the server
+    /// may never poll again.
+    pub(super) fn finish_with_upstream(mut self: Pin<&mut Self>, cx: &mut Context<'_>) {
+        let finished = match &self.state {
+            State::Open { upstream, mode, .. } => {
+                matches!(mode, Mode::Streaming) && upstream.is_end_stream()
+            }
+            State::Ending { .. } | State::Done => false,
+        };
+        let ending = self.natural_ending();
+        if !finished || self.hold.is_waiting() || self.closes_on(ending, true) {
+            return;
+        }
+        if let Poll::Ready(Tick::End(_)) = self.as_mut().poll_stop(cx) {
+            return;
+        }
+        let mut this = self.as_mut().project();
+        if let StateProjection::Open { mode, .. } = this.state.as_mut().project() {
+            *mode = Mode::Finished;
+        }
+        this.stop.end();
+        if let Some(account) = this.account {
+            account.decided(ending, false);
+        }
+        self.report();
+    }
+
+    /// The upstream has ended, or is not polled any more. Returns the first of what still goes out.
+    pub(super) fn end(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        last: Option<Last<B::Error>>,
+        by_itself: bool,
+    ) -> Option<Last<B::Error>> {
+        let stopped = match self.as_mut().poll_stop(cx) {
+            Poll::Ready(Tick::End(ending)) => Some(ending),
+            Poll::Ready(Tick::KeepAlive) | Poll::Pending => None,
+        };
+        let ending = match (&last, stopped) {
+            (_, Some(ending)) => ending,
+            (Some(Err(_)), None) => Ending::Failed,
+            _ => self.natural_ending(),
+        };
+        let close = self.closes_on(ending, by_itself);
+        let passes_error = !close && (stopped.is_none() || self.is_outer());
+
+        let mut this = self.as_mut().project();
+        // The upstream goes before the close event, so that its channels and permits are free by then.
+        this.state.set(State::Done);
+        let first = if close {
+            this.hold.discard_held();
+            let event = this.close_event.take().map(|event| *event);
+            let event = event.or_else(|| {
+                this.stop
+                    .close_event()
+                    .filter(|_| ending == Ending::Cancelled)
+            });
+            let event = event.unwrap_or_else(|| this.config.close_event.close_event(ending));
+            Some(event.encode(this.hold.ends_in_cr()))
+        } else {
+            this.hold.take_held()
+        };
+        this.stop.end();
+        if let Some(account) = this.account {
+            account.decided(ending, close);
+        }
+
+        let last = last.filter(|last| last.is_ok() || passes_error);
+        let (next, rest) = match first {
+            Some(data) => (Some(Ok(Frame::data(data))), last),
+            None => (last, None),
+        };
+        match rest {
+            Some(rest) => {
+                let last = Some(Box::new(rest));
+                this.state.set(State::Ending { last });
+            }
+            None => self.report(),
+        }
+        next
+    }
+}
