@@ -6,9 +6,8 @@
 //! `event: close`, and its end is a clean one. Handlers need no change.
 //!
 //! ```
-//! use tokio_util::sync::CancellationToken;
-//! use tower::{Layer, Service, ServiceExt, service_fn};
-//! use tower_sse_completion::SseCompletionLayer;
+//! use tower::{Layer, ServiceExt, service_fn};
+//! use tower_sse_completion::{Shutdown, SseCompletionLayer};
 //! # use std::convert::Infallible;
 //! # use bytes::Bytes;
 //! # use http::{Request, Response};
@@ -25,20 +24,19 @@
 //!     Response::builder().header("content-type", "text/event-stream").body(body)
 //! });
 //!
-//! // The layer, with a cancellation: here, of all streams at once.
-//! let shutdown = CancellationToken::new();
-//! let on_shutdown = shutdown.clone();
-//! let service = SseCompletionLayer::new()
-//!     .cancel_when(move |_request| on_shutdown.clone().cancelled_owned())
-//!     .layer(service);
+//! let shutdown = Shutdown::new();
+//! let service = SseCompletionLayer::new().shutdown(&shutdown).layer(service);
 //!
 //! let response = service.oneshot(Request::default()).await?;
-//! shutdown.cancel();
+//! shutdown.close();
 //! let body = response.into_body().collect().await?.to_bytes();
 //! assert_eq!(body, "data: hello\n\nevent: close\ndata:\n\n");
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A stream is cancelled by a [`Shutdown`], by [any future](SseCompletionLayer::cancel_when), or by a
+//! [deadline](SseCompletionLayer::max_age). [`on_end`](SseCompletionLayer::on_end) tells how each one ended.
 //!
 //! # What it promises
 //!
@@ -84,9 +82,17 @@
 //! # Limits
 //!
 //! - A server does not poll the body of a connection whose client has stopped reading, so nothing that wraps a body
-//!   can end it. Bound the time that you wait for connections at shutdown.
+//!   can end it. [`Shutdown::drain`] is bounded and counts such clients; cut their connections.
 //! - An unfinished event of more than [`hold_limit`](SseCompletionLayer::hold_limit) bytes flows through, and a
 //!   stream that is cancelled within it ends without a close event.
+//!
+//! # Features
+//!
+//! - `tokio`, on by default: [`Shutdown`], deadlines and keep-alive. Without it the layer runs on any executor.
+//! - `tracing`: an event for every stream that ended, inside of the span that was current when its request came. Its fields
+//!   are those of [`StreamReport`] under `sse.`, and `http.response.body.size` and `error.type` as in the semantic
+//!   conventions of OpenTelemetry.
+//! - `metrics`: counts and times of streams, for the `metrics` crate. The README has the table of names.
 //!
 //! [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
