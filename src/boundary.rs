@@ -106,10 +106,7 @@ impl Boundary {
                         self.begin_field(Line::Other);
                     }
                 }
-                (Line::Start | Line::AfterCr, b':') => {
-                    self.line = Line::Comment;
-                    at += 1;
-                }
+                (Line::Start | Line::AfterCr, b':') => self.line = Line::Comment,
                 (Line::Start | Line::AfterCr, _) => self.begin_field(Line::Field(0)),
                 (Line::Field(matched), _) => {
                     if DATA.get(usize::from(matched)) == Some(&byte) {

@@ -37,7 +37,13 @@ fn c9_stream_that_delivered_nothing_is_closed() {
         vec![": keep-alive\n\n", ": keep-alive\n\n"],
         vec!["retry: 5\n\n"],
         vec!["event: x\nid: 7\n\n"],
-        vec!["datum: x\n\n"],
+        vec![
+            "datum: x\n\n",
+            "dat: x\n\n",
+            "database: x\n\n",
+            "Data: x\n\n",
+            " data: x\n\n",
+        ],
         vec!["\n\r\n\r"],
     ] {
         let bytes = ended(&layer(), frames(&upstream)).bytes();
