@@ -117,15 +117,22 @@ impl Clock {
         }
     }
 
+    /// The ending of a stream whose time is over.
+    pub(crate) fn deadline_passed(&self) -> Option<Ending> {
+        let now = Instant::now();
+        if self.expires_at.is_some_and(|at| at <= now) {
+            return Some(Ending::Expired);
+        }
+        let is_idle = self.idle.as_ref().is_some_and(|idle| idle.at <= now);
+        is_idle.then_some(Ending::Idle)
+    }
+
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
         loop {
+            if let Some(ending) = self.deadline_passed() {
+                return Poll::Ready(Tick::End(ending));
+            }
             let now = Instant::now();
-            if self.expires_at.is_some_and(|at| at <= now) {
-                return Poll::Ready(Tick::End(Ending::Expired));
-            }
-            if self.idle.as_ref().is_some_and(|idle| idle.at <= now) {
-                return Poll::Ready(Tick::End(Ending::Idle));
-            }
             if let Some(keep_alive) = self.keep_alive.as_mut().filter(|it| it.at <= now) {
                 keep_alive.restart(now);
                 return Poll::Ready(Tick::KeepAlive);

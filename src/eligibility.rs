@@ -1,9 +1,13 @@
 //! Which responses the layer completes, and what their heads lose by it.
 
+use std::sync::Arc;
+
 use http::{
     HeaderName, HeaderValue, Method, Response, StatusCode,
     header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
 };
+
+use crate::config::Config;
 
 /// A response extension with which a handler opts out: its response passes through untouched.
 ///
@@ -21,8 +25,15 @@ use http::{
 pub struct SkipCompletion;
 
 /// Marks a response that a layer has completed, for the layers around that one.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Completed;
+#[derive(Debug, Clone)]
+pub(crate) struct Completed {
+    /// What that layer was told, for the shutdowns in it.
+    #[cfg_attr(
+        not(feature = "tokio"),
+        allow(dead_code, reason = "without tokio there are no shutdowns")
+    )]
+    pub(crate) config: Arc<Config>,
+}
 
 /// Headers that state the length of the body or digest its bytes, which a close event changes: `Content-Length`
 /// ([RFC 9110, 8.6](https://www.rfc-editor.org/rfc/rfc9110.html#section-8.6)), `Content-MD5` (RFC 1864), `Digest`

@@ -8,7 +8,7 @@ use std::{
     ops::ControlFlow,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes};
@@ -202,9 +202,10 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Polled<Bytes, B::Error> {
-        match self.as_mut().poll_stop(cx) {
-            Poll::Ready(_) => self.poll_on(cx, None),
-            Poll::Pending => self.poll_frame(cx),
+        if self.as_mut().check(cx) {
+            self.poll_on(cx, None)
+        } else {
+            self.poll_frame(cx)
         }
     }
 
@@ -239,6 +240,7 @@ where
         }
         if let Some(data) = this.hold.next_queued() {
             self.as_mut().note_sent();
+            self.finish_with_upstream(cx);
             return ControlFlow::Break(Poll::Ready(Some(Ok(Frame::data(data)))));
         }
         let (upstream, mode, frames_until_check) = match this.state.as_mut().project() {
@@ -259,7 +261,7 @@ where
         let polled = match mode {
             Mode::Streaming if *frames_until_check == 0 || this.stop.is_closed() => {
                 // Sets the count anew, unless the stream is stopped.
-                let _ = self.as_mut().poll_stop(cx);
+                self.as_mut().check(cx);
                 return ControlFlow::Continue(());
             }
             Mode::Streaming => {
@@ -293,7 +295,7 @@ where
             }
             Mode::Finished => {
                 let polled = poll_untouched(upstream, cx);
-                if let Poll::Ready(None) = polled {
+                if let Poll::Ready(None | Some(Err(_))) = polled {
                     this.state.set(State::Done);
                 }
                 return ControlFlow::Break(polled);
@@ -334,11 +336,18 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> ControlFlow<Polled<Bytes, B::Error>> {
+        if self.as_mut().poll_cancelled(cx).is_ready() {
+            return ControlFlow::Continue(());
+        }
         loop {
-            match self.as_mut().poll_stop(cx) {
-                Poll::Ready(Tick::End(_)) => return ControlFlow::Continue(()),
-                Poll::Ready(Tick::KeepAlive) if self.hold.may_close() => {
-                    self.project().hold.comment_goes_out();
+            let this = self.as_mut().project();
+            match this.stop.poll_clock(cx) {
+                Poll::Ready(Tick::End(ending)) => {
+                    self.stop_with(ending);
+                    return ControlFlow::Continue(());
+                }
+                Poll::Ready(Tick::KeepAlive) if this.hold.may_comment() => {
+                    this.hold.comment_goes_out();
                     let comment = Frame::data(Bytes::from_static(KEEP_ALIVE));
                     return ControlFlow::Break(Poll::Ready(Some(Ok(comment))));
                 }
@@ -358,8 +367,20 @@ where
         }
     }
 
-    /// What stops the stream, which is not asked again once it did, or what it is time for.
-    fn poll_stop(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Tick> {
+    /// Whether the stream has to stop, asked between frames that are ready.
+    fn check(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
+        if self.as_mut().poll_cancelled(cx).is_ready() {
+            return true;
+        }
+        let passed = self.stop.deadline_passed();
+        if let Some(ending) = passed {
+            self.stop_with(ending);
+        }
+        passed.is_some()
+    }
+
+    /// How the stream was stopped. The cancellation is not polled again once it has fired.
+    fn poll_cancelled(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ending> {
         let this = self.project();
         let StateProjection::Open {
             cancellation,
@@ -371,17 +392,20 @@ where
             return Poll::Pending;
         };
         if let Mode::Cancelled { ending, .. } = mode {
-            return Poll::Ready(Tick::End(*ending));
+            return Poll::Ready(*ending);
         }
         *frames_until_check = FRAMES_PER_CHECK;
-        let tick = match cancellation.poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Tick::End(Ending::Cancelled)),
-            Poll::Pending => this.stop.poll(cx),
-        };
-        if let Poll::Ready(Tick::End(ending)) = tick {
+        if cancellation.poll(cx).is_pending() {
+            ready!(this.stop.poll_shutdowns(cx));
+        }
+        *mode = Mode::stopped(Ending::Cancelled);
+        Poll::Ready(Ending::Cancelled)
+    }
+
+    fn stop_with(self: Pin<&mut Self>, ending: Ending) {
+        if let StateProjection::Open { mode, .. } = self.project().state.project() {
             *mode = Mode::stopped(ending);
         }
-        tick
     }
 }
 

@@ -62,8 +62,9 @@ where
             Some(stream) => {
                 eligibility::remove_stale_headers(&mut response);
                 let (mut head, upstream) = response.into_parts();
+                let config = Arc::clone(&stream.config);
                 let body = ResponseBody::event_stream(upstream, stream, &head.extensions);
-                head.extensions.insert(Completed);
+                head.extensions.insert(Completed { config });
                 Response::from_parts(head, body)
             }
             None => response.map(ResponseBody::passthrough),

@@ -98,17 +98,20 @@ impl HoldBack {
             }
         }
 
-        let before = self.let_go();
+        let (before, frames_before) = self.let_go();
         if let Some(end) = boundary.filter(|&end| end < data.len() && !self.mid_event) {
             self.hold(&data[end..], limit);
             data.truncate(end);
         }
-        let first = match before {
-            Some(before) => {
-                self.waiting.get_or_insert_default().queued = Some(data);
-                before
-            }
-            None => self.goes_out(data, 1),
+        let first = if before.is_empty() {
+            self.goes_out(data, 1)
+        } else if self.comment_first && self.bytes == 0 {
+            // In one piece, so that a byte order mark at its start is seen.
+            let whole = [before, data].concat().into();
+            self.goes_out(whole, frames_before + 1)
+        } else {
+            self.waiting.get_or_insert_default().queued = Some(data);
+            self.goes_out(before, frames_before)
         };
         self.settle();
         Some(first)
@@ -124,9 +127,10 @@ impl HoldBack {
 
     /// The unfinished event, when nothing more comes.
     pub(crate) fn take_held(&mut self) -> Option<Bytes> {
-        let held = self.let_go();
+        let (held, frames) = self.let_go();
         self.waiting = None;
-        held
+        let held = self.goes_out(held, frames);
+        (!held.is_empty()).then_some(held)
     }
 
     /// Drops the unfinished event, when nothing more comes.
@@ -134,15 +138,19 @@ impl HoldBack {
         self.waiting = None;
     }
 
-    /// Notes that a comment of ours goes out, where [`may_close`](Self::may_close) allows it.
+    /// Notes that a comment of ours goes out.
     pub(crate) fn comment_goes_out(&mut self) {
         self.comment_first |= self.bytes == 0;
-        self.ends_in_cr = false;
     }
 
     /// Whether anything still has to go out, if the stream ends here without a close event.
     pub(crate) fn is_waiting(&self) -> bool {
         self.waiting.is_some()
+    }
+
+    /// Whether a comment may go out: where a close event may, but not between a CR and an LF that may belong to it.
+    pub(crate) fn may_comment(&self) -> bool {
+        self.may_close() && !self.ends_in_cr
     }
 
     /// Whether a close event would stand between two events, if what is held is discarded.
@@ -179,19 +187,23 @@ impl HoldBack {
         let waiting = self.waiting.get_or_insert_default();
         let held = &mut waiting.held;
         let length = held.len() + bytes.len();
-        if length > held.capacity() {
-            held.reserve(length.next_power_of_two().min(limit) - held.len());
+        if length > held.capacity() && !held.try_reclaim(bytes.len()) {
+            // `reserve` may double what it is asked for.
+            let mut larger = BytesMut::with_capacity(length.next_power_of_two().min(limit));
+            larger.extend_from_slice(held);
+            *held = larger;
         }
         held.extend_from_slice(bytes);
         waiting
     }
 
-    /// What is held goes out.
-    fn let_go(&mut self) -> Option<Bytes> {
-        let waiting = self.waiting.as_mut()?;
-        let held = waiting.held.split().freeze();
+    /// Takes what is held, and the number of its frames.
+    fn let_go(&mut self) -> (Bytes, u64) {
+        let Some(waiting) = &mut self.waiting else {
+            return (Bytes::new(), 0);
+        };
         let frames = std::mem::take(&mut waiting.held_frames);
-        (!held.is_empty()).then(|| self.goes_out(held, frames))
+        (waiting.held.split().freeze(), frames)
     }
 
     fn goes_out(&mut self, mut data: Bytes, frames: u64) -> Bytes {

@@ -104,13 +104,15 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
 impl<C> SseCompletionLayer<C> {
     /// Sends this event when a stream is closed. The default is [`CloseEvent::new`].
     ///
-    /// A handler that knows better puts a [`CloseEvent`] into the extensions of its response.
+    /// A [`CloseEvent`] in the extensions of a response goes before it, and then, where a shutdown has cancelled the
+    /// stream, the one that the shutdown was closed with.
     #[must_use]
     pub fn close_event(self, event: CloseEvent) -> Self {
         self.configure(|config| config.close_event = CloseEventSource::Same(event))
     }
 
-    /// Sends the event that this function makes when a stream is closed.
+    /// Sends the event that this function makes when a stream is closed, in the place of that of
+    /// [`close_event`](Self::close_event).
     ///
     /// It is called once for each close event, when that is handed out, on the task that polls the body.
     ///
@@ -228,7 +230,9 @@ impl<C> SseCompletionLayer<C> {
     }
 
     /// Draws the greatest age of each stream from this fraction at the end of [`max_age`](Self::max_age): with 0.2, from 80
-    /// to 100 percent of it. The default is 0.
+    /// to 100 percent of it. The default is 0. Without a greatest age it does nothing.
+    ///
+    /// With 1 a stream may end as soon as it has started, and its client comes back at once; keep it well below.
     ///
     /// # Errors
     ///
@@ -237,7 +241,8 @@ impl<C> SseCompletionLayer<C> {
         self.set_deadline(|deadlines| deadlines.set_max_age_jitter(fraction))
     }
 
-    /// Ends a stream that has delivered no event for so long, with a close event. Comments are no events.
+    /// Ends a stream that has delivered no event for so long, with a close event. Comments are no events. A stream that has come
+    /// to its own end by the time that the server looks is not idle, nor too old.
     ///
     /// # Errors
     ///
@@ -253,7 +258,7 @@ impl<C> SseCompletionLayer<C> {
     /// Sends a comment line (`:` and LF) when nothing was sent for so long, so that no proxy takes the connection for dead.
     /// For handlers that send none themselves.
     ///
-    /// It is only ever sent between two events, and no client sees it. The [HTML standard, 9.2.7][html] suggests every 15
+    /// It is only ever sent between two events, never between a CR and an LF, and no client sees it. The [HTML standard, 9.2.7][html] suggests every 15
     /// seconds.
     ///
     /// A byte order mark with which the upstream starts after such a comment is left out: clients only know one at the start.

@@ -167,10 +167,15 @@ impl Shutdown {
         }
     }
 
-    /// How many streams of the layers that have this shutdown are open: from the response until the stream has ended, or
-    /// its body was dropped. Only event streams that the layer completes count.
+    /// How many streams are open of which the layer or the response has this shutdown: from the response until the
+    /// stream has ended, or its body was dropped. Only event streams that the layer completes count, each once.
     pub fn open_streams(&self) -> usize {
         self.shared.open.load(Ordering::SeqCst)
+    }
+
+    /// Whether the other one is a clone of this.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// For a stream that starts now.

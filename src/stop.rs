@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use http::Extensions;
 
 #[cfg(feature = "tokio")]
-use crate::{clock::Clock, shutdown::Shutdown, watch::StreamWatch};
+use crate::{clock::Clock, eligibility::Completed, shutdown::Shutdown, watch::StreamWatch};
 use crate::{close_event::CloseEvent, config::Config, ending::Ending};
 
 /// Empty without the feature `tokio`, and for layers that have neither.
@@ -39,11 +39,23 @@ pub(crate) enum Tick {
 #[cfg(feature = "tokio")]
 impl Stop {
     /// For a stream that starts now. Its response may have brought a shutdown of its own.
+    ///
+    /// Each shutdown watches and counts a stream once, so what an inner layer watches is left to that one.
     pub(crate) fn start(config: &Config, response: &Extensions) -> Self {
-        let mut shutdowns = config
-            .shutdowns
-            .iter()
-            .chain(response.get::<Shutdown>())
+        let inner = response.get::<Completed>();
+        let of_inner = inner.map_or(&[][..], |inner| &inner.config.shutdowns);
+        let of_response = response.get::<Shutdown>();
+        let has = |shutdowns: &[Shutdown], one: &Shutdown| shutdowns.iter().any(|it| it.is(one));
+
+        let of_layer = config.shutdowns.iter().enumerate().filter(|&(index, one)| {
+            let before = &config.shutdowns[..index];
+            let elsewhere = inner.is_some() && of_response.is_some_and(|it| it.is(one));
+            !has(before, one) && !has(of_inner, one) && !elsewhere
+        });
+        let of_response = of_response.filter(|one| inner.is_none() && !has(&config.shutdowns, one));
+        let mut shutdowns = of_layer
+            .map(|(_, one)| one)
+            .chain(of_response)
             .map(Shutdown::watch_stream);
         let shutdown = shutdowns.next();
         let more = More {
@@ -74,16 +86,26 @@ impl Stop {
         clock.is_some_and(Clock::needs_every_event)
     }
 
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
-        if let Some(shutdown) = &mut self.shutdown {
+    pub(crate) fn poll_shutdowns(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let more = self.more.iter_mut().flat_map(|more| &mut more.shutdowns);
+        for shutdown in self.shutdown.iter_mut().chain(more) {
             if shutdown.poll(cx).is_ready() {
-                return Poll::Ready(Tick::End(Ending::Cancelled));
+                return Poll::Ready(());
             }
         }
-        match &mut self.more {
-            Some(more) => more.poll(cx),
+        Poll::Pending
+    }
+
+    pub(crate) fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
+        match self.more.as_mut().and_then(|more| more.clock.as_mut()) {
+            Some(clock) => clock.poll(cx),
             None => Poll::Pending,
         }
+    }
+
+    /// The ending of a stream whose time is over.
+    pub(crate) fn deadline_passed(&self) -> Option<Ending> {
+        self.more.as_ref()?.clock.as_ref()?.deadline_passed()
     }
 
     /// Notes that something went out, and whether it ended an event.
@@ -110,21 +132,6 @@ impl Stop {
     }
 }
 
-#[cfg(feature = "tokio")]
-impl More {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
-        for shutdown in &mut self.shutdowns {
-            if shutdown.poll(cx).is_ready() {
-                return Poll::Ready(Tick::End(Ending::Cancelled));
-            }
-        }
-        match &mut self.clock {
-            Some(clock) => clock.poll(cx),
-            None => Poll::Pending,
-        }
-    }
-}
-
 #[cfg(not(feature = "tokio"))]
 impl Stop {
     pub(crate) fn start(_config: &Config, _response: &Extensions) -> Self {
@@ -143,8 +150,16 @@ impl Stop {
         false
     }
 
-    pub(crate) fn poll(&mut self, _cx: &mut Context<'_>) -> Poll<Tick> {
+    pub(crate) fn poll_shutdowns(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
+    }
+
+    pub(crate) fn poll_clock(&mut self, _cx: &mut Context<'_>) -> Poll<Tick> {
+        Poll::Pending
+    }
+
+    pub(crate) fn deadline_passed(&self) -> Option<Ending> {
+        None
     }
 
     pub(crate) fn sent(&mut self, _delivered: bool) {}

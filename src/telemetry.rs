@@ -66,7 +66,7 @@ fn trace(report: &StreamReport) {
                 sse.time_to_first_event =
                     report.time_to_first_event().map(|time| time.as_secs_f64()),
                 http.response.body.size = report.bytes(),
-                error.r#type = (report.ending() == Ending::Failed).then_some("upstream"),
+                error.type = (report.ending() == Ending::Failed).then_some("upstream"),
                 "event stream ended"
             )
         };

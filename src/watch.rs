@@ -120,9 +120,12 @@ impl<const PHASE: u8> Watch<PHASE> {
         let waker = cx.waker().clone();
         match &mut self.registration {
             Some(registration) => {
-                if let Some(registered) = self.shared.wakers(PHASE).get_mut(registration.key) {
-                    registered.clone_from(&waker);
-                }
+                let mut wakers = self.shared.wakers(PHASE);
+                let registered = wakers.get_mut(registration.key);
+                let old = registered.map(|registered| mem::replace(registered, waker.clone()));
+                // Without the lock, because the last waker of a task may drop that task, and a stream with it.
+                drop(wakers);
+                drop(old);
                 registration.waker = waker;
             }
             None => {
@@ -144,7 +147,8 @@ impl<const PHASE: u8> Drop for Watch<PHASE> {
         if let Some(Registration { key, .. }) = self.registration.take() {
             // Once the phase is reached, the wakers are gone.
             if !self.shared.has_reached(PHASE) {
-                self.shared.wakers(PHASE).try_remove(key);
+                // Dropped without the lock, as above.
+                let _waker = { self.shared.wakers(PHASE).try_remove(key) };
             }
         }
     }

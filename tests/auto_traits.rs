@@ -9,8 +9,8 @@ use http::{Request, Response};
 use support::script::Script;
 use tower::Service;
 use tower_sse_completion::{
-    CancelWhen, CloseEvent, Ending, InvalidCloseEvent, NeverCancel, ResponseBody, ResponseFuture,
-    SkipCompletion, SseCompletion, SseCompletionLayer,
+    CancelWhen, CloseEvent, Ending, FirstOf, InvalidCloseEvent, NeverCancel, ResponseBody,
+    ResponseFuture, SkipCompletion, SseCompletion, SseCompletionLayer, StreamReport,
 };
 
 fn is_send<T: Send>() {}
@@ -37,8 +37,28 @@ fn c18_public_types_are_send_sync_and_unpin_with_their_parts() {
     is_sync::<CloseEvent>();
     is_send::<InvalidCloseEvent>();
     is_sync::<InvalidCloseEvent>();
+    is_send::<FirstOf<NeverCancel, CancelWhen<()>>>();
+    is_sync::<FirstOf<NeverCancel, CancelWhen<()>>>();
+    is_send::<StreamReport>();
+    is_sync::<StreamReport>();
     is_static::<SkipCompletion>();
     is_static::<Ending>();
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn c18_shutdown_and_what_it_makes_are_send_and_sync() {
+    use tower_sse_completion::{Drained, Draining, InvalidDeadline, Shutdown};
+
+    fn is_both<T: Send + Sync + Unpin + 'static>(_: &T) {}
+    let shutdown = Shutdown::new();
+    is_both(&shutdown);
+    is_both(&shutdown.draining());
+    is_send::<Draining>();
+    is_sync::<Drained>();
+    is_send::<InvalidDeadline>();
+    fn is_send_and_static(_: &(impl Send + 'static)) {}
+    is_send_and_static(&shutdown.after(future::pending::<()>()));
 }
 
 /// A service that is neither `Send` nor `Sync` nor `'static`, with a body and a future like it.

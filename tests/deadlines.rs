@@ -8,10 +8,9 @@ use bytes::Bytes;
 use http_body_util::StreamBody;
 use support::{
     CLOSE, cancelled_by,
-    decoder::decode,
     driver::Driver,
     event_stream,
-    script::{Script, ScriptError, Then},
+    script::{EndStream, Script, ScriptError, Then},
 };
 use tokio::{
     sync::mpsc,
@@ -31,10 +30,10 @@ fn layer() -> SseCompletionLayer {
 }
 
 /// A stream that is fed by hand.
-fn fed(layer: &SseCompletionLayer) -> (impl Fn(&'static str) + use<>, Fed) {
+fn fed(layer: &SseCompletionLayer) -> (impl Fn(&'static [u8]) + use<>, Fed) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let send = move |data: &'static str| {
-        let frame = http_body::Frame::data(Bytes::from_static(data.as_bytes()));
+    let send = move |data: &'static [u8]| {
+        let frame = http_body::Frame::data(Bytes::from_static(data));
         sender.send(Ok(frame)).expect("the stream is open");
     };
     let upstream = StreamBody::new(UnboundedReceiverStream::new(receiver));
@@ -65,7 +64,7 @@ fn pending(body: &mut Fed) {
 #[tokio::test(start_paused = true)]
 async fn max_age_ends_a_stream_between_two_events() -> Result<(), InvalidDeadline> {
     let (send, mut body) = fed(&layer().max_age(SECOND * 10)?);
-    send("data: 1\n\ndata: 2");
+    send(b"data: 1\n\ndata: 2");
     assert_eq!(body.data(), "data: 1\n\n");
     pending(&mut body);
     let out = pass(&mut body, 20).await;
@@ -110,13 +109,13 @@ async fn idle_timeout_counts_from_the_last_delivered_event() -> Result<(), Inval
     let (send, mut body) = fed(&layer().idle_timeout(SECOND * 10)?);
     pending(&mut body);
     assert_eq!(pass(&mut body, 8).await, []);
-    send("data: 1\n\n");
+    send(b"data: 1\n\n");
     assert_eq!(body.data(), "data: 1\n\n");
     pending(&mut body);
     assert_eq!(pass(&mut body, 8).await, [], "the event has set it back");
-    for no_event in [": comment\n\n", "retry: 5\n\n", "data: unfinished"] {
-        send(no_event);
-    }
+    send(b": comment\n\n");
+    send(b"retry: 5\n\n");
+    send(b"data: unfinished");
     body.data();
     body.data();
     pending(&mut body);
@@ -132,7 +131,7 @@ async fn c19_keep_alive_comes_when_nothing_was_sent_for_so_long() -> Result<(), 
     let comment = Bytes::from_static(b":\n");
     let out = pass(&mut body, 25).await;
     assert_eq!(out, [(10, comment.clone()), (20, comment.clone())]);
-    send(": the handler's own\n");
+    send(b": the handler's own\n");
     body.data();
     pending(&mut body);
     let out = pass(&mut body, 12).await;
@@ -144,21 +143,21 @@ async fn c19_keep_alive_comes_when_nothing_was_sent_for_so_long() -> Result<(), 
 async fn c19_keep_alive_comes_between_events_alone() -> Result<(), InvalidDeadline> {
     // Held back, an unfinished event is no obstacle.
     let (send, mut body) = fed(&layer().keep_alive(SECOND)?);
-    send("data: 1\n\ndata: 2");
+    send(b"data: 1\n\ndata: 2");
     body.data();
     pending(&mut body);
     assert_eq!(pass(&mut body, 1).await, [(1, ":\n".into())]);
-    send("\n\n");
+    send(b"\n\n");
     assert_eq!(body.data(), "data: 2");
     assert_eq!(body.data(), "\n\n");
 
     // Sent in part, it is one.
     let (send, mut body) = fed(&layer().keep_alive(SECOND)?.hold_limit(0));
-    send("data: 1");
+    send(b"data: 1");
     body.data();
     pending(&mut body);
     assert_eq!(pass(&mut body, 5).await, []);
-    send("\n\n");
+    send(b"\n\n");
     body.data();
     pending(&mut body);
     assert_eq!(pass(&mut body, 1).await, [(1, ":\n".into())]);
@@ -179,22 +178,38 @@ async fn c19_keep_alive_is_no_traffic_for_the_idle_timeout() -> Result<(), Inval
 #[tokio::test(start_paused = true)]
 async fn c19_byte_order_mark_behind_a_keep_alive_does_not_spoil_the_first_event()
 -> Result<(), InvalidDeadline> {
-    for pieces in [
-        &["\u{feff}data: 1\n\n"][..],
-        &["\u{feff}", "data: 1", "\n\n"],
-    ] {
-        let (send, mut body) = fed(&layer().keep_alive(SECOND)?);
-        pending(&mut body);
-        let out = pass(&mut body, 1).await;
-        pieces.iter().copied().for_each(&send);
-        let mut bytes: Vec<u8> = out.into_iter().flat_map(|(_, comment)| comment).collect();
-        while let Poll::Ready(Some(Ok(frame))) = body.poll_while_woken() {
-            bytes.extend(frame.into_data().expect("data"));
+    let stream = b"\xEF\xBB\xBFdata: 1\n\n";
+    for first in 0..stream.len() {
+        for second in first..stream.len() {
+            let (send, mut body) = fed(&layer().keep_alive(SECOND)?);
+            pending(&mut body);
+            let mut bytes: Vec<u8> = pass(&mut body, 1).await.remove(0).1.to_vec();
+            assert_eq!(bytes, b":\n");
+            for piece in [&stream[..first], &stream[first..second], &stream[second..]] {
+                send(piece);
+            }
+            while let Poll::Ready(Some(Ok(frame))) = body.poll_while_woken() {
+                let data = frame.into_data().expect("data");
+                assert!(!data.is_empty());
+                bytes.extend(data);
+            }
+            assert_eq!(bytes, b":\ndata: 1\n\n", "cut at {first} and {second}");
         }
-        let events = decode(&bytes).events;
-        assert_eq!(events.len(), 1, "{:?}", bytes.escape_ascii().to_string());
-        assert_eq!(events[0].data, "1");
     }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn c19_keep_alive_never_comes_between_cr_and_lf() -> Result<(), InvalidDeadline> {
+    let (send, mut body) = fed(&layer().keep_alive(SECOND)?);
+    send(b"data: 1\r\n\r");
+    body.data();
+    pending(&mut body);
+    assert_eq!(pass(&mut body, 3).await, []);
+    send(b"\n");
+    body.data();
+    pending(&mut body);
+    assert_eq!(pass(&mut body, 1).await, [(1, ":\n".into())]);
     Ok(())
 }
 
@@ -202,18 +217,38 @@ async fn c19_byte_order_mark_behind_a_keep_alive_does_not_spoil_the_first_event(
 async fn c19_cancellation_still_closes_behind_a_keep_alive() -> Result<(), InvalidDeadline> {
     let token = CancellationToken::new();
     let layer = cancelled_by(&token).keep_alive(SECOND)?;
-    let upstream = Script::frames(["data: 1\r\r"]).then(Then::Pending);
+    let upstream = Script::frames(["data: 1\n\n"]).then(Then::Pending);
     let mut body = Driver::new(event_stream(&layer, upstream));
     body.data();
     assert!(body.poll_while_woken().is_pending());
     advance(SECOND).await;
     assert_eq!(body.data(), ":\n");
     token.cancel();
-    assert_eq!(
-        body.rest().bytes(),
-        CLOSE,
-        "no LF in front: the comment ended in one"
-    );
+    assert_eq!(body.rest().bytes(), CLOSE);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn c19_keep_alive_is_not_lost_when_the_first_poll_comes_late() -> Result<(), InvalidDeadline>
+{
+    let (_send, mut body) = fed(&layer().keep_alive(SECOND)?);
+    advance(SECOND * 2).await;
+    assert_eq!(body.data(), ":\n");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadline_that_has_passed_does_not_matter_to_a_stream_that_ends_by_itself()
+-> Result<(), InvalidDeadline> {
+    for end_stream in [EndStream::Unsaid, EndStream::Said] {
+        let layer = layer().idle_timeout(SECOND)?.max_age(SECOND)?;
+        let upstream = Script::frames(["data: 1\n\n", "data: [DONE]\n\n"]).end_stream(end_stream);
+        let mut body: Driver<ResponseBody<_>> = Driver::new(event_stream(&layer, upstream));
+        body.data();
+        // A client that reads slowly.
+        advance(SECOND * 2).await;
+        assert_eq!(body.rest().text(), "data: [DONE]\n\n");
+    }
     Ok(())
 }
 

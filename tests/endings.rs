@@ -229,6 +229,7 @@ fn c13_end_is_not_said_while_anything_is_still_to_go() {
     assert_eq!(body.data(), "da");
     assert!(!body.is_end_stream());
     assert_eq!(body.data(), "ta: y\n\n");
+    assert!(body.is_end_stream());
 
     // A close event.
     let upstream = frames(["data: x\n\n"]).end_stream(EndStream::Said);
@@ -244,6 +245,16 @@ fn upstream_that_lies_about_its_end_loses_nothing() {
     let upstream = ["data: x\n\n", "data: y", "\n\n", ":\n", "data: z\n\n"];
     let output = ended(&layer(), frames(upstream).end_stream(EndStream::Lied));
     assert_eq!(output.text(), upstream.concat());
+
+    let steps = [data("data: x\n\n"), data("data: y\n\n"), Step::Error];
+    let upstream = Script::new(steps).end_stream(EndStream::Lied);
+    let output = ended(&layer(), upstream);
+    assert_eq!(output.text(), "data: x\n\ndata: y\n\n");
+    assert_eq!(
+        output.error,
+        Some(ScriptError),
+        "and is not polled after it"
+    );
 }
 
 #[test]

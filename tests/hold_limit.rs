@@ -104,6 +104,16 @@ fn c7_error_within_a_larger_event_is_passed_on_even_if_failed_streams_are_closed
 }
 
 #[test]
+fn c7_error_after_a_cancellation_within_a_larger_event_is_not_passed_on() {
+    let token = CancellationToken::new();
+    token.cancel();
+    let upstream = Script::new([data(unfinished(200)), Step::Error]);
+    let layer = cancelled_by(&token).hold_limit(100);
+    let output = Driver::new(event_stream(&layer, upstream)).rest();
+    assert_eq!((output.frames.len(), output.error), (1, None));
+}
+
+#[test]
 fn c7_end_within_a_larger_event_that_is_the_first_is_not_closed() {
     let upstream = Script::new([data(unfinished(200))]);
     let layer = SseCompletionLayer::new().hold_limit(100);

@@ -18,7 +18,7 @@ use support::{
 };
 use tokio::time::advance;
 use tokio_util::sync::CancellationToken;
-use tower_sse_completion::{Ending, ResponseBody, SseCompletionLayer, StreamReport};
+use tower_sse_completion::{Ending, ResponseBody, Shutdown, SseCompletionLayer, StreamReport};
 
 /// What was reported.
 #[derive(Clone, Default)]
@@ -295,6 +295,32 @@ fn c16_stream_without_an_event_has_no_time_to_the_first() {
     assert_eq!(reports.one().time_to_first_event(), None);
 }
 
+#[test]
+fn c16_upstream_that_says_its_end_is_reported_with_the_last_queued_frame() {
+    let reports = Reports::default();
+    let upstream = Script::frames(["da", "ta: 1\n\n"]).end_stream(EndStream::Said);
+    let mut body = Driver::new(event_stream(&reports.layer(), upstream));
+    body.data();
+    reports.none();
+    body.data();
+    assert_eq!(
+        facts(&reports.one()),
+        (Ending::Completed, false, true, 2, 9)
+    );
+}
+
+#[test]
+fn c16_panic_of_the_maker_of_the_close_event_keeps_the_ending() {
+    let reports = Reports::default();
+    let layer = reports
+        .layer()
+        .close_event_with(|_| panic!("the maker panics, as it should"));
+    let mut body = Driver::new(event_stream(&layer, Script::new([])));
+    let panicked = catch_unwind(AssertUnwindSafe(move || body.poll().is_ready()));
+    assert!(panicked.is_err());
+    assert_eq!(facts(&reports.one()), (Ending::Empty, false, false, 0, 0));
+}
+
 /// Two layers around one stream: the bytes that come out, and the ending that the inner one reports.
 fn stacked(
     inner: &SseCompletionLayer,
@@ -340,15 +366,15 @@ fn c1_stacked_layers_write_one_close_event_at_a_natural_end() {
 
 #[test]
 fn c1_stacked_layers_write_one_close_event_when_both_are_cancelled() {
-    let shutdown = tower_sse_completion::Shutdown::new();
     for frames in [0, 1, 31, 32, 33, 100] {
         let reports = Reports::default();
-        let inner = reports.layer().shutdown(&shutdown);
-        let outer = SseCompletionLayer::new().shutdown(&shutdown);
+        let shutdowns = [Shutdown::new(), Shutdown::new()];
+        let inner = reports.layer().shutdown(&shutdowns[0]);
+        let outer = SseCompletionLayer::new().shutdown(&shutdowns[1]);
         let steps = (0..frames).map(|_| data("data: 1\n\n"));
         let upstream = Script::new(steps).then(Then::Pending);
         let mut body = stacked(&inner, &outer, upstream);
-        shutdown.close();
+        shutdowns.iter().for_each(Shutdown::close);
         let text = body.rest().text();
         assert_eq!(
             text.matches("event: close").count(),
@@ -361,9 +387,41 @@ fn c1_stacked_layers_write_one_close_event_when_both_are_cancelled() {
 }
 
 #[test]
+fn c1_shutdown_of_both_layers_counts_and_closes_the_stream_once() {
+    let (shutdown, reports) = (Shutdown::new(), Reports::default());
+    let inner = reports.layer().shutdown(&shutdown);
+    let outer = SseCompletionLayer::new().shutdown(&shutdown);
+    let upstream = Script::new([]).then(Then::Pending);
+    let mut body = stacked(&inner, &outer, upstream);
+    assert!(body.poll().is_pending());
+    assert_eq!(shutdown.open_streams(), 1);
+    shutdown.close();
+    assert_eq!(body.rest().text(), "event: close\ndata:\n\n");
+    assert_eq!(reports.one().ending(), Ending::Cancelled);
+    assert_eq!(shutdown.open_streams(), 0);
+}
+
+#[test]
+fn shutdown_that_layer_and_response_both_have_counts_the_stream_once() {
+    let shutdown = Shutdown::new();
+    let layer = SseCompletionLayer::new()
+        .shutdown(&shutdown)
+        .shutdown(&shutdown);
+    let response = Response::builder()
+        .header("content-type", "text/event-stream")
+        .extension(shutdown.clone())
+        .body(Script::new([]))
+        .expect("a valid response");
+    let inner = through(&layer, Request::new(()), response);
+    assert_eq!(shutdown.open_streams(), 1);
+    let _outer = through(&SseCompletionLayer::new(), Request::new(()), inner);
+    assert_eq!(shutdown.open_streams(), 1);
+}
+
+#[test]
 fn c1_outer_layer_adds_its_cancellation() {
     let reports = Reports::default();
-    let shutdown = tower_sse_completion::Shutdown::new();
+    let shutdown = Shutdown::new();
     let outer = SseCompletionLayer::new().shutdown(&shutdown);
     let upstream = Script::frames(["data: 1\n\n"]).then(Then::Pending);
     let mut body = stacked(&reports.layer(), &outer, upstream);

@@ -9,7 +9,7 @@ use std::{
 use http_body::{Body, Frame};
 
 use super::{EventStream, Last, Mode, State, StateProjection};
-use crate::{ending::Ending, stop::Tick};
+use crate::ending::Ending;
 
 impl<B: Body, C> EventStream<B, C> {
     /// Reports the stream, unless that was done.
@@ -62,7 +62,7 @@ where
         if !finished || self.hold.is_waiting() || self.closes_on(ending, true) {
             return;
         }
-        if let Poll::Ready(Tick::End(_)) = self.as_mut().poll_stop(cx) {
+        if self.as_mut().poll_cancelled(cx).is_ready() {
             return;
         }
         let mut this = self.as_mut().project();
@@ -83,9 +83,10 @@ where
         last: Option<Last<B::Error>>,
         by_itself: bool,
     ) -> Option<Last<B::Error>> {
-        let stopped = match self.as_mut().poll_stop(cx) {
-            Poll::Ready(Tick::End(ending)) => Some(ending),
-            Poll::Ready(Tick::KeepAlive) | Poll::Pending => None,
+        // A deadline does not matter any more: what has come to its end by itself was not too late.
+        let stopped = match self.as_mut().poll_cancelled(cx) {
+            Poll::Ready(ending) => Some(ending),
+            Poll::Pending => None,
         };
         let ending = match (&last, stopped) {
             (_, Some(ending)) => ending,
@@ -98,23 +99,24 @@ where
         let mut this = self.as_mut().project();
         // The upstream goes before the close event, so that its channels and permits are free by then.
         this.state.set(State::Done);
+        let shutdown_event = this.stop.close_event();
+        this.stop.end();
+        // Before the event is made, which a panic of the user's function may prevent.
+        if let Some(account) = this.account {
+            account.decided(ending, false);
+        }
         let first = if close {
             this.hold.discard_held();
             let event = this.close_event.take().map(|event| *event);
-            let event = event.or_else(|| {
-                this.stop
-                    .close_event()
-                    .filter(|_| ending == Ending::Cancelled)
-            });
+            let event = event.or(shutdown_event.filter(|_| ending == Ending::Cancelled));
             let event = event.unwrap_or_else(|| this.config.close_event.close_event(ending));
+            if let Some(account) = this.account {
+                account.decided(ending, true);
+            }
             Some(event.encode(this.hold.ends_in_cr()))
         } else {
             this.hold.take_held()
         };
-        this.stop.end();
-        if let Some(account) = this.account {
-            account.decided(ending, close);
-        }
 
         let last = last.filter(|last| last.is_ok() || passes_error);
         let (next, rest) = match first {
