@@ -45,6 +45,11 @@ impl Config {
             Ending::Dropped => false,
         }
     }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn has_shutdown(&self, shutdown: &Shutdown) -> bool {
+        self.shutdowns.iter().any(|one| one.is(shutdown))
+    }
 }
 
 impl Default for Config {

@@ -194,7 +194,11 @@ impl<C> SseCompletionLayer<C> {
     /// It costs an atomic load where a stream is polled, and shares no lock with other streams except at its start and end.
     #[must_use]
     pub fn shutdown(self, shutdown: &Shutdown) -> Self {
-        self.configure(|config| config.shutdowns.push(shutdown.clone()))
+        self.configure(|config| {
+            if !config.has_shutdown(shutdown) {
+                config.shutdowns.push(shutdown.clone());
+            }
+        })
     }
 
     /// Ends a stream at this age, counted from its response, between two events and with a close event.

@@ -43,20 +43,15 @@ impl Stop {
     /// Each shutdown watches and counts a stream once, so what an inner layer watches is left to that one.
     pub(crate) fn start(config: &Config, response: &Extensions) -> Self {
         let inner = response.get::<Completed>();
-        let of_inner = inner.map_or(&[][..], |inner| &inner.config.shutdowns);
         let of_response = response.get::<Shutdown>();
-        let has = |shutdowns: &[Shutdown], one: &Shutdown| shutdowns.iter().any(|it| it.is(one));
-
-        let of_layer = config.shutdowns.iter().enumerate().filter(|&(index, one)| {
-            let before = &config.shutdowns[..index];
-            let elsewhere = inner.is_some() && of_response.is_some_and(|it| it.is(one));
-            !has(before, one) && !has(of_inner, one) && !elsewhere
-        });
-        let of_response = of_response.filter(|one| inner.is_none() && !has(&config.shutdowns, one));
-        let mut shutdowns = of_layer
-            .map(|(_, one)| one)
-            .chain(of_response)
-            .map(Shutdown::watch_stream);
+        let is_inside = |one: &&Shutdown| {
+            inner.is_some_and(|inner| {
+                inner.config.has_shutdown(one) || of_response.is_some_and(|it| it.is(one))
+            })
+        };
+        let of_layer = config.shutdowns.iter().filter(|one| !is_inside(one));
+        let of_response = of_response.filter(|one| inner.is_none() && !config.has_shutdown(one));
+        let mut shutdowns = of_layer.chain(of_response).map(Shutdown::watch_stream);
         let shutdown = shutdowns.next();
         let more = More {
             shutdowns: shutdowns.collect(),
