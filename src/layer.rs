@@ -152,9 +152,9 @@ impl<C> SseCompletionLayer<C> {
 
     /// How many bytes of an unfinished event are held back at most, per stream. The default is 64 KiB.
     ///
-    /// An unfinished event is held back until the rest of it has come, so that a close event never ends up
-    /// inside of it. A larger one flows through as it comes; a stream that is cancelled in the middle of it ends without
-    /// a close event. Frames that end with an event, as every framework's encoder makes them, are never held.
+    /// An unfinished event is held back until the rest of it has come, so that a close event never ends up inside of
+    /// it. A larger one flows through as it comes; a stream that is cancelled in the middle of it ends without a
+    /// close event. Frames that end with an event, as every framework's encoder makes them, are never held.
     #[must_use]
     pub fn hold_limit(self, bytes: usize) -> Self {
         self.configure(|config| config.hold_limit = bytes)
@@ -191,7 +191,8 @@ impl<C> SseCompletionLayer<C> {
 impl<C> SseCompletionLayer<C> {
     /// Ends the streams of this layer when this is closed, and counts them. A layer may have several.
     ///
-    /// It costs an atomic load where a stream is polled, and shares no lock with other streams except at its start and end.
+    /// It costs an atomic load where a stream is polled, and shares no lock with other streams except at its start
+    /// and end.
     #[must_use]
     pub fn shutdown(self, shutdown: &Shutdown) -> Self {
         self.configure(|config| {
@@ -233,8 +234,8 @@ impl<C> SseCompletionLayer<C> {
         self.set_deadline(|deadlines| deadlines.set_max_age(age))
     }
 
-    /// Draws the greatest age of each stream from this fraction at the end of [`max_age`](Self::max_age): with 0.2, from 80
-    /// to 100 percent of it. The default is 0. Without a greatest age it does nothing.
+    /// Draws the greatest age of each stream from this fraction at the end of [`max_age`](Self::max_age): with 0.2,
+    /// from 80 to 100 percent of it. The default is 0. Without a greatest age it does nothing.
     ///
     /// With 1 a stream may end as soon as it has started, and its client comes back at once; keep it well below.
     ///
@@ -245,8 +246,8 @@ impl<C> SseCompletionLayer<C> {
         self.set_deadline(|deadlines| deadlines.set_max_age_jitter(fraction))
     }
 
-    /// Ends a stream that has delivered no event for so long, with a close event. Comments are no events. A stream that has come
-    /// to its own end by the time that the server looks is not idle, nor too old.
+    /// Ends a stream that has delivered no event for so long, with a close event. Comments are no events. A stream
+    /// that has come to its own end by the time that the server looks is not idle, nor too old.
     ///
     /// # Errors
     ///
@@ -259,13 +260,14 @@ impl<C> SseCompletionLayer<C> {
         self.set_deadline(|deadlines| deadlines.set_idle_timeout(timeout))
     }
 
-    /// Sends a comment line (`:` and LF) when nothing was sent for so long, so that no proxy takes the connection for dead.
-    /// For handlers that send none themselves.
+    /// Sends a comment line (`:` and LF) when nothing was sent for so long, so that no proxy takes the connection for
+    /// dead. For handlers that send none themselves.
     ///
-    /// It is only ever sent between two events, never between a CR and an LF, and no client sees it. The [HTML standard, 9.2.7][html] suggests every 15
-    /// seconds.
+    /// It is only ever sent between two events, never between a CR and an LF, and no client sees it. The [HTML
+    /// standard, 9.2.7][html] suggests every 15 seconds.
     ///
-    /// A byte order mark with which the upstream starts after such a comment is left out: clients only know one at the start.
+    /// A byte order mark with which the upstream starts after such a comment is left out: clients only know one at
+    /// the start.
     ///
     /// [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html#authoring-notes
     ///
