@@ -34,7 +34,7 @@ type Item = Result<Frame<Bytes>, Infallible>;
 type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = Infallible> + Send>>;
 
 const STREAMS: usize = 100_000;
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 21;
 
 /// A subscription: a channel that nothing is sent to.
 fn subscription() -> (mpsc::Sender<Item>, ReceiverStream<Item>) {
