@@ -38,7 +38,7 @@ pub(crate) struct Clock {
     expires_at: Option<Instant>,
     idle: Option<Timeout>,
     keep_alive: Option<Timeout>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Pin<Box<Sleep>>,
 }
 
 /// So long after the last time that something happened.
@@ -79,15 +79,19 @@ impl Deadlines {
 
     /// Starts the clock of a stream, if it needs one.
     pub(crate) fn start(&self) -> Option<Clock> {
+        // Without a deadline not even the time is asked for.
+        self.max_age.or(self.idle_timeout).or(self.keep_alive)?;
         let now = Instant::now();
-        let mut clock = Clock {
-            expires_at: self.max_age.map(|age| after(now, self.drawn(age))),
-            idle: self.idle_timeout.map(|after| Timeout::new(after, now)),
-            keep_alive: self.keep_alive.map(|after| Timeout::new(after, now)),
-            timer: None,
-        };
-        clock.timer = Some(Box::pin(sleep_until(clock.next()?)));
-        Some(clock)
+        let expires_at = self.max_age.map(|age| after(now, self.drawn(age)));
+        let idle = self.idle_timeout.map(|after| Timeout::new(after, now));
+        let keep_alive = self.keep_alive.map(|after| Timeout::new(after, now));
+        let first = earliest(expires_at, idle.as_ref(), keep_alive.as_ref())?;
+        Some(Clock {
+            expires_at,
+            idle,
+            keep_alive,
+            timer: Box::pin(sleep_until(first)),
+        })
     }
 
     fn drawn(&self, age: Duration) -> Duration {
@@ -137,24 +141,15 @@ impl Clock {
                 keep_alive.restart(now);
                 return Poll::Ready(Tick::KeepAlive);
             }
-            let (Some(next), Some(timer)) = (self.next(), &mut self.timer) else {
-                return Poll::Pending;
-            };
             // A deadline only ever moves on. The timer is left too early then, which costs one wake-up and no more.
-            if timer.is_elapsed() {
-                timer.as_mut().reset(next);
+            if self.timer.is_elapsed() {
+                let (idle, keep_alive) = (self.idle.as_ref(), self.keep_alive.as_ref());
+                if let Some(next) = earliest(self.expires_at, idle, keep_alive) {
+                    self.timer.as_mut().reset(next);
+                }
             }
-            ready!(timer.as_mut().poll(cx));
+            ready!(self.timer.as_mut().poll(cx));
         }
-    }
-
-    fn next(&self) -> Option<Instant> {
-        let idle = self.idle.as_ref().map(|idle| idle.at);
-        let keep_alive = self.keep_alive.as_ref().map(|keep_alive| keep_alive.at);
-        [self.expires_at, idle, keep_alive]
-            .into_iter()
-            .flatten()
-            .min()
     }
 }
 
@@ -183,6 +178,15 @@ impl fmt::Display for InvalidDeadline {
 }
 
 impl std::error::Error for InvalidDeadline {}
+
+fn earliest(
+    expires_at: Option<Instant>,
+    idle: Option<&Timeout>,
+    keep_alive: Option<&Timeout>,
+) -> Option<Instant> {
+    let timeouts = [idle, keep_alive].into_iter().flatten().map(|it| it.at);
+    timeouts.chain(expires_at).min()
+}
 
 fn not_zero(duration: Duration) -> Result<Duration, InvalidDeadline> {
     if duration.is_zero() {
