@@ -38,6 +38,17 @@ pub(crate) struct StreamParts<C> {
     pub(crate) telemetry: Telemetry,
 }
 
+impl<C> StreamParts<C> {
+    /// For the request that is being called.
+    pub(crate) fn new(cancellation: C, config: &Arc<Config>) -> Self {
+        Self {
+            cancellation,
+            config: Arc::clone(config),
+            telemetry: Telemetry::of_request(),
+        }
+    }
+}
+
 impl<F, C> ResponseFuture<F, C> {
     pub(crate) fn new(inner: F, stream: Option<StreamParts<C>>) -> Self {
         Self { inner, stream }

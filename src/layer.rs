@@ -39,8 +39,8 @@ use crate::{
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct SseCompletionLayer<C = NeverCancel> {
-    cancel: C,
-    config: Arc<Config>,
+    pub(crate) cancel: C,
+    pub(crate) config: Arc<Config>,
 }
 
 impl SseCompletionLayer {
@@ -175,10 +175,6 @@ impl<C> SseCompletionLayer<C> {
         F: Fn(&StreamReport) + Send + Sync + 'static,
     {
         self.configure(|config| config.on_end = OnEnd(Some(Arc::new(observer))))
-    }
-
-    pub(crate) fn into_parts(self) -> (C, Arc<Config>) {
-        (self.cancel, self.config)
     }
 
     fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {

@@ -98,6 +98,7 @@
 
 mod body;
 mod boundary;
+mod byte_stream;
 mod cancel;
 #[cfg(feature = "tokio")]
 mod clock;
@@ -121,6 +122,7 @@ mod watch;
 
 pub use self::{
     body::ResponseBody,
+    byte_stream::ByteStream,
     cancel::{CancelWhen, FirstOf, NeverCancel},
     close_event::{CloseEvent, InvalidCloseEvent},
     eligibility::SkipCompletion,

@@ -16,7 +16,6 @@ use crate::{
     eligibility,
     future::{ResponseFuture, StreamParts},
     layer::SseCompletionLayer,
-    telemetry::Telemetry,
 };
 
 /// Service that ends every event stream of the inner service on purpose.
@@ -39,7 +38,7 @@ impl SseCompletion<()> {
 impl<S, C> SseCompletion<S, C> {
     /// Wraps this service as the layer says.
     pub fn new(inner: S, layer: SseCompletionLayer<C>) -> Self {
-        let (cancel, config) = layer.into_parts();
+        let SseCompletionLayer { cancel, config } = layer;
         Self {
             inner,
             cancel,
@@ -80,11 +79,7 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let method_allows = eligibility::method_allows(request.method());
         let (request, cancellation) = self.cancel.make(request);
-        let stream = method_allows.then(|| StreamParts {
-            cancellation,
-            config: Arc::clone(&self.config),
-            telemetry: Telemetry::of_request(),
-        });
+        let stream = method_allows.then(|| StreamParts::new(cancellation, &self.config));
         ResponseFuture::new(self.inner.call(request), stream)
     }
 }
