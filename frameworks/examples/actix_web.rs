@@ -1,0 +1,74 @@
+//! Event streams that end on purpose, in an actix-web app.
+//!
+//! ```text
+//! cargo run -p frameworks --example actix_web
+//! curl -N http://127.0.0.1:3000/events
+//! curl -N http://127.0.0.1:3000/empty
+//! ```
+//!
+//! actix-web has a service trait and a body of its own, so no Tower layer fits around it. A handler hands its stream of
+//! bytes to the layer, with all of its options. Ctrl-C ends every stream with a close event, and then the server.
+
+use std::{convert::Infallible, io, net::TcpListener, time::Duration};
+
+use actix_web::{App, HttpResponse, HttpServer, dev::Server, web};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use tokio::{signal, time};
+use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer};
+
+#[actix_web::main]
+async fn main() -> io::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:3000")?;
+    println!("http://127.0.0.1:3000/events");
+
+    let shutdown = Shutdown::new();
+    let server = serve(listener, &shutdown)?;
+    let handle = server.handle();
+    actix_web::rt::spawn(async move {
+        shutdown.after(signal::ctrl_c()).await;
+        handle.stop(true).await;
+    });
+    server.await
+}
+
+pub fn serve(listener: TcpListener, shutdown: &Shutdown) -> io::Result<Server> {
+    let completion = web::Data::new(SseCompletionLayer::new().shutdown(shutdown));
+    let app = move || {
+        App::new()
+            .app_data(completion.clone())
+            .route("/events", web::get().to(events))
+            .route("/empty", web::get().to(empty))
+            .route("/own", web::get().to(own_close_event))
+    };
+    let server = HttpServer::new(app).workers(1).disable_signals();
+    Ok(server.listen(listener)?.run())
+}
+
+async fn events(completion: web::Data<SseCompletionLayer>) -> HttpResponse {
+    event_stream(completion.byte_stream(ticks()))
+}
+
+async fn empty(completion: web::Data<SseCompletionLayer>) -> HttpResponse {
+    event_stream(completion.byte_stream(ticks().take(0)))
+}
+
+/// A stream with an event of its own: what holds for one stream alone is said on a clone of the layer.
+async fn own_close_event(completion: web::Data<SseCompletionLayer>) -> HttpResponse {
+    let close_event = CloseEvent::new().data(r#"{"reason":"restart"}"#);
+    let completion = completion.as_ref().clone().close_event(close_event);
+    event_stream(completion.byte_stream(ticks()))
+}
+
+fn event_stream(stream: impl Stream<Item = Result<Bytes, Infallible>> + 'static) -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("text/event-stream")
+        .streaming(stream)
+}
+
+fn ticks() -> impl Stream<Item = Result<Bytes, Infallible>> {
+    stream::iter(1..).then(async |number: u32| {
+        time::sleep(Duration::from_millis(500)).await;
+        Ok(format!("id: {number}\ndata: tick\n\n").into())
+    })
+}

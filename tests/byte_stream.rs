@@ -1,0 +1,216 @@
+//! Streams of bytes are completed just as bodies are.
+
+mod support;
+
+use std::{
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream, StreamExt, stream::FusedStream};
+use http::Method;
+use http_body_util::BodyDataStream;
+use support::{
+    CLOSE, cancelled_by, event_stream,
+    script::{Script, ScriptError, Step, Then, data},
+};
+use tokio_util::sync::CancellationToken;
+use tower_sse_completion::{CloseEvent, Ending, SseCompletionLayer};
+
+type Items = Vec<Result<Bytes, ScriptError>>;
+
+const STREAMS: [&[u8]; 6] = [
+    b"",
+    b":\n",
+    b"data: 1\n\n",
+    b"id: 1\ndata: 1\r\n\r\n: half",
+    b"\xEF\xBB\xBFdata: 1\r\rid: 2\ndata: half",
+    b"retry: 5\n\ndata: 1\n\ndata: 2\n\n",
+];
+
+fn items<S>(stream: &mut Pin<&mut S>) -> Items
+where
+    S: Stream<Item = Result<Bytes, ScriptError>>,
+{
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut items = Vec::new();
+    while let Poll::Ready(Some(item)) = stream.as_mut().poll_next(&mut cx) {
+        items.push(item);
+    }
+    items
+}
+
+/// Every split in two, and then the end, an error, or a cancellation.
+fn scripts() -> impl Iterator<Item = (Vec<Step>, bool)> {
+    STREAMS.into_iter().flat_map(|bytes| {
+        (0..=bytes.len()).flat_map(move |split| {
+            let (start, end) = bytes.split_at(split);
+            let frames = vec![data(start), data(end)];
+            let failing = [frames.clone(), vec![Step::Error]].concat();
+            let silent = [frames.clone(), vec![Step::Pending]].concat();
+            [(frames, false), (failing, false), (silent, true)]
+        })
+    })
+}
+
+#[test]
+fn same_bytes_come_out_of_a_stream_as_out_of_a_body() {
+    let mut compared = 0;
+    for (steps, is_cancelled) in scripts() {
+        let outputs: [Items; 2] = [false, true].map(|as_body| {
+            let token = CancellationToken::new();
+            let layer = cancelled_by(&token);
+            let upstream = Script::new(steps.clone());
+            let stream: Pin<Box<dyn Stream<Item = Result<Bytes, ScriptError>>>> = if as_body {
+                Box::pin(BodyDataStream::new(event_stream(&layer, upstream)))
+            } else {
+                Box::pin(layer.byte_stream(BodyDataStream::new(upstream)))
+            };
+            let mut stream = pin!(stream);
+            let mut output = items(&mut stream);
+            if is_cancelled {
+                token.cancel();
+                output.extend(items(&mut stream));
+            }
+            output
+        });
+        assert_eq!(outputs[0], outputs[1], "{steps:?}");
+        compared += 1;
+    }
+    assert!(compared > 150, "{compared}");
+}
+
+#[test]
+fn c10_silent_stream_ends_with_the_close_event_when_it_is_cancelled() {
+    let token = CancellationToken::new();
+    let upstream = Script::frames(["data: 1\n\n", "data: half"]).then(Then::Pending);
+    let log = upstream.log();
+    let mut stream = pin!(cancelled_by(&token).byte_stream(BodyDataStream::new(upstream)));
+    assert_eq!(items(&mut stream), [Ok(Bytes::from("data: 1\n\n"))]);
+    token.cancel();
+    let close = stream.next().now_or_never().flatten();
+    assert_eq!(close, Some(Ok(Bytes::from_static(CLOSE))));
+    assert!(log.dropped(), "the upstream goes before the close event");
+}
+
+#[test]
+fn c12_error_is_passed_on_or_replaced_by_the_close_event() {
+    let upstream = || BodyDataStream::new(Script::new([data("data: 1\n\n"), Step::Error]));
+    let layer = SseCompletionLayer::new();
+    let mut stream = pin!(layer.byte_stream(upstream()));
+    let first = Ok(Bytes::from("data: 1\n\n"));
+    assert_eq!(items(&mut stream), [first.clone(), Err(ScriptError)]);
+
+    let mut stream = pin!(layer.close_on_failed(true).byte_stream(upstream()));
+    let close = Ok(Bytes::from_static(CLOSE));
+    assert_eq!(items(&mut stream), [first, close]);
+}
+
+#[test]
+fn c13_end_stays_the_end() {
+    let mut stream = pin!(SseCompletionLayer::new().byte_stream(BodyDataStream::new(
+        // Panics when it is polled after its end.
+        Script::frames([":\n"])
+    )));
+    assert!(!stream.is_terminated());
+    assert_eq!(items(&mut stream).len(), 2);
+    assert!(stream.is_terminated());
+    for _ in 0..3 {
+        assert_eq!(stream.next().now_or_never(), Some(None));
+    }
+}
+
+#[test]
+fn c16_stream_is_reported_once() {
+    let endings = Arc::new(Mutex::new(Vec::new()));
+    let layer = SseCompletionLayer::new().on_end({
+        let endings = Arc::clone(&endings);
+        move |report| {
+            endings
+                .lock()
+                .expect("no panic")
+                .push((report.ending(), report.bytes()))
+        }
+    });
+    for frames in [&["data: 1\n\n"][..], &[]] {
+        let mut stream = pin!(layer.byte_stream(BodyDataStream::new(Script::frames(frames))));
+        items(&mut stream);
+    }
+    {
+        let upstream = Script::new([]).then(Then::Pending);
+        let mut stream = pin!(layer.byte_stream(BodyDataStream::new(upstream)));
+        items(&mut stream);
+    }
+    let expected = [
+        (Ending::Completed, 9),
+        (Ending::Empty, 0),
+        (Ending::Dropped, 0),
+    ];
+    assert_eq!(*endings.lock().expect("no panic"), expected);
+}
+
+#[test]
+fn cancellation_is_made_once_for_each_stream_from_an_empty_request() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let layer = SseCompletionLayer::new().cancel_when({
+        let calls = Arc::clone(&calls);
+        move |request| {
+            assert_eq!((&request.method, request.uri.path()), (&Method::GET, "/"));
+            calls.fetch_add(1, Ordering::SeqCst);
+            std::future::ready(())
+        }
+    });
+    let mut stream = pin!(layer.byte_stream(BodyDataStream::new(Script::frames(["data: 1\n\n"]))));
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    let cancelled = [
+        Ok(Bytes::from("data: 1\n\n")),
+        Ok(Bytes::from_static(CLOSE)),
+    ];
+    assert_eq!(items(&mut stream), cancelled);
+}
+
+#[test]
+fn options_of_one_stream_are_set_on_a_clone_of_the_layer() {
+    let layer = SseCompletionLayer::new();
+    let own = layer.clone().close_event(CloseEvent::new().data("own"));
+    for (layer, event) in [
+        (layer, "event: close\ndata:\n\n"),
+        (own, "event: close\ndata: own\n\n"),
+    ] {
+        let mut stream = pin!(layer.byte_stream(BodyDataStream::new(Script::new([]))));
+        assert_eq!(items(&mut stream), [Ok(Bytes::from(event))]);
+    }
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn deadlines_and_shutdowns_hold_for_streams_too() {
+    use std::time::Duration;
+    use tower_sse_completion::Shutdown;
+
+    let shutdown = Shutdown::new();
+    let layer = SseCompletionLayer::new()
+        .shutdown(&shutdown)
+        .close_event_with(|ending| CloseEvent::new().data(ending.as_str()));
+    let expiring = layer
+        .clone()
+        .max_age(Duration::from_secs(5))
+        .expect("not zero");
+    let silent = || BodyDataStream::new(Script::new([]).then(Then::Pending));
+
+    let mut stream = pin!(expiring.byte_stream(silent()));
+    let event = stream.next().await.expect("an item").expect("no error");
+    assert_eq!(event, "event: close\ndata: expired\n\n");
+
+    let mut stream = pin!(layer.byte_stream(silent()));
+    assert_eq!(shutdown.open_streams(), 1);
+    shutdown.close();
+    let event = stream.next().await.expect("an item").expect("no error");
+    assert_eq!(event, "event: close\ndata: cancelled\n\n");
+    assert_eq!(shutdown.open_streams(), 0);
+}
