@@ -81,6 +81,8 @@ pin_project! {
             cancellation: C,
             mode: Mode,
             frames_until_check: u8,
+            // So many of these frames may go the short way. Zero unless the stream is streaming and aligned.
+            short_frames: u8,
             // Another layer inside of this one has completed the stream.
             is_outer: bool,
         },
@@ -126,6 +128,7 @@ impl<B: Body, C> EventStream<B, C> {
                 cancellation,
                 mode,
                 frames_until_check: 0,
+                short_frames: 0,
                 is_outer,
             },
             hold: HoldBack::new(stop.needs_every_event()),
@@ -133,6 +136,34 @@ impl<B: Body, C> EventStream<B, C> {
             config,
             close_event: response.get().cloned().map(Box::new),
             account: is_observed.then(|| Box::new(Account::open(telemetry))),
+        }
+    }
+
+    /// What is left of the frames until the next check may go the short way, where the stream is ready for it.
+    fn enter_short_way(self: Pin<&mut Self>) {
+        let this = self.project();
+        if let StateProjection::Open {
+            mode: Mode::Streaming,
+            frames_until_check,
+            short_frames,
+            ..
+        } = this.state.project()
+        {
+            if this.hold.is_aligned() {
+                *short_frames = mem::take(frames_until_check);
+            }
+        }
+    }
+
+    fn leave_short_way(self: Pin<&mut Self>) {
+        let this = self.project();
+        if let StateProjection::Open {
+            frames_until_check,
+            short_frames,
+            ..
+        } = this.state.project()
+        {
+            *frames_until_check += mem::take(short_frames);
         }
     }
 
@@ -158,7 +189,7 @@ where
     B: Body,
     C: Future<Output = ()>,
 {
-    /// The short way, which nearly every frame goes: whole events behind whole events.
+    /// The short way, which nearly every poll goes: whole events behind whole events, and silence in between.
     #[inline]
     pub(crate) fn poll_frame(
         mut self: Pin<&mut Self>,
@@ -167,22 +198,26 @@ where
         let this = self.as_mut().project();
         let StateProjection::Open {
             mut upstream,
-            mode: Mode::Streaming,
-            frames_until_check,
+            cancellation,
+            short_frames,
             ..
         } = this.state.project()
         else {
             return self.poll_on(cx, None);
         };
-        if !this.hold.is_aligned() || this.stop.is_closed() {
-            return self.poll_on(cx, None);
-        }
-        if *frames_until_check == 0 {
+        if *short_frames == 0 || this.stop.is_closed() {
             return self.check_then_poll_frame(cx);
         }
-        let polled = fail_on_panic(this.account, || upstream.as_mut().poll_frame(cx));
-        let frame = match polled {
+        let frame = match fail_on_panic(this.account, || upstream.as_mut().poll_frame(cx)) {
             Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Pending if this.stop.is_waiting(cx) => {
+                if cancellation.poll(cx).is_pending() {
+                    *short_frames = FRAMES_PER_CHECK;
+                    return Poll::Pending;
+                }
+                self.as_mut().stop_with(Ending::Cancelled);
+                return self.poll_on(cx, None);
+            }
             polled => return self.poll_on(cx, Some(polled)),
         };
         let length = match frame.data_ref() {
@@ -192,21 +227,35 @@ where
         if upstream.is_end_stream() {
             return self.poll_on(cx, Some(Poll::Ready(Some(Ok(frame)))));
         }
-        *frames_until_check -= 1;
+        *short_frames -= 1;
         this.hold.passed(length);
         Poll::Ready(Some(Ok(into_bytes_frame(frame))))
     }
 
+    /// Where the short way is at its end, or not open.
     #[cold]
     fn check_then_poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Polled<Bytes, B::Error> {
-        if self.as_mut().check(cx) {
-            self.poll_on(cx, None)
-        } else {
+        self.as_mut().leave_short_way();
+        if self.is_check_due() && !self.as_mut().check(cx) {
+            self.as_mut().enter_short_way();
             self.poll_frame(cx)
+        } else {
+            self.poll_on(cx, None)
         }
+    }
+
+    fn is_check_due(&self) -> bool {
+        matches!(
+            self.state,
+            State::Open {
+                mode: Mode::Streaming,
+                frames_until_check: 0,
+                ..
+            }
+        )
     }
 
     /// The long way: every state, and every frame. The upstream may have been polled already.
@@ -216,12 +265,14 @@ where
         cx: &mut Context<'_>,
         mut polled: Option<Polled<B::Data, B::Error>>,
     ) -> Polled<Bytes, B::Error> {
+        self.as_mut().leave_short_way();
         for _ in 0..FRAMES_PER_POLL {
             let step = match polled.take() {
                 Some(polled) => self.as_mut().take(cx, polled),
                 None => self.as_mut().step(cx),
             };
             if let ControlFlow::Break(result) = step {
+                self.enter_short_way();
                 return result;
             }
         }

@@ -81,14 +81,24 @@ impl Stop {
         clock.is_some_and(Clock::needs_every_event)
     }
 
+    #[inline]
     pub(crate) fn poll_shutdowns(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let more = self.more.iter_mut().flat_map(|more| &mut more.shutdowns);
-        for shutdown in self.shutdown.iter_mut().chain(more) {
+        if let Some(shutdown) = &mut self.shutdown {
             if shutdown.poll(cx).is_ready() {
                 return Poll::Ready(());
             }
         }
-        Poll::Pending
+        match &mut self.more {
+            Some(more) => more.poll_shutdowns(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Whether this task will be woken by all there is, without having to do anything for it.
+    #[inline]
+    pub(crate) fn is_waiting(&self, cx: &Context<'_>) -> bool {
+        let shutdown = self.shutdown.as_ref();
+        self.more.is_none() && shutdown.is_none_or(|shutdown| shutdown.is_waiting(cx))
     }
 
     pub(crate) fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
@@ -127,6 +137,18 @@ impl Stop {
     }
 }
 
+#[cfg(feature = "tokio")]
+impl More {
+    fn poll_shutdowns(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for shutdown in &mut self.shutdowns {
+            if shutdown.poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+}
+
 #[cfg(not(feature = "tokio"))]
 impl Stop {
     pub(crate) fn start(_config: &Config, _response: &Extensions) -> Self {
@@ -147,6 +169,10 @@ impl Stop {
 
     pub(crate) fn poll_shutdowns(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
+    }
+
+    pub(crate) fn is_waiting(&self, _cx: &Context<'_>) -> bool {
+        true
     }
 
     pub(crate) fn poll_clock(&mut self, _cx: &mut Context<'_>) -> Poll<Tick> {

@@ -82,6 +82,12 @@ impl StreamWatch {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.watch.poll(cx)
     }
+
+    /// Whether a close wakes this task.
+    #[inline]
+    pub(crate) fn is_waiting(&self, cx: &Context<'_>) -> bool {
+        self.watch.is_waiting(cx)
+    }
 }
 
 impl Drop for StreamWatch {
@@ -109,10 +115,17 @@ impl<const PHASE: u8> Watch<PHASE> {
         if self.shared.has_reached(PHASE) {
             return Poll::Ready(());
         }
-        match &self.registration {
-            Some(registration) if registration.waker.will_wake(cx.waker()) => Poll::Pending,
-            _ => self.register(cx),
+        if self.is_waiting(cx) {
+            Poll::Pending
+        } else {
+            self.register(cx)
         }
+    }
+
+    #[inline]
+    fn is_waiting(&self, cx: &Context<'_>) -> bool {
+        let registration = self.registration.as_ref();
+        registration.is_some_and(|registration| registration.waker.will_wake(cx.waker()))
     }
 
     #[cold]
