@@ -1,0 +1,101 @@
+//! Decoders that others have written, made to say the same as the tests' own.
+
+use std::{
+    convert::Infallible,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use bytes::Bytes;
+use eventsource_stream::EventStream;
+use futures_util::{FutureExt, StreamExt, stream};
+use sse_core::{SseDecoder, SseEvent};
+use sse_stream::SseByteStream;
+
+use crate::support::decoder::{Decoded, Event};
+
+pub(crate) struct Published {
+    pub(crate) name: &'static str,
+    decode: fn(Bytes) -> Option<Decoded>,
+}
+
+pub(crate) const PUBLISHED: [Published; 3] = [
+    Published {
+        name: "eventsource-stream",
+        decode: eventsource_stream,
+    },
+    Published {
+        name: "sse-core",
+        decode: sse_core,
+    },
+    Published {
+        name: "sse-stream",
+        decode: sse_stream,
+    },
+];
+
+impl Published {
+    /// `None` for an error and for a panic.
+    pub(crate) fn decode(&self, stream: &[u8]) -> Option<Decoded> {
+        let stream = Bytes::copy_from_slice(stream);
+        catch_unwind(AssertUnwindSafe(|| (self.decode)(stream))).ok()?
+    }
+}
+
+fn eventsource_stream(stream: Bytes) -> Option<Decoded> {
+    let mut decoded = Decoded::default();
+    let mut events = EventStream::new(stream::iter([Ok::<_, Infallible>(stream)]));
+    while let Some(event) = events.next().now_or_never()? {
+        let event = event.ok()?;
+        let retry = event
+            .retry
+            .and_then(|retry| retry.as_millis().try_into().ok());
+        decoded.reconnection_time = retry.or(decoded.reconnection_time);
+        decoded.events.push(Event {
+            kind: event.event,
+            data: event.data,
+            last_event_id: event.id,
+        });
+    }
+    decoded.last_event_id = events.last_event_id().to_owned();
+    Some(decoded)
+}
+
+fn sse_core(mut stream: Bytes) -> Option<Decoded> {
+    let mut decoded = Decoded::default();
+    let mut decoder = SseDecoder::new();
+    while let Some(event) = decoder.next(&mut stream) {
+        match event.ok()? {
+            SseEvent::Message(event) => decoded.events.push(Event {
+                kind: event.event.into_owned(),
+                data: event.data,
+                last_event_id: event
+                    .last_event_id
+                    .as_deref()
+                    .unwrap_or_default()
+                    .to_owned(),
+            }),
+            SseEvent::Retry(retry) => decoded.reconnection_time = Some(retry.into()),
+        }
+    }
+    decoded.last_event_id = decoder.last_event_id().map_or("", |id| id).to_owned();
+    Some(decoded)
+}
+
+/// It gives blocks of fields, and leaves to its users what lasts from block to block.
+fn sse_stream(stream: Bytes) -> Option<Decoded> {
+    let mut decoded = Decoded::default();
+    let mut blocks = SseByteStream::new(stream::iter([Ok::<_, Infallible>(stream)]));
+    while let Some(block) = blocks.next().now_or_never()? {
+        let block = block.ok()?;
+        decoded.reconnection_time = block.retry.or(decoded.reconnection_time);
+        decoded.last_event_id = block.id.unwrap_or(decoded.last_event_id);
+        let Some(data) = block.data else { continue };
+        let kind = block.event.filter(|kind| !kind.is_empty());
+        decoded.events.push(Event {
+            kind: kind.unwrap_or_else(|| "message".to_owned()),
+            data,
+            last_event_id: decoded.last_event_id.clone(),
+        });
+    }
+    Some(decoded)
+}
