@@ -83,14 +83,14 @@ fn c5_cancelled_stream_is_cut_at_the_last_boundary_however_it_came() {
             for frames in case.framings(length) {
                 let (before, after, report) = cancelled(&frames);
                 let boundary = case.boundary_before(length);
-                let name = format!("{}: {}", case.name, shown(&frames));
-                assert_bytes(&before, &case.stream[..boundary], &name);
-                assert_bytes(&after, &closing(&before), &name);
-                assert_eq!(report.ending(), Ending::Cancelled, "{name}");
-                assert!(report.close_event_sent(), "{name}");
-                assert_eq!(report.bytes(), boundary as u64, "{name}");
+                let name = || format!("{}: {}", case.name, shown(&frames));
+                assert_bytes(&before, &case.stream[..boundary], name);
+                assert_bytes(&after, &closing(&before), name);
+                assert_eq!(report.ending(), Ending::Cancelled, "{}", name());
+                assert!(report.close_event_sent(), "{}", name());
+                assert_eq!(report.bytes(), boundary as u64, "{}", name());
                 let delivered = case.delivered_before(length) > 0;
-                assert_eq!(report.delivered(), delivered, "{name}");
+                assert_eq!(report.delivered(), delivered, "{}", name());
             }
         }
     }
@@ -100,19 +100,19 @@ fn c5_cancelled_stream_is_cut_at_the_last_boundary_however_it_came() {
 fn c9_stream_is_closed_at_its_end_if_it_delivered_nothing_however_it_came() {
     for case in cases() {
         for frames in case.framings(case.stream.len()) {
-            let name = format!("{}: {}", case.name, shown(&frames));
+            let name = || format!("{}: {}", case.name, shown(&frames));
             let (bytes, report) = ended(&frames);
             if case.deliveries.is_empty() {
                 let whole = &case.stream[..case.boundary_before(case.stream.len())];
-                assert_bytes(&bytes, &[whole, &closing(whole)].concat(), &name);
-                assert_eq!(report.ending(), Ending::Empty, "{name}");
+                assert_bytes(&bytes, &[whole, &closing(whole)].concat(), name);
+                assert_eq!(report.ending(), Ending::Empty, "{}", name());
             } else {
-                assert_bytes(&bytes, &case.stream, &name);
-                assert_eq!(report.ending(), Ending::Completed, "{name}");
+                assert_bytes(&bytes, &case.stream, name);
+                assert_eq!(report.ending(), Ending::Completed, "{}", name());
             }
             let nothing = case.deliveries.is_empty();
-            assert_eq!(report.close_event_sent(), nothing, "{name}");
-            assert_eq!(report.delivered(), !nothing, "{name}");
+            assert_eq!(report.close_event_sent(), nothing, "{}", name());
+            assert_eq!(report.delivered(), !nothing, "{}", name());
         }
     }
 }
@@ -192,10 +192,11 @@ fn closing(out: &[u8]) -> Vec<u8> {
 }
 
 #[track_caller]
-fn assert_bytes(actual: &[u8], expected: &[u8], name: &str) {
+fn assert_bytes(actual: &[u8], expected: &[u8], name: impl Fn() -> String) {
     assert!(
         actual == expected,
-        "{name}\n  came out {}\n  expected {}",
+        "{}\n  came out {}\n  expected {}",
+        name(),
         actual.escape_ascii(),
         expected.escape_ascii()
     );

@@ -182,7 +182,7 @@ impl<B: Body<Data = Bytes, Error = ScriptError>> Stream<'_, B> {
         assert!(!self.output.trailers, "C13: nothing follows the trailers");
         match frame.into_data() {
             Ok(data) => {
-                self.output.bytes.extend(&data);
+                self.output.text += &String::from_utf8_lossy(&data);
                 if data == CLOSE {
                     assert!(
                         self.log.dropped(),
@@ -205,16 +205,21 @@ impl<B: Body<Data = Bytes, Error = ScriptError>> Stream<'_, B> {
         assert_eq!(
             self.body.is_end_stream(),
             is_at_end,
-            "behind {:?}",
+            "C13: is_end_stream behind {:?}",
             self.output
         );
         assert_eq!(
             self.reports.lock().expect("no panic").len(),
             usize::from(is_at_end),
-            "reports"
+            "C16: reports behind {:?}",
+            self.output
         );
         let hint = self.body.size_hint();
-        assert_eq!(hint.lower(), 0);
+        assert_eq!(
+            hint.lower(),
+            0,
+            "C14: a cancellation can shorten the stream"
+        );
         match hint.exact() {
             Some(size) => assert!(is_at_end && size == 0, "C14: {hint:?}"),
             None => assert!(!self.is_over, "C13: nothing more comes"),

@@ -94,7 +94,7 @@ pub(crate) struct Combination {
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Output {
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) text: String,
     pub(crate) trailers: bool,
     pub(crate) error: bool,
 }
@@ -143,7 +143,7 @@ impl Combination {
     pub(crate) fn output(&self) -> Output {
         let close = if self.closes() { CLOSE } else { b"" };
         Output {
-            bytes: [self.forwarded().as_bytes(), close].concat(),
+            text: self.forwarded() + &String::from_utf8_lossy(close),
             trailers: self.how == How::EndWithTrailers,
             error: self.how == How::Error && !self.closes(),
         }
@@ -153,7 +153,7 @@ impl Combination {
     /// follows, because nobody knows before that the upstream has no more.
     pub(crate) fn ends_with_its_last_frame(&self) -> bool {
         let output = self.output();
-        let behind_the_upstream = output.bytes.len() > self.content.out.len();
+        let behind_the_upstream = output.text.len() > self.content.out.len();
         behind_the_upstream || output.trailers || output.error || self.how == How::EndStream
     }
 
