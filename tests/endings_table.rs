@@ -197,7 +197,7 @@ impl<B: Body<Data = Bytes, Error = ScriptError>> Stream<'_, B> {
         }
     }
 
-    /// C14: the hints promise nothing before the end. C13 and C16: they say it, and it is reported, with the last frame.
+    /// C14: the hints promise nothing before the end. C13 and C16: with the last frame they say it, and it is reported.
     fn check(&self) {
         let combination = self.combination;
         let has_all = self.output != Output::default() && self.output == combination.output();

@@ -149,8 +149,8 @@ impl Combination {
         }
     }
 
-    /// C13 and C16: whether the stream is at its end with the last thing that it hands out, or only with the `None` that
-    /// follows, because nobody knows before that the upstream has no more.
+    /// C13 and C16: whether the stream is at its end with the last thing that it hands out, or only with the `None`
+    /// that follows, because nobody knows before that the upstream has no more.
     pub(crate) fn ends_with_its_last_frame(&self) -> bool {
         let output = self.output();
         let behind_the_upstream = output.text.len() > self.content.out.len();
