@@ -11,18 +11,19 @@
 use std::{convert::Infallible, env, error::Error, process::ExitCode, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::Query,
     handler::Handler,
     http::HeaderMap,
     response::{
-        Html,
+        Html, IntoResponse,
         sse::{Event, Sse},
     },
     routing::get,
 };
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream};
 use tokio::{net::TcpListener, time};
+use tokio_stream::wrappers::IntervalStream;
 use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer};
 
 #[tokio::main]
@@ -41,87 +42,83 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(("127.0.0.1", port))
         .await
         .map_err(|error| format!("cannot listen on 127.0.0.1:{port}: {error}"))?;
-    println!("http://127.0.0.1:{port}  (Ctrl-C ends all streams, and this process)");
+    let address = listener.local_addr()?;
+    println!("http://{address}  (Ctrl-C ends all streams, and this process)");
 
     let shutdown = Shutdown::new();
-    axum::serve(listener, app(&shutdown))
+    axum::serve(listener, app(&shutdown)?)
         .with_graceful_shutdown(shutdown.after(tokio::signal::ctrl_c()))
         .await?;
     Ok(())
 }
 
-fn app(shutdown: &Shutdown) -> Router {
-    let completion = SseCompletionLayer::new()
+fn app(shutdown: &Shutdown) -> Result<Router, Box<dyn Error>> {
+    // Browsers that come back do so at different times, also when they were all closed at once.
+    let retry = Duration::from_secs(1)..=Duration::from_secs(3);
+    let event = CloseEvent::new().retry_between(retry)?;
+    let layer = SseCompletionLayer::new()
         .shutdown(shutdown)
         .close_on_completed(true)
-        .close_event_with(|ending| CloseEvent::new().data(format!(r#"{{"reason":"{ending}"}}"#)));
-    let after_three_seconds = completion
+        .close_event_with(move |ending| event.clone().data(format!(r#"{{"reason":"{ending}"}}"#)));
+    // Routes with a layer of their own.
+    let cancelling = layer
         .clone()
-        .cancel_when(|_request| time::sleep(Duration::from_secs(3)));
+        .cancel_when(|_| time::sleep(Duration::from_secs(3)));
+    let ageing = layer.clone().max_age(Duration::from_secs(5))?;
 
-    Router::new()
+    Ok(Router::new()
         .route("/events", get(events))
         .route("/empty", get(empty))
         .route("/finite", get(finite))
-        .layer(completion)
-        .route("/closed", get(events.layer(after_three_seconds)))
-        .route("/", get(async || Html(include_str!("axum.html"))))
+        .layer(layer)
+        .route("/closed", get(events.layer(cancelling.clone())))
+        .route("/chosen", get(chosen.layer(cancelling)))
+        .route("/aged", get(events.layer(ageing)))
+        .route("/", get(async || Html(include_str!("axum.html")))))
 }
 
 #[derive(serde::Deserialize)]
-struct Interval {
-    #[serde(default = "one_second")]
-    interval_ms: u64,
-}
-
-#[derive(serde::Deserialize)]
-struct Count {
-    #[serde(default = "five")]
-    count: u64,
+struct Parameters {
+    interval_ms: Option<u64>,
+    count: Option<u64>,
 }
 
 /// Numbered events for ever. A client that comes back goes on behind the last one that it got.
 async fn events(
-    Query(Interval { interval_ms }): Query<Interval>,
+    Query(parameters): Query<Parameters>,
     headers: HeaderMap,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let last = headers
         .get("last-event-id")
         .and_then(|id| id.to_str().ok()?.parse().ok())
         .unwrap_or(0_u64);
-    let interval = time::interval(Duration::from_millis(interval_ms.max(1)));
-    Sse::new(stream::unfold(
-        (interval, last),
-        async |(mut interval, last)| {
-            interval.tick().await;
-            let number = last.saturating_add(1);
-            Some((Ok(numbered(number)), (interval, number)))
-        },
-    ))
+    let milliseconds = parameters.interval_ms.unwrap_or(1000).max(1);
+    let ticks = IntervalStream::new(time::interval(Duration::from_millis(milliseconds)));
+    let numbers = stream::iter(last.saturating_add(1)..=u64::MAX);
+    Sse::new(ticks.zip(numbers).map(|(_, number)| Ok(numbered(number))))
+}
+
+/// A handler that chooses its own close event, which goes before that of the layer.
+async fn chosen(parameters: Query<Parameters>, headers: HeaderMap) -> impl IntoResponse {
+    let event = CloseEvent::new().data(r#"{"reason":"lunch break","back":"13:00"}"#);
+    (Extension(event), events(parameters, headers).await)
+}
+
+async fn finite(
+    Query(parameters): Query<Parameters>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let numbers = 1..=parameters.count.unwrap_or(5);
+    Sse::new(stream::iter(numbers.map(|number| Ok(numbered(number)))))
 }
 
 async fn empty() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     Sse::new(stream::empty())
 }
 
-async fn finite(
-    Query(Count { count }): Query<Count>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    Sse::new(stream::iter((1..=count).map(|number| Ok(numbered(number)))))
-}
-
 fn numbered(number: u64) -> Event {
     Event::default()
         .id(number.to_string())
         .data(format!("event {number}"))
-}
-
-fn one_second() -> u64 {
-    1000
-}
-
-fn five() -> u64 {
-    5
 }
 
 /// From `--port`, or from `PORT`, or 3000.
