@@ -1,0 +1,96 @@
+// The axum example, as Chromium sees it.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Server, numbersTo, until, useBrowser, watch } from "./support.mjs";
+
+const EXAMPLE = "examples/axum";
+const browser = useBrowser();
+
+async function closeEventOf(test, path) {
+  const server = await Server.start(test, EXAMPLE);
+  const page = await browser.open(test, server.url);
+  const stream = await watch(page, path, { closes: true });
+  const [close] = await stream.count("close", 1);
+  return { ...JSON.parse(close.data), events: await stream.of("event") };
+}
+
+test("events arrive in order, with their IDs and data", async (test) => {
+  const server = await Server.start(test, EXAMPLE);
+  const page = await browser.open(test, server.url);
+  const stream = await watch(page, "/events?interval_ms=5");
+  const events = await stream.count("event", 100);
+  const ids = numbersTo(events.length);
+  assert.deepEqual(events.map((event) => event.id), ids);
+  assert.deepEqual(events.map((event) => event.data), ids.map((id) => `event ${id}`));
+});
+
+test("Ctrl-C ends every open stream with a close event, and the process with all of them open", async (test) => {
+  const server = await Server.start(test, EXAMPLE);
+  const page = await browser.open(test, server.url);
+  const streams = [];
+  // With that of the page itself these are all the connections that a browser opens to a host.
+  for (let number = 0; number < 5; number++) streams.push(await watch(page, "/events?interval_ms=50"));
+  for (const stream of streams) await stream.count("event", 3);
+
+  assert.equal(await server.interrupt(), 0, "a clean exit");
+
+  for (const stream of streams) {
+    const [close] = await stream.count("close", 1);
+    assert.deepEqual(JSON.parse(close.data), { reason: "cancelled" });
+    const journal = await stream.read();
+    const last = journal.findLast((entry) => entry.kind === "event");
+    assert.equal(close.id, last.id, "the close event has not moved the ID to resume from");
+    assert.equal(journal[journal.indexOf(last) + 1].kind, "close", "the close event is the last one");
+  }
+});
+
+test("an empty stream says so", async (test) => {
+  const { reason, events } = await closeEventOf(test, "/empty");
+  assert.equal(reason, "empty");
+  assert.deepEqual(events, []);
+});
+
+test("a stream that is completed says so", async (test) => {
+  const { reason, events } = await closeEventOf(test, "/finite?count=7");
+  assert.equal(reason, "completed");
+  assert.deepEqual(events.map((event) => event.id), numbersTo(7));
+});
+
+test("a stream that is cancelled by the layer of its route says so", async (test) => {
+  const { reason } = await closeEventOf(test, "/closed");
+  assert.equal(reason, "cancelled");
+});
+
+test("a handler chooses its close event", async (test) => {
+  const { reason, back } = await closeEventOf(test, "/chosen");
+  assert.deepEqual({ reason, back }, { reason: "lunch break", back: "13:00" });
+});
+
+test("a stream that reaches its greatest age says so, and the browser goes on behind it", async (test) => {
+  const server = await Server.start(test, EXAMPLE);
+  const page = await browser.open(test, server.url);
+  const stream = await watch(page, "/aged?interval_ms=50");
+  const [close] = await stream.count("close", 1);
+  assert.deepEqual(JSON.parse(close.data), { reason: "expired" });
+
+  await stream.count("open", 2);
+  const events = await stream.count("event", (await stream.of("event")).length + 10);
+  assert.deepEqual(events.map((event) => event.id), numbersTo(events.length), "none lost, none twice");
+});
+
+test("a page that left its source open goes on with the next process", async (test) => {
+  const first = await Server.start(test, EXAMPLE);
+  const page = await browser.open(test, first.url);
+  const stream = await watch(page, "/events?interval_ms=20");
+  await stream.count("event", 20);
+  assert.equal(await first.interrupt(), 0);
+  await stream.count("close", 1);
+
+  await Server.start(test, EXAMPLE, { port: first.port });
+  await stream.count("open", 2);
+  const before = (await stream.read()).findLastIndex((entry) => entry.kind === "close");
+  await until("events of the next process", async () => (await stream.read()).slice(before).filter((entry) => entry.kind === "event").length > 20);
+  const events = await stream.of("event");
+  assert.deepEqual(events.map((event) => event.id), numbersTo(events.length), "none lost, none twice");
+});

@@ -1,0 +1,73 @@
+// Who comes back after a close event, and when.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Server, until, useBrowser, watch } from "./support.mjs";
+
+const SERVER = "browser_server";
+const browser = useBrowser();
+
+test("source.close() in the handler of the close event ends the reconnects", async (test) => {
+  const server = await Server.start(test, SERVER);
+  const page = await browser.open(test, server.url);
+  const done = await watch(page, "/resume?who=1", { closes: true });
+  const stays = await watch(page, "/resume?who=2");
+  await done.count("event", 1);
+
+  // The other one shows that a browser would have come back by now, more than once.
+  for (let round = 1; round <= 10; round++) {
+    await stays.count("open", round);
+    await stays.count("event", (await stays.of("event")).length + 1);
+    await server.command("close");
+    await stays.count("close", round);
+  }
+  await stays.count("open", 11);
+  assert.equal(server.requests("/resume?who=2").length, 11);
+  assert.equal(server.requests("/resume?who=1").length, 1);
+  assert.equal((await done.of("close")).length, 1);
+  assert.deepEqual(await done.of("error"), [], "the end of the stream is no error");
+});
+
+test("retry_between spreads the reconnects of many streams, which one retry time does not", async (test) => {
+  const server = await Server.start(test, SERVER, { args: ["--tls"] });
+  const paths = { spread: "/spread?interval_ms=60000", fixed: "/fixed?interval_ms=60000" };
+  for (const path of Object.values(paths)) await openStreams(test, server, path);
+  const closedAt = await server.command("close");
+
+  const shares = {};
+  for (const [name, path] of Object.entries(paths)) {
+    await until(`reconnects to ${path}`, () => server.requests(path).length >= 2 * STREAMS);
+    const delays = server.requests(path).slice(STREAMS).map((request) => request.at - closedAt);
+    shares[name] = shareOut(delays);
+    const range = `${Math.min(...delays)} to ${Math.max(...delays)} ms`;
+    test.diagnostic(`${name}: ${delays.length} streams came back after ${range}, in every 3 s: ${shares[name].join(" ")}`);
+  }
+  // Of 200 streams 50 are to be expected in each quarter, and chance alone gives fewer than 12 once in 10^10 times.
+  assert.ok(Math.min(...shares.spread) >= 12, "a fair share in every quarter of the range");
+  assert.ok(Math.min(...shares.fixed) < 12, "the check fails where the time is the same for all");
+});
+
+const STREAMS = 200;
+
+/** Over HTTP/2, because a browser opens no more than six connections for HTTP/1.1 to a host. */
+async function openStreams(test, server, path) {
+  const page = await browser.open(test, server.url);
+  const opened = await page.evaluateHandle(
+    ([path, streams]) => {
+      const opened = { count: 0 };
+      for (let number = 0; number < streams; number++) {
+        new EventSource(path).addEventListener("open", () => opened.count++, { once: true });
+      }
+      return opened;
+    },
+    [path, STREAMS],
+  );
+  await until(`${STREAMS} streams of ${path}`, async () => (await opened.jsonValue()).count === STREAMS);
+}
+
+/** How many of these times are in each quarter of the range from 1 to 13 seconds, or nearest to it. */
+function shareOut(delays) {
+  const shares = [0, 0, 0, 0];
+  for (const delay of delays) shares[Math.max(0, Math.min(3, Math.floor((delay - 1000) / 3000)))]++;
+  return shares;
+}

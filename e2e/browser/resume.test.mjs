@@ -1,0 +1,84 @@
+// Where a browser resumes a stream that ended in the middle of an event. Every frame of these streams does.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Server, numbersTo, until, useBrowser, watch } from "./support.mjs";
+
+const SERVER = "browser_server";
+const browser = useBrowser();
+
+/** Ways for streams to end, and to go on, with the server that answers next. */
+const ENDS = {
+  "a cancellation": async (test, server) => {
+    await server.command("close");
+    return server;
+  },
+  "a connection that is cut": async (test, server) => {
+    await server.command("cut");
+    return server;
+  },
+  "a restart": async (test, server) => {
+    assert.equal(await server.interrupt(), 0);
+    return Server.start(test, SERVER, { port: server.port });
+  },
+  "a crash": async (test, server) => {
+    await server.kill();
+    return Server.start(test, SERVER, { port: server.port });
+  },
+};
+const CLOSED_ON_PURPOSE = ["a cancellation", "a restart"];
+
+for (const [name, end] of Object.entries(ENDS)) {
+  test(`after ${name} in the middle of an event the browser resumes from the last one it was given`, async (test) => {
+    const { servers, journal } = await endOften(test, "/resume", end, 10);
+    assert.deepEqual(journal.filter(isEvent).map(checked), numbersTo(journal.filter(isEvent).length), "none lost, none twice");
+    const closes = journal.filter((entry) => entry.kind === "close").length;
+    assert.equal(closes, CLOSED_ON_PURPOSE.includes(name) ? 10 : 0);
+    assert.deepEqual(askedFor(servers, "/resume"), givenBeforeEachOpening(journal));
+  });
+}
+
+test("a close event that is written by hand in the middle of an event tears it, and loses it", async (test) => {
+  const { servers, journal } = await endOften(test, "/by-hand", ENDS["a cancellation"], 3);
+  const torn = journal.filter(isEvent).filter((event) => event.data !== whole(event.id));
+  assert.deepEqual(torn.map((event) => event.data), torn.map((event) => `first half of ${event.id}`));
+  assert.equal(torn.length, 3);
+  assert.deepEqual(askedFor(servers, "/by-hand").slice(1), torn.map((event) => event.id), "resumed behind the torn one");
+});
+
+/** Ends a stream so often, each time after some more events, and returns when some more have come after the last end. */
+async function endOften(test, path, end, times) {
+  let server = await Server.start(test, SERVER);
+  const page = await browser.open(test, server.url);
+  const stream = await watch(page, path);
+  const servers = [server];
+  for (let time = 1; time <= times + 1; time++) {
+    await stream.count("open", time);
+    await stream.count("event", (await stream.of("event")).length + 3);
+    if (time > times) break;
+    server = await end(test, server);
+    if (!servers.includes(server)) servers.push(server);
+  }
+  return { servers, journal: await stream.read() };
+}
+
+/** The `Last-Event-ID` of each request, in order. */
+function askedFor(servers, path) {
+  return servers.flatMap((server) => server.requests(path)).map((request) => request.lastEventId);
+}
+
+/** The last ID that the page had been given when each connection was opened. */
+function givenBeforeEachOpening(journal) {
+  return journal.flatMap((entry, index) =>
+    entry.kind === "open" ? [journal.slice(0, index).findLast(isEvent)?.id ?? ""] : [],
+  );
+}
+
+const isEvent = (entry) => entry.kind === "event";
+const whole = (id) => `first half of ${id}, second half of ${id}`;
+
+/** The ID of an event that is whole. */
+function checked(event) {
+  assert.equal(event.data, whole(event.id), "not torn");
+  return event.id;
+}

@@ -1,0 +1,159 @@
+// The browser, the servers, and waiting with a bound.
+
+import { spawn } from "node:child_process";
+import { after, before } from "node:test";
+import { createInterface } from "node:readline";
+import { setTimeout as pause } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { chromium } from "playwright-core";
+
+const BOUND = 30_000;
+
+/** A browser for the tests of one file. Each page has a context of its own, and so has connections of its own. */
+export function useBrowser() {
+  let browser;
+  before(async () => {
+    browser = await chromium.launch({
+      executablePath: "/usr/bin/chromium",
+      args: [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+      ],
+    });
+  });
+  after(() => browser?.close());
+  return {
+    /** A page of this server, until the test ends. */
+    async open(test, url, options) {
+      const context = await browser.newContext({ ignoreHTTPSErrors: true, ...options });
+      test.after(() => context.close());
+      const page = await context.newPage();
+      page.setDefaultTimeout(BOUND);
+      await page.goto(url);
+      return page;
+    },
+  };
+}
+
+/** A server of this project, until the test ends. Its first line is its URL, each one after that is JSON. */
+export class Server {
+  static async start(test, path, { port = 0, args = [] } = {}) {
+    const server = new Server(path, port, args);
+    test.after(() => server.kill());
+    server.url = await until(`the URL of ${path}`, () => server.#url);
+    return server;
+  }
+
+  /** What the server has told, in order. */
+  told = [];
+  #url;
+  #process;
+  #ended;
+
+  constructor(path, port, args) {
+    const binary = fileURLToPath(new URL(`../../target/debug/${path}`, import.meta.url));
+    this.#process = spawn(binary, args, {
+      env: { ...process.env, PORT: String(port) },
+      stdio: ["pipe", "pipe", "inherit"],
+    });
+    this.#ended = new Promise((resolve, reject) => {
+      this.#process.once("error", reject);
+      this.#process.once("close", (code, signal) => resolve(signal ?? code));
+    });
+    createInterface({ input: this.#process.stdout }).on("line", (line) => {
+      if (this.#url) this.told.push(JSON.parse(line));
+      else this.#url = line.split(" ")[0];
+    });
+  }
+
+  get port() {
+    return Number(new URL(this.url).port);
+  }
+
+  requests(path) {
+    return this.told.filter((line) => line.path === path);
+  }
+
+  /** Resolves to when the server obeyed. */
+  async command(command) {
+    const before = this.told.length;
+    this.#process.stdin.write(`${command}\n`);
+    const obeyed = () => this.told.slice(before).find((line) => line.command === command);
+    return (await until(`the server to obey: ${command}`, obeyed)).at;
+  }
+
+  /** Ctrl-C. Resolves to the exit code, and fails if the process stays. */
+  async interrupt() {
+    this.#process.kill("SIGINT");
+    return within("the end of the process", this.#ended);
+  }
+
+  async kill() {
+    this.#process.kill("SIGKILL");
+    return within("the end of the process", this.#ended);
+  }
+}
+
+/**
+ * Opens an EventSource in the page. With `closes` it does what a page does that is done: it calls `source.close()` in
+ * the handler of the close event. Resolves to a function that reads its journal.
+ */
+export async function watch(page, path, { closes = false } = {}) {
+  const journal = await page.evaluateHandle(
+    ([path, closes]) => {
+      const journal = [];
+      const source = new EventSource(path);
+      const note = (kind) => (event) => journal.push({ kind, id: event.lastEventId, data: event.data });
+      source.onopen = note("open");
+      source.onmessage = note("event");
+      source.onerror = note("error");
+      source.addEventListener("close", note("close"));
+      if (closes) source.addEventListener("close", () => source.close());
+      return journal;
+    },
+    [path, closes],
+  );
+  const read = () => journal.jsonValue();
+  return {
+    read,
+    of: async (kind) => (await read()).filter((entry) => entry.kind === kind),
+    /** Until there are so many entries of this kind. */
+    count: (kind, number) =>
+      until(`${number} × ${kind} on ${path}`, async () => {
+        const entries = (await read()).filter((entry) => entry.kind === kind);
+        return entries.length >= number && entries;
+      }),
+  };
+}
+
+/** Asks again and again, until the answer is a true one. */
+export async function until(what, ask) {
+  const end = Date.now() + BOUND;
+  for (;;) {
+    const answer = await ask();
+    if (answer) return answer;
+    if (Date.now() > end) throw new Error(`waited in vain for ${what}`);
+    await pause(10);
+  }
+}
+
+export async function within(what, promise) {
+  const bound = new AbortController();
+  const late = pause(BOUND, undefined, { signal: bound.signal }).then(() => {
+    throw new Error(`waited in vain for ${what}`);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    bound.abort();
+    late.catch(() => {});
+  }
+}
+
+/** 1, 2, 3 … as the IDs of events are written. */
+export const numbersTo = (last) => Array.from({ length: last }, (_, index) => String(index + 1));

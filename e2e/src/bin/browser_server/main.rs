@@ -1,0 +1,125 @@
+//! Server of the end-to-end tests in a browser. It ends its streams on command, and tells of every request.
+//!
+//! ```text
+//! PORT=0 browser_server [--tls]
+//! ```
+//!
+//! It prints its URL, and then a line of JSON for each request and for each command. Commands are lines of its input:
+//! `close` cancels all streams, `cut` cuts their connections. It shuts down at SIGINT, and when its input ends.
+
+mod serve;
+mod streams;
+
+use std::{
+    env,
+    error::Error,
+    io, thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Extension, Router,
+    extract::Request,
+    handler::Handler,
+    middleware::{self, Next},
+    response::{Html, Response},
+    routing::get,
+};
+use tokio::{net::TcpListener, sync::oneshot};
+use tower_sse_completion::{CloseEvent, InvalidCloseEvent, Shutdown, SseCompletionLayer};
+
+use crate::{
+    serve::{Connection, serve, tls_acceptor},
+    streams::{Signals, halves, halves_closed_by_hand},
+};
+
+const PAGE: &str = "<!doctype html><title>browser_server</title><link rel=icon href=data:,>";
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let tls = match env::args().nth(1).as_deref() {
+        None => None,
+        Some("--tls") => Some(tls_acceptor()?),
+        Some(_) => return Err("usage: browser_server [--tls]".into()),
+    };
+    let port = env::var("PORT").map_or(Ok(0), |port| port.parse::<u16>())?;
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    println!("{scheme}://{}", listener.local_addr()?);
+
+    let shutdown = Shutdown::new();
+    let signals = Signals::default();
+    let app = app(&shutdown, &signals)?;
+    let end_of_input = obey(signals);
+    let stop = async {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = end_of_input => {}
+        }
+    };
+    serve(listener, tls, app, shutdown.after(stop)).await;
+    Ok(())
+}
+
+fn app(shutdown: &Shutdown, signals: &Signals) -> Result<Router, InvalidCloseEvent> {
+    let seconds = Duration::from_secs;
+    let spread = CloseEvent::new().retry_between(seconds(1)..=seconds(13))?;
+    let fixed = CloseEvent::new().retry(Duration::from_millis(5500))?;
+    let close = signals.close.clone();
+    let layer = SseCompletionLayer::new()
+        .shutdown(shutdown)
+        .cancel_when(move |_| close.next());
+
+    Ok(Router::new()
+        .route("/resume", get(halves.layer(layer.clone())))
+        .route(
+            "/spread",
+            get(halves.layer(layer.clone().close_event(spread))),
+        )
+        .route("/fixed", get(halves.layer(layer.close_event(fixed))))
+        .route("/by-hand", get(halves_closed_by_hand))
+        .route("/", get(async || Html(PAGE)))
+        .layer(Extension(signals.clone()))
+        .layer(middleware::from_fn(tell)))
+}
+
+async fn tell(connection: Extension<Connection>, request: Request, next: Next) -> Response {
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or("", |path| path.as_str());
+    let id = request.headers().get("last-event-id");
+    let id = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
+    println!(
+        r#"{{"at":{},"connection":{},"version":"{:?}","path":"{path}","lastEventId":"{id}"}}"#,
+        now(),
+        connection.0.0,
+        request.version(),
+    );
+    next.run(request).await
+}
+
+/// Obeys each line of the input, until it ends. A thread of its own does, because tokio waits for one that reads the
+/// input when it stops.
+fn obey(signals: Signals) -> oneshot::Receiver<()> {
+    let (ended, end) = oneshot::channel();
+    thread::spawn(move || {
+        for command in io::stdin().lines().map_while(Result::ok) {
+            println!(r#"{{"at":{},"command":"{command}"}}"#, now());
+            match command.as_str() {
+                "close" => signals.close.give(),
+                "cut" => signals.cut.give(),
+                _ => eprintln!("no such command: {command}"),
+            }
+        }
+        // Nobody listens where the server has stopped for another reason.
+        let _ = ended.send(());
+    });
+    end
+}
+
+/// Milliseconds.
+fn now() -> u128 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis())
+}
