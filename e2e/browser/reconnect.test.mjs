@@ -22,7 +22,7 @@ test("source.close() in the handler of the close event ends the reconnects", asy
     await stays.count("close", round);
   }
   await stays.count("open", 11);
-  assert.equal(server.requests("/resume?who=2").length, 11);
+  await until("the last request", () => server.requests("/resume?who=2").length === 11);
   assert.equal(server.requests("/resume?who=1").length, 1);
   assert.equal((await done.of("close")).length, 1);
   assert.deepEqual(await done.of("error"), [], "the end of the stream is no error");

@@ -31,10 +31,11 @@ const CLOSED_ON_PURPOSE = ["a cancellation", "a restart"];
 for (const [name, end] of Object.entries(ENDS)) {
   test(`after ${name} in the middle of an event the browser resumes from the last one it was given`, async (test) => {
     const { servers, journal } = await endOften(test, "/resume", end, 10);
-    assert.deepEqual(journal.filter(isEvent).map(checked), numbersTo(journal.filter(isEvent).length), "none lost, none twice");
+    const events = journal.filter(isEvent);
+    assert.deepEqual(events.map(checked), numbersTo(events.length), "none lost, none twice");
     const closes = journal.filter((entry) => entry.kind === "close").length;
     assert.equal(closes, CLOSED_ON_PURPOSE.includes(name) ? 10 : 0);
-    assert.deepEqual(askedFor(servers, "/resume"), givenBeforeEachOpening(journal));
+    assert.deepEqual(await askedFor(servers, "/resume", 11), givenBeforeEachOpening(journal));
   });
 }
 
@@ -43,7 +44,8 @@ test("a close event that is written by hand in the middle of an event tears it, 
   const torn = journal.filter(isEvent).filter((event) => event.data !== whole(event.id));
   assert.deepEqual(torn.map((event) => event.data), torn.map((event) => `first half of ${event.id}`));
   assert.equal(torn.length, 3);
-  assert.deepEqual(askedFor(servers, "/by-hand").slice(1), torn.map((event) => event.id), "resumed behind the torn one");
+  const asked = await askedFor(servers, "/by-hand", 4);
+  assert.deepEqual(asked.slice(1), torn.map((event) => event.id), "resumed behind the torn one");
 });
 
 /** Ends a stream so often, each time after some more events, and returns when some more have come after the last end. */
@@ -62,9 +64,11 @@ async function endOften(test, path, end, times) {
   return { servers, journal: await stream.read() };
 }
 
-/** The `Last-Event-ID` of each request, in order. */
-function askedFor(servers, path) {
-  return servers.flatMap((server) => server.requests(path)).map((request) => request.lastEventId);
+/** The `Last-Event-ID` of each request, in order, once there are so many. */
+async function askedFor(servers, path, times) {
+  const requests = () => servers.flatMap((server) => server.requests(path));
+  await until(`${times} requests for ${path}`, () => requests().length >= times);
+  return requests().map((request) => request.lastEventId);
 }
 
 /** The last ID that the page had been given when each connection was opened. */
