@@ -93,8 +93,11 @@ test("nothing is cut off on narrow screens", async (test) => {
   await shows(page, "Chosen by the handler", /^closed/);
   for (const width of [320, 400, 800, 1280]) {
     await page.setViewportSize({ width, height: 800 });
-    const cutOff = await page.evaluate(() => [...document.querySelectorAll("html, ol")].filter(
-      (element) => element.scrollWidth > element.clientWidth).map((element) => element.tagName));
+    const cutOff = await page.evaluate(() =>
+      [...document.querySelectorAll("html, ol")]
+        .filter((element) => element.scrollWidth > element.clientWidth)
+        .map((element) => element.tagName),
+    );
     assert.deepEqual(cutOff, [], `no sideways scrolling at ${width} pixels`);
   }
 });

@@ -40,7 +40,8 @@ test("retry_between spreads the reconnects of many streams, which one retry time
     const delays = server.requests(path).slice(STREAMS).map((request) => request.at - closedAt);
     shares[name] = shareOut(delays);
     const range = `${Math.min(...delays)} to ${Math.max(...delays)} ms`;
-    test.diagnostic(`${name}: ${delays.length} streams came back after ${range}, in every 3 s: ${shares[name].join(" ")}`);
+    const table = shares[name].join(" ");
+    test.diagnostic(`${name}: ${delays.length} streams came back after ${range}, in every 3 s: ${table}`);
   }
   // Of 200 streams 50 are to be expected in each quarter, and chance alone gives fewer than 12 once in 10^10 times.
   assert.ok(Math.min(...shares.spread) >= 12, "a fair share in every quarter of the range");

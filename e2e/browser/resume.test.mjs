@@ -48,7 +48,7 @@ test("a close event that is written by hand in the middle of an event tears it, 
   assert.deepEqual(asked.slice(1), torn.map((event) => event.id), "resumed behind the torn one");
 });
 
-/** Ends a stream so often, each time after some more events, and returns when some more have come after the last end. */
+/** Ends a stream so often, with some more events before each time and after the last. */
 async function endOften(test, path, end, times) {
   let server = await Server.start(test, SERVER);
   const page = await browser.open(test, server.url);
