@@ -49,7 +49,7 @@ test("every stream can be opened by keyboard, and its card shows why it was clos
   await shows(page, "Finite", /^closed: completed$/);
   await shows(page, "Closed by the server", /^closed: cancelled$/);
   await shows(page, "Chosen by the handler", /^closed: lunch break$/);
-  await shows(page, "Greatest age", /^closed: expired; the browser will be back$/);
+  await shows(page, "Greatest age", /^closed: expired; will be back$/);
   await card(page, "Greatest age").getByText(/^back after \d+\.\d s, behind event \d+$/).first().waitFor();
 
   // One has come back by now, as its card was told to, and those that had closed their sources have not.
