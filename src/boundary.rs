@@ -177,6 +177,21 @@ fn ends_in_blank_line(bytes: &[u8]) -> bool {
     )
 }
 
+/// Whether one of these events is delivered, as its `data:` line shows, if they begin behind a boundary and end in a blank
+/// line. `false` where that needs a closer look.
+#[cfg(feature = "tokio")]
+pub(crate) fn surely_delivers(mut events: &[u8]) -> bool {
+    loop {
+        if events.starts_with(b"data:") {
+            return true;
+        }
+        match memchr2(b'\n', b'\r', events) {
+            Some(end) => events = &events[end + 1..],
+            None => return false,
+        }
+    }
+}
+
 /// How many of these bytes lead up to the end of the last blank line that can be told from them alone.
 fn last_blank_line(bytes: &[u8]) -> Option<usize> {
     memrchr2_iter(b'\n', b'\r', bytes)

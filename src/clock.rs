@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -39,13 +39,15 @@ pub(crate) struct Clock {
     idle: Option<Timeout>,
     keep_alive: Option<Timeout>,
     timer: Pin<Box<Sleep>>,
+    /// Whom the timer wakes.
+    waker: Option<Waker>,
 }
 
 /// So long after the last time that something happened.
 #[derive(Debug)]
 struct Timeout {
     after: Duration,
-    at: Instant,
+    since: Instant,
 }
 
 /// As far off as makes no difference, for durations that the clock cannot add.
@@ -91,6 +93,7 @@ impl Deadlines {
             idle,
             keep_alive,
             timer: Box::pin(sleep_until(first)),
+            waker: None,
         })
     }
 
@@ -102,22 +105,22 @@ impl Deadlines {
 }
 
 impl Clock {
-    /// Whether the time of what goes out matters.
+    /// Whether it matters which frames deliver an event.
     pub(crate) fn needs_every_event(&self) -> bool {
-        self.idle.is_some() || self.keep_alive.is_some()
+        self.idle.is_some()
     }
 
     /// Notes that something went out, and whether it ended an event.
     pub(crate) fn sent(&mut self, delivered: bool) {
-        if !self.needs_every_event() {
+        if self.idle.is_none() && self.keep_alive.is_none() {
             return;
         }
         let now = Instant::now();
         if let Some(keep_alive) = &mut self.keep_alive {
-            keep_alive.restart(now);
+            keep_alive.since = now;
         }
         if let Some(idle) = self.idle.as_mut().filter(|_| delivered) {
-            idle.restart(now);
+            idle.since = now;
         }
     }
 
@@ -127,7 +130,7 @@ impl Clock {
         if self.expires_at.is_some_and(|at| at <= now) {
             return Some(Ending::Expired);
         }
-        let is_idle = self.idle.as_ref().is_some_and(|idle| idle.at <= now);
+        let is_idle = self.idle.as_ref().is_some_and(|idle| idle.at() <= now);
         is_idle.then_some(Ending::Idle)
     }
 
@@ -137,8 +140,8 @@ impl Clock {
                 return Poll::Ready(Tick::End(ending));
             }
             let now = Instant::now();
-            if let Some(keep_alive) = self.keep_alive.as_mut().filter(|it| it.at <= now) {
-                keep_alive.restart(now);
+            if let Some(keep_alive) = self.keep_alive.as_mut().filter(|it| it.at() <= now) {
+                keep_alive.since = now;
                 return Poll::Ready(Tick::KeepAlive);
             }
             // A deadline only ever moves on. The timer is left too early then, which costs one wake-up and no more.
@@ -148,21 +151,33 @@ impl Clock {
                     self.timer.as_mut().reset(next);
                 }
             }
-            ready!(self.timer.as_mut().poll(cx));
+            if self.timer.as_mut().poll(cx).is_pending() {
+                if !self.wakes(cx) {
+                    self.waker = Some(cx.waker().clone());
+                }
+                return Poll::Pending;
+            }
         }
+    }
+
+    /// Whether the timer wakes this task when there is something to do, and there is nothing yet.
+    pub(crate) fn is_waiting(&self, cx: &Context<'_>) -> bool {
+        self.wakes(cx) && !self.timer.is_elapsed()
+    }
+
+    fn wakes(&self, cx: &Context<'_>) -> bool {
+        let waker = self.waker.as_ref();
+        waker.is_some_and(|waker| waker.will_wake(cx.waker()))
     }
 }
 
 impl Timeout {
-    fn new(duration: Duration, now: Instant) -> Self {
-        Self {
-            after: duration,
-            at: after(now, duration),
-        }
+    fn new(after: Duration, now: Instant) -> Self {
+        Self { after, since: now }
     }
 
-    fn restart(&mut self, now: Instant) {
-        self.at = after(now, self.after);
+    fn at(&self) -> Instant {
+        after(self.since, self.after)
     }
 }
 
@@ -184,7 +199,7 @@ fn earliest(
     idle: Option<&Timeout>,
     keep_alive: Option<&Timeout>,
 ) -> Option<Instant> {
-    let timeouts = [idle, keep_alive].into_iter().flatten().map(|it| it.at);
+    let timeouts = [idle, keep_alive].into_iter().flatten().map(Timeout::at);
     timeouts.chain(expires_at).min()
 }
 

@@ -228,7 +228,25 @@ where
             return self.poll_on(cx, Some(Poll::Ready(Some(Ok(frame)))));
         }
         *short_frames -= 1;
+        if this.stop.has_clock() {
+            return self.pass_on_the_clock(cx, frame);
+        }
         this.hold.passed(length);
+        Poll::Ready(Some(Ok(into_bytes_frame(frame))))
+    }
+
+    /// For a stream whose deadlines or keep-alive depend on what goes out.
+    #[inline(never)]
+    fn pass_on_the_clock(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        frame: Frame<B::Data>,
+    ) -> Polled<Bytes, B::Error> {
+        let this = self.as_mut().project();
+        match frame.data_ref() {
+            Some(data) if this.stop.lets_pass(data.chunk()) => this.hold.passed(data.remaining()),
+            _ => return self.poll_on(cx, Some(Poll::Ready(Some(Ok(frame))))),
+        }
         Poll::Ready(Some(Ok(into_bytes_frame(frame))))
     }
 

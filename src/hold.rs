@@ -40,7 +40,7 @@ struct Waiting {
 }
 
 impl HoldBack {
-    /// Where every event counts, no frame goes the short way.
+    /// Where every event counts, [`just_delivered`](Self::just_delivered) is kept up.
     pub(crate) const fn new(every_event_counts: bool) -> Self {
         Self {
             boundary: Boundary::new(),
@@ -232,9 +232,8 @@ impl HoldBack {
         self.delivered |= self.just_delivered;
         if self.every_event_counts {
             self.boundary.forget_delivered();
-        } else {
-            self.aligned =
-                self.delivered && self.waiting.is_none() && !self.mid_event && !self.ends_in_cr;
         }
+        self.aligned =
+            self.delivered && self.waiting.is_none() && !self.mid_event && !self.ends_in_cr;
     }
 }

@@ -5,7 +5,10 @@ use std::task::{Context, Poll};
 use http::Extensions;
 
 #[cfg(feature = "tokio")]
-use crate::{clock::Clock, eligibility::Completed, shutdown::Shutdown, watch::StreamWatch};
+use crate::{
+    boundary::surely_delivers, clock::Clock, eligibility::Completed, shutdown::Shutdown,
+    watch::StreamWatch,
+};
 use crate::{close_event::CloseEvent, config::Config, ending::Ending};
 
 /// Empty without the feature `tokio`, and for layers that have neither.
@@ -75,7 +78,7 @@ impl Stop {
         self.shutdown.as_ref().is_some_and(StreamWatch::is_closed)
     }
 
-    /// Whether every event has to be noticed, and no frame may go the short way.
+    /// Whether it matters which frames deliver an event.
     pub(crate) fn needs_every_event(&self) -> bool {
         let clock = self.more.as_ref().and_then(|more| more.clock.as_ref());
         clock.is_some_and(Clock::needs_every_event)
@@ -94,15 +97,35 @@ impl Stop {
         }
     }
 
-    /// Whether this task will be woken by all there is, without having to do anything for it.
+    /// Whether nothing has happened, and this task will be woken when something does, without having to do anything for
+    /// it. Whether the first shutdown has closed is for [`is_closed`](Self::is_closed) to say.
     #[inline]
     pub(crate) fn is_waiting(&self, cx: &Context<'_>) -> bool {
         let shutdown = self.shutdown.as_ref();
-        self.more.is_none() && shutdown.is_none_or(|shutdown| shutdown.is_waiting(cx))
+        let more = self.more.as_ref();
+        shutdown.is_none_or(|shutdown| shutdown.is_waiting(cx))
+            && more.is_none_or(|more| more.is_waiting(cx))
+    }
+
+    #[inline]
+    pub(crate) fn has_clock(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.clock.is_some())
+    }
+
+    /// Whether these whole events may go out without a closer look. If so, it is noted that they do.
+    pub(crate) fn lets_pass(&mut self, events: &[u8]) -> bool {
+        let Some(clock) = self.clock() else {
+            return true;
+        };
+        if clock.needs_every_event() && !surely_delivers(events) {
+            return false;
+        }
+        clock.sent(true);
+        true
     }
 
     pub(crate) fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
-        match self.more.as_mut().and_then(|more| more.clock.as_mut()) {
+        match self.clock() {
             Some(clock) => clock.poll(cx),
             None => Poll::Pending,
         }
@@ -115,7 +138,7 @@ impl Stop {
 
     /// Notes that something went out, and whether it ended an event.
     pub(crate) fn sent(&mut self, delivered: bool) {
-        if let Some(clock) = self.more.as_mut().and_then(|more| more.clock.as_mut()) {
+        if let Some(clock) = self.clock() {
             clock.sent(delivered);
         }
     }
@@ -131,6 +154,10 @@ impl Stop {
         self.more = None;
     }
 
+    fn clock(&mut self) -> Option<&mut Clock> {
+        self.more.as_mut()?.clock.as_mut()
+    }
+
     fn shutdowns(&self) -> impl Iterator<Item = &StreamWatch> {
         let more = self.more.iter().flat_map(|more| &more.shutdowns);
         self.shutdown.iter().chain(more)
@@ -139,6 +166,12 @@ impl Stop {
 
 #[cfg(feature = "tokio")]
 impl More {
+    fn is_waiting(&self, cx: &Context<'_>) -> bool {
+        let mut shutdowns = self.shutdowns.iter();
+        shutdowns.all(|shutdown| !shutdown.is_closed() && shutdown.is_waiting(cx))
+            && self.clock.as_ref().is_none_or(|clock| clock.is_waiting(cx))
+    }
+
     fn poll_shutdowns(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for shutdown in &mut self.shutdowns {
             if shutdown.poll(cx).is_ready() {
@@ -172,6 +205,14 @@ impl Stop {
     }
 
     pub(crate) fn is_waiting(&self, _cx: &Context<'_>) -> bool {
+        true
+    }
+
+    pub(crate) fn has_clock(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn lets_pass(&mut self, _events: &[u8]) -> bool {
         true
     }
 
