@@ -1,0 +1,5 @@
+//! What the benchmarks share.
+
+pub mod callgrind;
+pub mod subjects;
+pub mod upstream;

@@ -1,0 +1,185 @@
+//! What is measured: the bare upstream, what others put around it, and this crate's body.
+
+use std::{
+    convert::Infallible,
+    hint::black_box,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use axum::response::{IntoResponse, Sse, sse};
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream, StreamExt, stream};
+use http::{Request, Response, response::Parts};
+use http_body::{Body, Frame};
+use http_body_util::{Empty, StreamBody};
+use tokio_util::sync::CancellationToken;
+use tower::{Layer, Service, ServiceExt, service_fn, util::BoxCloneSyncService};
+use tower_http::{
+    on_early_drop::{OnBodyDropFn, OnEarlyDropLayer},
+    timeout::ResponseBodyTimeoutLayer,
+    trace::TraceLayer,
+};
+use tower_sse_completion::{Shutdown, SseCompletionLayer};
+
+use crate::upstream::Upstream;
+
+type Inner = BoxCloneSyncService<Request<Empty<Bytes>>, Response<Upstream>, Infallible>;
+type Item = Result<Frame<Bytes>, Infallible>;
+
+/// The subjects of the table of frames, in its order.
+pub const SUBJECTS: [&str; 12] = [
+    "bare",
+    "on_early_drop",
+    "trace",
+    "timeout",
+    "hand_written",
+    "select",
+    "sse",
+    "sse_keep_alive",
+    "none",
+    "token",
+    "shutdown",
+    "all_options",
+];
+
+/// Polls this subject to its end, and returns how many bytes came.
+pub fn poll_to_end(subject: &str, content_type: &'static str, upstream: Upstream) -> usize {
+    let shutdown = Shutdown::new();
+    match subject {
+        "bare" => poll_all(pin!(upstream)),
+        "on_early_drop" => {
+            let layer = OnEarlyDropLayer::builder().on_body_drop(OnBodyDropFn::new(
+                |_: &Request<Empty<Bytes>>| |_: &Parts| || (),
+            ));
+            poll_all(pin!(through(layer, content_type, upstream)))
+        }
+        "trace" => poll_all(pin!(through(
+            TraceLayer::new_for_http(),
+            content_type,
+            upstream
+        ))),
+        "timeout" => {
+            let layer = ResponseBodyTimeoutLayer::new(Duration::from_secs(30));
+            poll_all(pin!(through(layer, content_type, upstream)))
+        }
+        "hand_written" => poll_all(pin!(StreamBody::new(hand_written(upstream)))),
+        "select" => poll_all(pin!(StreamBody::new(selected(upstream)))),
+        "sse" => poll_all(pin!(sse(upstream).into_response().into_body())),
+        "sse_keep_alive" => {
+            let kept_alive = sse(upstream).keep_alive(sse::KeepAlive::new());
+            poll_all(pin!(kept_alive.into_response().into_body()))
+        }
+        "none" => poll_all(pin!(through(
+            SseCompletionLayer::new(),
+            content_type,
+            upstream
+        ))),
+        "token" => {
+            let token = CancellationToken::new();
+            let layer =
+                SseCompletionLayer::new().cancel_when(move |_| token.clone().cancelled_owned());
+            poll_all(pin!(through(layer, content_type, upstream)))
+        }
+        "shutdown" => {
+            let layer = SseCompletionLayer::new().shutdown(&shutdown);
+            poll_all(pin!(through(layer, content_type, upstream)))
+        }
+        "all_options" => poll_all(pin!(through(
+            all_options(&shutdown),
+            content_type,
+            upstream
+        ))),
+        other => panic!("there is no subject {other:?}"),
+    }
+}
+
+fn all_options(shutdown: &Shutdown) -> SseCompletionLayer {
+    let minute = Duration::from_secs(60);
+    SseCompletionLayer::new()
+        .shutdown(shutdown)
+        .on_end(|report| {
+            black_box(report.bytes());
+        })
+        .max_age(minute)
+        .and_then(|layer| layer.idle_timeout(minute))
+        .and_then(|layer| layer.keep_alive(minute))
+        .expect("durations above zero")
+}
+
+/// What users who know the combinators write.
+pub fn hand_written<S>(upstream: S) -> impl Stream<Item = Item>
+where
+    S: Stream<Item = Item>,
+{
+    let token = CancellationToken::new();
+    upstream
+        .take_until(token.cancelled_owned())
+        .chain(stream::iter([Ok(close_event())]))
+}
+
+/// What most people write.
+fn selected(mut upstream: Upstream) -> impl Stream<Item = Item> {
+    let token = CancellationToken::new();
+    async_stream::stream! {
+        loop {
+            tokio::select! {
+                () = token.cancelled() => {
+                    yield Ok(close_event());
+                    break;
+                }
+                item = upstream.next() => match item {
+                    Some(item) => yield item,
+                    None => break,
+                }
+            }
+        }
+    }
+}
+
+fn close_event() -> Frame<Bytes> {
+    Frame::data(Bytes::from_static(b"event: close\ndata:\n\n"))
+}
+
+/// axum's own encoder, which the keep-alive is compared with.
+fn sse(upstream: Upstream) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
+    Sse::new(upstream.map(|_item| Ok(sse::Event::default().data("x"))))
+}
+
+fn inner(content_type: &'static str, upstream: Upstream) -> Inner {
+    let upstream = std::sync::Arc::new(std::sync::Mutex::new(Some(upstream)));
+    BoxCloneSyncService::new(service_fn(move |_request| {
+        let upstream = upstream.lock().expect("nothing panics").take();
+        let response = Response::builder().header("content-type", content_type);
+        std::future::ready(Ok(response
+            .body(upstream.expect("one request"))
+            .expect("a valid response")))
+    }))
+}
+
+fn through<L, B>(layer: L, content_type: &'static str, upstream: Upstream) -> B
+where
+    L: Layer<Inner>,
+    L::Service: Service<Request<Empty<Bytes>>, Response = Response<B>, Error = Infallible>,
+{
+    let response = layer
+        .layer(inner(content_type, upstream))
+        .oneshot(Request::new(Empty::new()))
+        .now_or_never();
+    let Ok(response) = response.expect("no waiting");
+    response.into_body()
+}
+
+/// Through a virtual call, as in every framework, so that no body melts into this loop.
+fn poll_all<E>(mut body: Pin<&mut dyn Body<Data = Bytes, Error = E>>) -> usize {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut bytes = 0;
+    loop {
+        match black_box(body.as_mut()).poll_frame(&mut cx) {
+            Poll::Ready(Some(Ok(frame))) => bytes += frame.data_ref().map_or(0, Bytes::len),
+            Poll::Pending => {}
+            Poll::Ready(_) => return bytes,
+        }
+    }
+}
