@@ -40,10 +40,10 @@ const RETRY: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::f
 
 /// What ends the streams.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ends {
-    ByLayer,
-    ByToken,
-    ByNothing,
+pub(crate) enum EndedBy {
+    Layer,
+    Token,
+    Nothing,
 }
 
 struct Tools;
@@ -87,21 +87,21 @@ impl Tools {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let ends = match env::args().nth(1).as_deref() {
-        None => Ends::ByLayer,
-        Some("--token-only") => Ends::ByToken,
-        Some("--without-layer") => Ends::ByNothing,
+    let ended_by = match env::args().nth(1).as_deref() {
+        None => EndedBy::Layer,
+        Some("--token-only") => EndedBy::Token,
+        Some("--without-layer") => EndedBy::Nothing,
         _ => return Err("usage: mcp [--token-only | --without-layer]".into()),
     };
     let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
     let listener = TcpListener::bind(("127.0.0.1", port.parse()?)).await?;
     println!("http://{}", listener.local_addr()?);
-    serve(listener, ends, signal::ctrl_c()).await
+    serve(listener, ended_by, signal::ctrl_c()).await
 }
 
 pub(crate) async fn serve(
     listener: TcpListener,
-    ends: Ends,
+    ended_by: EndedBy,
     stop: impl Future<Output: Send> + Send + 'static,
 ) -> Result<(), Box<dyn Error>> {
     let config = StreamableHttpServerConfig::default();
@@ -111,7 +111,7 @@ pub(crate) async fn serve(
     let mut app = Router::new().route_service("/mcp", service);
 
     let shutdown = Shutdown::new();
-    if ends == Ends::ByLayer {
+    if ended_by == EndedBy::Layer {
         let draining = shutdown.clone();
         let mut completion = SseCompletionLayer::new()
             .shutdown(&shutdown)
@@ -125,7 +125,8 @@ pub(crate) async fn serve(
                     }
                 }
             });
-        // Clients resume a stream that ends at this age.
+        // Clients resume a stream that ends at this age. rmcp forgets a result that comes while its client is away:
+        // where that matters, limit the age of subscriptions only.
         if let Ok(age) = env::var("MAX_AGE_MS") {
             completion = completion.max_age(Duration::from_millis(age.parse()?))?;
         }
@@ -133,10 +134,10 @@ pub(crate) async fn serve(
     }
     let begin_shutdown = async move {
         stop.await;
-        match ends {
-            Ends::ByLayer => drop(tokio::spawn(async move { shutdown.drain(GRACE).await })),
-            Ends::ByToken => token.cancel(),
-            Ends::ByNothing => {}
+        match ended_by {
+            EndedBy::Layer => drop(tokio::spawn(async move { shutdown.drain(GRACE).await })),
+            EndedBy::Token => token.cancel(),
+            EndedBy::Nothing => {}
         }
     };
     Ok(axum::serve(listener, app)

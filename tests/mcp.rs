@@ -12,7 +12,7 @@ mod example;
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use example::Ends;
+use example::EndedBy;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -41,12 +41,12 @@ struct Server {
 }
 
 impl Server {
-    async fn start(ends: Ends) -> Self {
+    async fn start(ended_by: EndedBy) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(async move {
-            let served = example::serve(listener, ends, stopped).await;
+            let served = example::serve(listener, ended_by, stopped).await;
             served.map_err(|error| error.to_string())
         });
 
@@ -114,7 +114,7 @@ fn assert_closed(text: &str) {
 
 #[tokio::test]
 async fn subscription_ends_at_once_and_answer_in_progress_has_its_result() {
-    let server = Server::start(Ends::ByLayer).await;
+    let server = Server::start(EndedBy::Layer).await;
     let answer = tokio::spawn(text(server.post));
     server.stop.send(()).expect("the server runs");
 
@@ -129,7 +129,7 @@ async fn subscription_ends_at_once_and_answer_in_progress_has_its_result() {
 
 #[tokio::test]
 async fn without_the_layer_the_subscription_keeps_the_server_from_ending() {
-    let server = Server::start(Ends::ByNothing).await;
+    let server = Server::start(EndedBy::Nothing).await;
     server.stop.send(()).expect("the server runs");
 
     let answer = text(server.post).await;
@@ -145,7 +145,7 @@ async fn without_the_layer_the_subscription_keeps_the_server_from_ending() {
 
 #[tokio::test]
 async fn token_of_rmcp_ends_every_stream_and_loses_the_result() {
-    let server = Server::start(Ends::ByToken).await;
+    let server = Server::start(EndedBy::Token).await;
     server.stop.send(()).expect("the server runs");
 
     let (get, answer) = (text(server.get).await, text(server.post).await);
@@ -158,7 +158,7 @@ async fn token_of_rmcp_ends_every_stream_and_loses_the_result() {
 
 #[tokio::test]
 async fn answer_that_is_resumed_by_a_get_has_its_result_too() {
-    let server = Server::start(Ends::ByLayer).await;
+    let server = Server::start(EndedBy::Layer).await;
     drop(server.post);
     let headers = [
         ("mcp-session-id", server.session.as_str()),

@@ -1,0 +1,185 @@
+"""The official Python client, with the layer and without it."""
+
+import re
+import signal
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
+from recording import Recorder, ends, server
+
+CLOSE_EVENT = re.compile(rb"event: close\ndata:\nretry: ([0-9]+)\n\n\Z")
+WITHOUT = "--without-layer"
+A_WHILE = 3
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+@asynccontextmanager
+async def connected(process, mode="legacy"):
+    """`legacy` has sessions, `auto` negotiates the newest protocol, which has none."""
+    recorder = Recorder()
+    async with recorder.client() as http_client:
+        async with Client(streamable_http_client(process.url, http_client=http_client), mode=mode) as client:
+            yield client, recorder
+
+
+async def count(client, to, at_first=lambda: None):
+    """Calls the long tool, and does this when the first progress is reported."""
+    progress = []
+
+    async def report(number, total, _message):
+        progress.append(number)
+        assert total == to
+        if len(progress) == 1:
+            at_first()
+
+    result = await client.call_tool("count", {"to": to}, progress_callback=report)
+    return text(result), progress
+
+
+def text(result):
+    [content] = result.content
+    return content.text
+
+
+def without_close_event(body):
+    """The body in front of its close event, which it has to have."""
+    closed = CLOSE_EVENT.search(body)
+    assert closed, bytes(body)
+    assert 500 <= int(closed[1]) <= 2000
+    return body[: closed.start()]
+
+
+async def at_once(scenario, *variants):
+    results = {}
+
+    async def run(variant):
+        results[variant] = await scenario(*variant)
+
+    async with anyio.create_task_group() as group:
+        for variant in variants:
+            group.start_soon(run, variant)
+    return [results[variant] for variant in variants]
+
+
+async def shut_down_in_mid_answer(mode, *arguments):
+    with server(*arguments) as process:
+        async with connected(process, mode) as (client, recorder):
+            version = client.protocol_version
+            tools = [tool.name for tool in (await client.list_tools()).tools]
+            total = text(await client.call_tool("add", {"a": 1, "b": 2}))
+            counted = await count(client, 4, at_first=lambda: process.send_signal(signal.SIGINT))
+            exit_code = await ends(process, within=A_WHILE)
+            posts = [bytes(exchange.body) for exchange in recorder.of("POST")]
+            gets = [(bytes(exchange.body), exchange.end) for exchange in recorder.of("GET")]
+        gone_with_client = await ends(process)
+    return (version, tools, total, counted), posts, gets, exit_code, gone_with_client
+
+
+async def test_shutdown_waits_for_the_answer_and_not_for_the_subscription():
+    layer, without = await at_once(shut_down_in_mid_answer, ("legacy",), ("legacy", WITHOUT))
+
+    results, posts, gets, exit_code, _ = layer
+    assert results == ("2025-11-25", ["add", "count"], "3", ("counted to 4", [1, 2, 3, 4]))
+    assert exit_code == 0
+    assert (results, posts) == without[:2]
+    [(subscription, end)] = gets
+    assert end == "clean"
+    assert without[2] == [(without_close_event(subscription), "open")]
+    assert without[3:] == (None, 0), "the server waits until its client has left"
+
+
+async def test_protocol_without_sessions_is_the_same_with_the_layer():
+    layer, without = await at_once(shut_down_in_mid_answer, ("auto",), ("auto", WITHOUT))
+
+    assert layer[0] == ("2026-07-28", ["add", "count"], "3", ("counted to 4", [1, 2, 3, 4]))
+    assert layer[2:] == ([], 0, 0)
+    assert layer == without
+
+
+async def test_token_of_rmcp_loses_the_answer():
+    with server("--token-only") as process:
+        async with connected(process) as (client, recorder):
+            with pytest.raises(MCPError, match="reconnection attempts were exhausted"):
+                await count(client, 4, at_first=lambda: process.send_signal(signal.SIGINT))
+            assert await ends(process) == 0
+            [subscription] = recorder.of("GET")
+            assert b"close" not in subscription.body
+
+
+async def answer_at_the_age_of(*arguments, max_age_ms=None):
+    with server(*arguments, max_age_ms=max_age_ms) as process:
+        async with connected(process) as (client, recorder):
+            result, progress = await count(client, 26)
+    answer = [exchange for exchange in recorder.exchanges if b'"progress"' in exchange.body]
+    # rmcp starts with the last event that the client has got, and so repeats it.
+    return result, sorted(set(progress)), answer
+
+
+async def test_answer_that_was_closed_is_resumed():
+    async def scenario(*variant):
+        # The tool ends halfway between two closes: rmcp keeps no result for a client that is away.
+        return await answer_at_the_age_of(*variant, max_age_ms=8000)
+
+    layer, without = await at_once(scenario, (), (WITHOUT,))
+
+    assert layer[:2] == ("counted to 26", list(range(1, 27)))
+    assert layer[:2] == without[:2]
+    closed, resumed = layer[2]
+    [whole] = without[2]
+    seen = without_close_event(closed.body)
+    assert (closed.method, closed.end, resumed.method) == ("POST", "clean", "GET")
+    assert whole.body.startswith(seen)
+    assert re.findall(rb"id: (.*)", seen)[-1].decode() == resumed.last_event_id
+    assert whole.body.endswith(resumed.body)
+
+
+async def outlast_the_grace(*arguments):
+    with server(*arguments) as process:
+        # A plain server would never end, so that it is killed.
+        stop = signal.SIGKILL if arguments else signal.SIGINT
+        async with connected(process) as (client, recorder):
+            with pytest.raises(MCPError) as error:
+                await count(client, 40, at_first=lambda: process.send_signal(stop))
+            await ends(process)
+    [subscription] = recorder.of("GET")
+    return str(error.value), subscription, recorder.of("POST")[-1]
+
+
+async def test_answer_that_outlasts_the_grace_fails_and_is_not_cut():
+    layer, killed = await at_once(outlast_the_grace, (), (WITHOUT,))
+
+    assert layer[0] == killed[0] == "SSE stream ended and reconnection attempts were exhausted"
+    assert [exchange.end for exchange in layer[1:]] == ["clean", "clean"]
+    assert [exchange.end for exchange in killed[1:]] == ["cut", "cut"]
+    for exchange in layer[1:]:
+        without_close_event(exchange.body)
+
+
+async def restart(*arguments):
+    with server(*arguments) as process:
+        async with connected(process) as (client, _):
+            await client.call_tool("add", {"a": 1, "b": 2})
+            port = process.url.removesuffix("/mcp").rpartition(":")[2]
+            process.send_signal(signal.SIGKILL if arguments else signal.SIGINT)
+            await ends(process)
+            with server(*arguments, port=port) as successor:
+                with pytest.raises(MCPError) as error:
+                    await client.call_tool("add", {"a": 1, "b": 2})
+                async with connected(successor) as (new_client, _):
+                    return str(error.value), text(await new_client.call_tool("add", {"a": 1, "b": 2}))
+
+
+async def test_session_ends_with_its_process():
+    layer, without = await at_once(restart, (), (WITHOUT,))
+
+    assert layer == without == ("Session terminated", "3")
