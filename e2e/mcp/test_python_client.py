@@ -145,7 +145,7 @@ async def test_answer_that_was_closed_is_resumed():
 
 async def outlast_the_grace(*arguments):
     with server(*arguments) as process:
-        # A plain server would never end, so that it is killed.
+        # Without the layer the server would not end, so it is killed.
         stop = signal.SIGKILL if arguments else signal.SIGINT
         async with connected(process) as (client, recorder):
             with pytest.raises(MCPError) as error:
@@ -171,7 +171,7 @@ async def restart(*arguments):
             await client.call_tool("add", {"a": 1, "b": 2})
             port = process.url.removesuffix("/mcp").rpartition(":")[2]
             process.send_signal(signal.SIGKILL if arguments else signal.SIGINT)
-            await ends(process)
+            assert await ends(process) is not None
             with server(*arguments, port=port) as successor:
                 with pytest.raises(MCPError) as error:
                     await client.call_tool("add", {"a": 1, "b": 2})

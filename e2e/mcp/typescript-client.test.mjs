@@ -116,7 +116,7 @@ test('an answer that outlasts the grace fails, and is not cut', async t => {
   const [layer, killed] = await both(async flags => {
     const example = await server(t, { flags });
     const { client, errors, of } = await connected(t, example);
-    // A plain server would never end, so that it is killed.
+    // Without the layer the server would not end, so it is killed.
     const atFirst = () => example.kill(flags === LAYER ? 'SIGINT' : 'SIGKILL');
     await assert.rejects(count(client, 40, { atFirst, timeout: 18_000 }), { code: ErrorCode.RequestTimeout });
     await example.ends();
@@ -136,7 +136,7 @@ test('a session ends with its process', async t => {
     const { client } = await connected(t, example);
     await add(client);
     example.kill(flags === LAYER ? 'SIGINT' : 'SIGKILL');
-    await example.ends();
+    assert.notEqual(await example.ends(), undefined);
     const successor = await server(t, { flags, port: example.url.port });
     const error = await add(client).catch(({ code, message }) => ({ code, message }));
     const { client: newClient } = await connected(t, successor);
