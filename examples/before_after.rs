@@ -23,13 +23,13 @@ use tokio_util::sync::CancellationToken;
 use tower_sse_completion::SseCompletionLayer;
 
 /// What the handler sends, and whether it ends after that by itself.
-struct Case {
+pub(crate) struct Case {
     title: &'static str,
     frames: &'static [&'static str],
     ends: bool,
 }
 
-const CASES: [Case; 3] = [
+pub(crate) const CASES: [Case; 3] = [
     Case {
         title: "An idle stream, and the server shuts down",
         frames: &["id: 1\ndata: hello\n\n"],
@@ -47,14 +47,17 @@ const CASES: [Case; 3] = [
     },
 ];
 
+/// A second from the shutdown.
+const PATIENCE: Duration = Duration::from_millis(1200);
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     println!(
         "What a client gets over HTTP/1.1, chunk by chunk. `0\\r\\n\\r\\n` is the last chunk: the clean end."
     );
     for case in &CASES {
-        let without = received(case, false).await?;
-        let with = received(case, true).await?;
+        let without = received(case, false, PATIENCE).await?;
+        let with = received(case, true, PATIENCE).await?;
         println!("\n{}\n", case.title);
         println!("  {:<46}with the layer", "without the layer");
         println!("  {:<46}{}", "─".repeat(44), "─".repeat(44));
@@ -66,8 +69,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Serves one case to one client, shuts down, and returns what the client got until a second later.
-async fn received(case: &'static Case, layered: bool) -> Result<Vec<String>, Box<dyn Error>> {
+/// Serves one case to one client, shuts down, and returns what the client got while it had patience.
+pub(crate) async fn received(
+    case: &'static Case,
+    layered: bool,
+    patience: Duration,
+) -> Result<Vec<String>, Box<dyn Error>> {
     let shutdown = CancellationToken::new();
     let mut app = Router::new().route("/", get(async || event_stream(case)));
     if layered {
@@ -88,7 +95,7 @@ async fn received(case: &'static Case, layered: bool) -> Result<Vec<String>, Box
         time::sleep(Duration::from_millis(200)).await;
         shutdown.cancel();
     });
-    let deadline = Instant::now() + Duration::from_millis(1200);
+    let deadline = Instant::now() + patience;
     let mut bytes = Vec::new();
     let end = loop {
         match time::timeout_at(deadline, client.read_buf(&mut bytes)).await {

@@ -9,7 +9,7 @@
 //! Then press Ctrl-C, or send SIGTERM. Subscriptions end at once, answers may finish until the grace is over, and then
 //! they end too. A client that does not read keeps its connection, so what is left after that is cut.
 
-use std::{convert::Infallible, error::Error, future, future::IntoFuture, time::Duration};
+use std::{convert::Infallible, error::Error, future, future::IntoFuture, io, time::Duration};
 
 use axum::{
     Router,
@@ -31,7 +31,13 @@ const HARD_STOP: Duration = Duration::from_secs(2);
 async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("http://127.0.0.1:3000, process {}", std::process::id());
+    serve(listener, stop_signal()).await
+}
 
+pub(crate) async fn serve(
+    listener: TcpListener,
+    stop_signal: impl Future<Output = io::Result<()>>,
+) -> Result<(), Box<dyn Error>> {
     let shutdown = Shutdown::new();
     let stop = CancellationToken::new();
     let server = axum::serve(listener, app(&shutdown)?)
@@ -39,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .into_future();
     let server = tokio::spawn(server);
 
-    stop_signal().await?;
+    stop_signal.await?;
     // No new connections from here on; those that are open have the grace.
     stop.cancel();
     let drained = shutdown.drain(GRACE).await;
@@ -85,7 +91,7 @@ fn words(word: &'static str) -> impl Stream<Item = Result<Event, Infallible>> {
 }
 
 /// Ctrl-C, or on Unix SIGTERM.
-async fn stop_signal() -> std::io::Result<()> {
+async fn stop_signal() -> io::Result<()> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

@@ -14,7 +14,7 @@ use axum::{
     routing::get,
 };
 use futures_util::{Stream, StreamExt, stream};
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::{net::TcpListener, time};
 use tower_sse_completion::{Shutdown, SseCompletionLayer};
 
@@ -22,19 +22,21 @@ use tower_sse_completion::{Shutdown, SseCompletionLayer};
 async fn main() -> Result<(), Box<dyn Error>> {
     let prometheus = PrometheusBuilder::new().install_recorder()?;
     let shutdown = Shutdown::new();
-    let app = Router::new()
-        .route("/events", get(async || Sse::new(ticks())))
-        .route("/finite", get(async || Sse::new(ticks().take(3))))
-        .route("/empty", get(async || Sse::new(ticks().take(0))))
-        .layer(SseCompletionLayer::new().shutdown(&shutdown))
-        .route("/metrics", get(async move || prometheus.render()));
-
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("http://127.0.0.1:3000/metrics");
-    axum::serve(listener, app)
+    axum::serve(listener, app(prometheus, &shutdown))
         .with_graceful_shutdown(shutdown.after(tokio::signal::ctrl_c()))
         .await?;
     Ok(())
+}
+
+pub(crate) fn app(prometheus: PrometheusHandle, shutdown: &Shutdown) -> Router {
+    Router::new()
+        .route("/events", get(async || Sse::new(ticks())))
+        .route("/finite", get(async || Sse::new(ticks().take(3))))
+        .route("/empty", get(async || Sse::new(ticks().take(0))))
+        .layer(SseCompletionLayer::new().shutdown(shutdown))
+        .route("/metrics", get(async move || prometheus.render()))
 }
 
 fn ticks() -> impl Stream<Item = Result<Event, Infallible>> {

@@ -46,21 +46,23 @@ impl Sessions {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let shutdown = Shutdown::new();
-    let layer = SseCompletionLayer::new()
-        .shutdown(&shutdown)
-        .on_end(|report| println!("a stream has {}", report.ending()));
-    let app = Router::new()
-        .route("/events/{user}", get(events))
-        .layer(layer)
-        .route("/logout/{user}", post(log_out))
-        .with_state(Sessions::default());
-
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("http://127.0.0.1:3000/events/ada");
-    axum::serve(listener, app)
+    axum::serve(listener, app(&shutdown))
         .with_graceful_shutdown(shutdown.after(tokio::signal::ctrl_c()))
         .await?;
     Ok(())
+}
+
+pub(crate) fn app(shutdown: &Shutdown) -> Router {
+    let layer = SseCompletionLayer::new()
+        .shutdown(shutdown)
+        .on_end(|report| println!("a stream has {}", report.ending()));
+    Router::new()
+        .route("/events/{user}", get(events))
+        .layer(layer)
+        .route("/logout/{user}", post(log_out))
+        .with_state(Sessions::default())
 }
 
 async fn events(State(sessions): State<Sessions>, Path(user): Path<String>) -> impl IntoResponse {
