@@ -8,9 +8,15 @@ mod before_after;
 #[path = "../examples/graceful_shutdown.rs"]
 #[allow(dead_code, reason = "main is not called")]
 mod graceful_shutdown;
+#[path = "../examples/hyper.rs"]
+#[allow(dead_code, reason = "main is not called")]
+mod hyper_example;
 #[path = "../examples/sessions.rs"]
 #[allow(dead_code, reason = "main is not called")]
 mod sessions;
+#[path = "../examples/warp.rs"]
+#[allow(dead_code, reason = "main is not called")]
+mod warp_example;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -21,6 +27,7 @@ use support::server::{VERSIONS, Version, receive, request, serve};
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 use tower_sse_completion::Shutdown;
 
+const CLOSE: &str = "event: close\ndata:\n\n";
 const LONG: Duration = Duration::from_secs(60);
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
@@ -54,6 +61,54 @@ async fn next(body: &mut Incoming) -> Bytes {
 
 async fn rest(body: Incoming) -> String {
     within(receive(body)).await.text()
+}
+
+#[tokio::test]
+async fn hyper_closes_its_streams_and_returns() {
+    let (listener, address) = listen().await;
+    let shutdown = Shutdown::new();
+    let server = tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move { hyper_example::serve(listener, &shutdown).await }
+    });
+    let mut streams = Vec::new();
+    for version in VERSIONS {
+        let (first, body) = open(address, version, "GET", "/events").await;
+        assert_eq!(first, "data: 1\n\n");
+        streams.push(body);
+        let other = within(request(address, version, "GET", "/")).await;
+        assert_eq!(other.status(), 404);
+        assert_eq!(rest(other.into_body()).await, "try /events\n");
+    }
+    shutdown.close();
+    for body in streams {
+        assert!(rest(body).await.ends_with(CLOSE));
+    }
+    within(server).await.expect("no panic");
+}
+
+#[tokio::test]
+async fn warp_closes_its_streams_and_returns() {
+    let (listener, address) = listen().await;
+    let shutdown = Shutdown::new();
+    let server = tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move { warp_example::serve(listener, &shutdown).await }
+    });
+    let mut streams = Vec::new();
+    for version in VERSIONS {
+        let (first, body) = open(address, version, "GET", "/events").await;
+        assert_eq!(first, "data:1\n\n");
+        streams.push(body);
+        let other = within(request(address, version, "GET", "/hello")).await;
+        assert_eq!(other.headers()["content-length"], "6");
+        assert_eq!(rest(other.into_body()).await, "hello\n");
+    }
+    shutdown.close();
+    for body in streams {
+        assert!(rest(body).await.ends_with(CLOSE));
+    }
+    within(server).await.expect("no panic");
 }
 
 #[tokio::test]
