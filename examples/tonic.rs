@@ -1,0 +1,71 @@
+//! A gRPC service and event streams on one port, and a shutdown that ends both.
+//!
+//! ```text
+//! cargo run --example tonic
+//! curl -N http://127.0.0.1:3000/events
+//! printf '\0\0\0\0\0' | curl -sv --http2-prior-knowledge --data-binary @- -H 'te: trailers' \
+//!     -H 'content-type: application/grpc' http://127.0.0.1:3000/grpc.health.v1.Health/Check | xxd
+//! ```
+//!
+//! The last one is a gRPC call by hand: the answer is `08 01` (serving) behind five bytes, and its trailer
+//! `grpc-status: 0`. One layer is around everything, and leaves gRPC as it is.
+
+use std::{convert::Infallible, io, time::Duration};
+
+use axum::{
+    Router,
+    response::sse::{Event, Sse},
+    routing::get,
+};
+use futures_util::{Stream, StreamExt, stream};
+use tokio::{net::TcpListener, time};
+use tonic::service::Routes;
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::{Health, HealthServer},
+    server::{HealthReporter, health_reporter},
+};
+use tower_sse_completion::{Shutdown, SseCompletionLayer};
+
+#[tokio::main]
+async fn main() -> io::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:3000").await?;
+    println!("http://127.0.0.1:3000/events");
+    let shutdown = Shutdown::new();
+    tokio::spawn(shutdown.after(tokio::signal::ctrl_c()));
+    serve(listener, &shutdown).await
+}
+
+pub(crate) async fn serve(listener: TcpListener, shutdown: &Shutdown) -> io::Result<()> {
+    let (reporter, health) = health_reporter();
+    let app = routes(health).layer(SseCompletionLayer::new().shutdown(shutdown));
+    let stopping = shutdown.draining();
+    axum::serve(listener, app)
+        .with_graceful_shutdown(async {
+            stopping.await;
+            end_health_watches(reporter).await;
+        })
+        .await
+}
+
+/// tonic's routes are an axum router, and answer gRPC calls to anything else with `UNIMPLEMENTED`.
+pub(crate) fn routes(health: HealthServer<impl Health>) -> Router {
+    Routes::new(health)
+        .into_axum_router()
+        .route("/events", get(async || Sse::new(ticks())))
+}
+
+/// The layer ends event streams. A streaming gRPC call has a status to end with, and that is the service's to send.
+async fn end_health_watches(mut reporter: HealthReporter) {
+    reporter
+        .set_service_status("", ServingStatus::NotServing)
+        .await;
+    reporter.clear_service_status("").await;
+}
+
+fn ticks() -> impl Stream<Item = Result<Event, Infallible>> {
+    stream::iter(1..).then(async |number: u32| {
+        time::sleep(Duration::from_millis(500)).await;
+        Ok(Event::default().data(number.to_string()))
+    })
+}

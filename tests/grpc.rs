@@ -1,0 +1,202 @@
+//! gRPC beside event streams: the tonic example, over real sockets.
+
+mod support;
+
+#[path = "../examples/tonic.rs"]
+#[allow(dead_code, reason = "main is not called")]
+mod tonic_example;
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use support::server::{VERSIONS, receive, request, serve};
+use tokio::{net::TcpListener, time::timeout};
+use tonic::{Code, transport::Endpoint};
+use tonic_health::{
+    ServingStatus::{NotServing, Serving},
+    pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient},
+    server::{HealthReporter, health_reporter},
+};
+use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer};
+
+const LONG: Duration = Duration::from_secs(60);
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
+
+/// Messages as they are on the wire: not compressed, of so many bytes.
+const ABOUT_THE_SERVER: &[u8] = b"\0\0\0\0\0";
+const ABOUT_AN_UNKNOWN_SERVICE: &[u8] = b"\0\0\0\0\x06\x0a\x04none";
+const SERVING: &[u8] = b"\0\0\0\0\x02\x08\x01";
+const NOT_SERVING: &[u8] = b"\0\0\0\0\x02\x08\x02";
+
+/// All that a client sees of a call.
+#[derive(Debug, PartialEq)]
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    ends_with_headers: bool,
+    messages: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(LONG, future).await.expect("it takes too long")
+}
+
+/// The same service without the layer, and with one that closes whatever it can.
+async fn without_and_with() -> [(SocketAddr, HealthReporter); 2] {
+    let closed = Shutdown::new();
+    closed.close_with(CloseEvent::new().data("this must not be seen"));
+    let layer = SseCompletionLayer::new()
+        .shutdown(&closed)
+        .close_on_completed(true)
+        .close_on_failed(true);
+    let (without, service) = health_reporter();
+    let without = (serve(tonic_example::routes(service)).await, without);
+    let (with, service) = health_reporter();
+    let app = tonic_example::routes(service).layer(layer);
+    [without, (serve(app).await, with)]
+}
+
+async fn call(address: SocketAddr, path: &str, message: &'static [u8]) -> Response<Incoming> {
+    let request = Request::post(format!("http://{address}{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Full::<Bytes>::from(message))
+        .expect("a valid request");
+    let client = Client::builder(TokioExecutor::new())
+        .http2_only(true)
+        .build_http();
+    within(client.request(request)).await.expect("a response")
+}
+
+/// Reads a call to its end. Once each message is there, this is called, so that the next one has a frame of its own.
+async fn read(response: Response<Incoming>, mut after_message: impl AsyncFnMut(usize)) -> Answer {
+    let (mut head, mut body) = response.into_parts();
+    head.headers.remove("date");
+    let mut answer = Answer {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        ends_with_headers: body.is_end_stream(),
+        messages: Vec::new(),
+        trailers: None,
+    };
+    while let Some(frame) = within(body.frame()).await {
+        match frame.expect("no error").into_data() {
+            Ok(message) => {
+                answer.messages.push(message);
+                after_message(answer.messages.len()).await;
+            }
+            Err(frame) => answer.trailers = frame.into_trailers().ok(),
+        }
+    }
+    answer
+}
+
+fn grpc_status(headers: &HeaderMap) -> Option<&str> {
+    headers.get("grpc-status")?.to_str().ok()
+}
+
+#[tokio::test]
+async fn c2_unary_call_is_the_same_with_the_layer() {
+    let [(without, _), (with, _)] = without_and_with().await;
+    let answer =
+        async |address| read(call(address, CHECK, ABOUT_THE_SERVER).await, async |_| {}).await;
+    let (without, with) = (answer(without).await, answer(with).await);
+    assert_eq!(without, with);
+
+    assert_eq!(with.messages, [SERVING]);
+    assert_eq!(grpc_status(&with.trailers.expect("trailers")), Some("0"));
+}
+
+#[tokio::test]
+async fn c2_error_status_is_the_same_with_the_layer() {
+    let [(without, _), (with, _)] = without_and_with().await;
+    for (path, message, code) in [
+        (CHECK, ABOUT_AN_UNKNOWN_SERVICE, Code::NotFound),
+        (WATCH, ABOUT_AN_UNKNOWN_SERVICE, Code::NotFound),
+        ("/none.None/None", ABOUT_THE_SERVER, Code::Unimplemented),
+    ] {
+        let answer = async |address| read(call(address, path, message).await, async |_| {}).await;
+        let (without, with) = (answer(without).await, answer(with).await);
+        assert_eq!(without, with);
+
+        let code = (code as i32).to_string();
+        assert_eq!(grpc_status(&with.headers), Some(code.as_str()), "{path}");
+        assert_eq!(with.status, 200);
+        assert!(with.ends_with_headers);
+    }
+}
+
+#[tokio::test]
+async fn c2_streaming_call_is_the_same_with_the_layer() {
+    let answers = without_and_with()
+        .await
+        .map(async |(address, mut reporter)| {
+            let response = call(address, WATCH, ABOUT_THE_SERVER).await;
+            read(response, async |messages| match messages {
+                1 => reporter.set_service_status("", NotServing).await,
+                2 => reporter.set_service_status("", Serving).await,
+                _ => reporter.clear_service_status("").await,
+            })
+            .await
+        });
+    let [without, with] = answers;
+    let (without, with) = (without.await, with.await);
+    assert_eq!(without, with);
+
+    assert_eq!(with.messages, [SERVING, NOT_SERVING, SERVING]);
+    assert_eq!(grpc_status(&with.trailers.expect("trailers")), Some("0"));
+}
+
+#[tokio::test]
+async fn shutdown_closes_event_streams_and_ends_calls_on_the_same_port() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let shutdown = Shutdown::new();
+    let server = tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move { tonic_example::serve(listener, &shutdown).await }
+    });
+
+    let channel = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+    let mut client = HealthClient::new(channel.connect().await.expect("a connection"));
+    let about_the_server = HealthCheckRequest::default();
+    let health = client.check(about_the_server.clone()).await;
+    let health = health.expect("a health").into_inner();
+    assert_eq!(health.status(), ServingStatus::Serving);
+    let unknown = HealthCheckRequest {
+        service: "none".to_owned(),
+    };
+    let unknown = client.check(unknown).await.expect_err("an error");
+    assert_eq!(unknown.code(), Code::NotFound);
+    let watch = client.watch(about_the_server).await;
+    let mut watch = watch.expect("a watch").into_inner();
+    let first = within(watch.message()).await.expect("no error");
+    assert_eq!(first.expect("a message").status(), ServingStatus::Serving);
+    let mut streams = Vec::new();
+    for version in VERSIONS {
+        let response = request(address, version, "GET", "/events").await;
+        let mut body = response.into_body();
+        let first = within(body.frame()).await.expect("a frame");
+        let first = first.expect("no error").into_data().expect("data");
+        assert_eq!(first, "data: 1\n\n");
+        streams.push(body);
+    }
+
+    shutdown.close();
+    for body in streams {
+        let text = within(receive(body)).await.text();
+        assert!(text.ends_with("event: close\ndata:\n\n"), "{text:?}");
+    }
+    let last = within(watch.message()).await.expect("no error");
+    assert_eq!(last.expect("a message").status(), ServingStatus::NotServing);
+    assert_eq!(within(watch.message()).await.expect("no error"), None);
+    let served = within(server).await.expect("no panic");
+    served.expect("a clean end");
+}
