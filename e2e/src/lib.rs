@@ -3,3 +3,4 @@
 pub mod event_source;
 pub mod ports;
 pub mod proxy;
+pub mod rolling_restart;
