@@ -6,6 +6,18 @@ need() {
     shift
     if ! command -v "$command" >/dev/null; then
         apt-get update
-        DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$@"
+        DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
+            install --yes --no-install-recommends "$@"
+    fi
+}
+
+# need_node DIRECTORY: Node.js 20 or newer. Debian 12 has an older one, which can fetch a newer one from npm into this
+# directory.
+need_node() {
+    need node nodejs
+    need npm npm
+    if [ "$(node --print 'process.versions.node.split(".")[0]')" -lt 20 ]; then
+        npm install --loglevel=error --prefix "$1" node@22
+        PATH=$1/node_modules/.bin:$PATH
     fi
 }
