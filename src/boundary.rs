@@ -74,10 +74,12 @@ impl Boundary {
 
     #[cold]
     fn feed_unaligned(&mut self, bytes: &[u8]) -> Option<usize> {
-        if self.delivered {
-            if let Some(blank) = last_blank_line(bytes) {
-                self.restart(&bytes[..blank]);
-                let tail = self.feed_forward(&bytes[blank..]).unwrap_or(0);
+        if let Some(blank) = last_blank_line(bytes) {
+            let (events, rest) = bytes.split_at(blank);
+            self.delivered = self.delivered || surely_delivers(behind_first_line(events));
+            if self.delivered {
+                self.restart(events);
+                let tail = self.feed_forward(rest).unwrap_or(0);
                 return Some(blank + tail);
             }
         }
@@ -177,19 +179,20 @@ fn ends_in_blank_line(bytes: &[u8]) -> bool {
     )
 }
 
-/// Whether one of these events is delivered, as its `data:` line shows, if they begin behind a boundary and end in a blank
-/// line. `false` where that needs a closer look.
-#[cfg(feature = "tokio")]
-pub(crate) fn surely_delivers(mut events: &[u8]) -> bool {
-    loop {
-        if events.starts_with(b"data:") {
-            return true;
+/// Whether an event is delivered within these lines, as a `data:` line shows, if they begin with a whole line and end in a
+/// blank one. `false` where that needs a closer look.
+pub(crate) fn surely_delivers(mut lines: &[u8]) -> bool {
+    while !lines.starts_with(b"data:") {
+        if lines.is_empty() {
+            return false;
         }
-        match memchr2(b'\n', b'\r', events) {
-            Some(end) => events = &events[end + 1..],
-            None => return false,
-        }
+        lines = behind_first_line(lines);
     }
+    true
+}
+
+fn behind_first_line(lines: &[u8]) -> &[u8] {
+    memchr2(b'\n', b'\r', lines).map_or(&[], |end| &lines[end + 1..])
 }
 
 /// How many of these bytes lead up to the end of the last blank line that can be told from them alone.
