@@ -131,10 +131,8 @@ fn c16_stream_is_reported_once() {
     let layer = SseCompletionLayer::new().on_end({
         let endings = Arc::clone(&endings);
         move |report| {
-            endings
-                .lock()
-                .expect("no panic")
-                .push((report.ending(), report.bytes()))
+            let mut endings = endings.lock().expect("no panic");
+            endings.push((report.ending(), report.bytes()));
         }
     });
     for frames in [&["data: 1\n\n"][..], &[]] {
