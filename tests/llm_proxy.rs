@@ -2,7 +2,7 @@
 
 mod support;
 
-#[path = "../examples/llm_proxy.rs"]
+#[path = "../examples/llm_proxy/main.rs"]
 #[allow(dead_code, reason = "main is not called")]
 mod llm_proxy;
 

@@ -11,30 +11,29 @@
 //! The SDKs parse the data of every event as JSON, and raise an error object as a typed error: so that is the close
 //! event, in the shape of the route. It is never the API's own end mark, which says that the answer is whole.
 
-use std::{error::Error, io, time::Duration};
+mod end_mark;
+mod models;
+
+use std::{error::Error, time::Duration};
 
 use axum::{
-    BoxError, Router,
+    Router,
     body::Body,
     extract::Request,
     handler::Handler,
     http::{StatusCode, header},
     response::Response,
-    routing::{MethodRouter, post},
+    routing::post,
 };
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Frame, Incoming};
+use end_mark::{Field, until};
+use http_body_util::StreamBody;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use tokio::{net::TcpListener, time};
+pub(crate) use models::language_models;
+use tokio::net::TcpListener;
 use tower_sse_completion::{CloseEvent, Ending, Shutdown, SseCompletionLayer};
-
-/// Name and value.
-type Field = (&'static str, &'static str);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -125,70 +124,4 @@ async fn forward(
         true => Body::new(StreamBody::new(until(end_mark, body))),
         false => Body::new(body),
     }))
-}
-
-/// To HTTP, an answer that stops between two events is whole. Here its end mark decides: nothing comes behind it, and
-/// without it the end is an error.
-fn until(end_mark: Field, body: Incoming) -> impl Stream<Item = Result<Frame<Bytes>, BoxError>> {
-    stream::try_unfold((body, Vec::new()), move |(mut body, mut last)| async move {
-        if ends_with(end_mark, &last) {
-            return Ok(None);
-        }
-        match body.frame().await.transpose()? {
-            Some(frame) => {
-                last.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
-                // Enough for the last event.
-                last.drain(..last.len().saturating_sub(256));
-                Ok(Some((frame, (body, last))))
-            }
-            None if last.is_empty() => Ok(None),
-            None => Err("the upstream has stopped before the end of its answer".into()),
-        }
-    })
-}
-
-/// A line of its own: a model may well say the same, but its words are in JSON, which breaks no lines.
-fn ends_with(end_mark: Field, last: &[u8]) -> bool {
-    let last = String::from_utf8_lossy(last);
-    let mut fields = last.lines().filter_map(|line| line.split_once(':'));
-    (last.ends_with("\n\n") || last.ends_with("\r\n\r\n"))
-        && fields.any(|(name, value)| (name, value.trim()) == end_mark)
-}
-
-/// Stands in for the upstream, and misbehaves as the request says: its body may be JSON with `die` as the model.
-pub(crate) fn language_models() -> Router {
-    let openai = [
-        "data: {\"choices\":[{\"delta\":{\"content\":\"hello\"}}]}\n\n",
-        "data: [DONE]\n\n",
-    ];
-    let anthropic = [
-        "event: content_block_delta\ndata: {\"delta\":{\"text\":\"hello\"}}\n\n",
-        "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
-    ];
-    Router::new()
-        .route("/v1/chat/completions", answer(openai))
-        .route("/v1/messages", answer(anthropic))
-}
-
-fn answer([first, last]: [&'static str; 2]) -> MethodRouter {
-    post(async move |request: String| {
-        let is_to = |what| request.contains(what);
-        let chunks = if is_to("say-nothing") {
-            vec![]
-        } else if is_to("stop") {
-            vec![Ok(first)]
-        } else if is_to("die") {
-            vec![Ok(first), Ok(&last[..9]), Err(io::Error::other("killed"))]
-        } else {
-            vec![Ok(first), Ok(last)]
-        };
-        let chunks = stream::iter(chunks).then(async |chunk| {
-            time::sleep(Duration::from_millis(300)).await;
-            chunk
-        });
-        (
-            [(header::CONTENT_TYPE, "text/event-stream")],
-            Body::from_stream(chunks),
-        )
-    })
 }
