@@ -64,7 +64,10 @@ pub fn poll_to_end(subject: &str, content_type: &'static str, upstream: Upstream
             let layer = ResponseBodyTimeoutLayer::new(Duration::from_secs(30));
             poll_all(pin!(through(layer, content_type, upstream)))
         }
-        "hand_written" => poll_all(pin!(StreamBody::new(hand_written(upstream)))),
+        "hand_written" => poll_all(pin!(StreamBody::new(hand_written(
+            upstream,
+            Ok(close_event())
+        )))),
         "select" => poll_all(pin!(StreamBody::new(selected(upstream)))),
         "sse" => poll_all(pin!(sse(upstream).into_response().into_body())),
         "sse_keep_alive" => {
@@ -109,14 +112,11 @@ fn all_options(shutdown: &Shutdown) -> SseCompletionLayer {
 }
 
 /// What users who know the combinators write.
-pub fn hand_written<S>(upstream: S) -> impl Stream<Item = Item>
-where
-    S: Stream<Item = Item>,
-{
+pub fn hand_written<S: Stream>(upstream: S, close_event: S::Item) -> impl Stream<Item = S::Item> {
     let token = CancellationToken::new();
     upstream
         .take_until(token.cancelled_owned())
-        .chain(stream::iter([Ok(close_event())]))
+        .chain(stream::iter([close_event]))
 }
 
 /// What most people write.

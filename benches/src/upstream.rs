@@ -23,7 +23,7 @@ pub enum Cut {
 }
 
 /// So many frames, and then the end.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Upstream {
     frames: &'static [&'static [u8]],
     next: usize,
