@@ -1,6 +1,7 @@
 //! The state machine of one event stream; [`ResponseBody`](crate::ResponseBody) has its table.
 
 mod closing;
+mod short_way;
 
 use std::{
     future::Future,
@@ -11,7 +12,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::Extensions;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -139,34 +140,6 @@ impl<B: Body, C> EventStream<B, C> {
         }
     }
 
-    /// What is left of the frames until the next check may go the short way, where the stream is ready for it.
-    fn enter_short_way(self: Pin<&mut Self>) {
-        let this = self.project();
-        if let StateProjection::Open {
-            mode: Mode::Streaming,
-            frames_until_check,
-            short_frames,
-            ..
-        } = this.state.project()
-        {
-            if this.hold.is_aligned() {
-                *short_frames = mem::take(frames_until_check);
-            }
-        }
-    }
-
-    fn leave_short_way(self: Pin<&mut Self>) {
-        let this = self.project();
-        if let StateProjection::Open {
-            frames_until_check,
-            short_frames,
-            ..
-        } = this.state.project()
-        {
-            *frames_until_check += mem::take(short_frames);
-        }
-    }
-
     pub(crate) fn is_end_stream(&self) -> bool {
         match self.state {
             State::Open { mode, .. } => matches!(mode, Mode::Finished),
@@ -189,93 +162,6 @@ where
     B: Body,
     C: Future<Output = ()>,
 {
-    /// The short way, which nearly every poll goes: whole events behind whole events, and silence in between.
-    #[inline]
-    pub(crate) fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Polled<Bytes, B::Error> {
-        let this = self.as_mut().project();
-        let StateProjection::Open {
-            mut upstream,
-            cancellation,
-            short_frames,
-            ..
-        } = this.state.project()
-        else {
-            return self.poll_on(cx, None);
-        };
-        if *short_frames == 0 || this.stop.is_closed() {
-            return self.check_then_poll_frame(cx);
-        }
-        let frame = match fail_on_panic(this.account, || upstream.as_mut().poll_frame(cx)) {
-            Poll::Ready(Some(Ok(frame))) => frame,
-            Poll::Pending if this.stop.is_waiting(cx) => {
-                if cancellation.poll(cx).is_pending() {
-                    *short_frames = FRAMES_PER_CHECK;
-                    return Poll::Pending;
-                }
-                self.as_mut().stop_with(Ending::Cancelled);
-                return self.poll_on(cx, None);
-            }
-            polled => return self.poll_on(cx, Some(polled)),
-        };
-        let length = match frame.data_ref() {
-            Some(data) if HoldBack::passes_aligned(data) => data.remaining(),
-            _ => return self.poll_on(cx, Some(Poll::Ready(Some(Ok(frame))))),
-        };
-        if upstream.is_end_stream() {
-            return self.poll_on(cx, Some(Poll::Ready(Some(Ok(frame)))));
-        }
-        *short_frames -= 1;
-        if this.stop.has_clock() {
-            return self.pass_on_the_clock(cx, frame);
-        }
-        this.hold.passed(length);
-        Poll::Ready(Some(Ok(into_bytes_frame(frame))))
-    }
-
-    /// For a stream whose deadlines or keep-alive depend on what goes out.
-    #[inline(never)]
-    fn pass_on_the_clock(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        frame: Frame<B::Data>,
-    ) -> Polled<Bytes, B::Error> {
-        let this = self.as_mut().project();
-        match frame.data_ref() {
-            Some(data) if this.stop.lets_pass(data.chunk()) => this.hold.passed(data.remaining()),
-            _ => return self.poll_on(cx, Some(Poll::Ready(Some(Ok(frame))))),
-        }
-        Poll::Ready(Some(Ok(into_bytes_frame(frame))))
-    }
-
-    /// Where the short way is at its end, or not open.
-    #[cold]
-    fn check_then_poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Polled<Bytes, B::Error> {
-        self.as_mut().leave_short_way();
-        if self.is_check_due() && !self.as_mut().check(cx) {
-            self.as_mut().enter_short_way();
-            self.poll_frame(cx)
-        } else {
-            self.poll_on(cx, None)
-        }
-    }
-
-    fn is_check_due(&self) -> bool {
-        matches!(
-            self.state,
-            State::Open {
-                mode: Mode::Streaming,
-                frames_until_check: 0,
-                ..
-            }
-        )
-    }
-
     /// The long way: every state, and every frame. The upstream may have been polled already.
     #[inline(never)]
     fn poll_on(
