@@ -129,6 +129,31 @@ async fn idle_timeout_counts_from_the_last_delivered_event() -> Result<(), Inval
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_event_sets_the_idle_timeout_and_the_keep_alive_back() -> Result<(), InvalidDeadline>
+{
+    let (send, mut body) = fed(&layer().idle_timeout(SECOND * 10)?.keep_alive(SECOND * 9)?);
+    pending(&mut body);
+    for event in [
+        "data: 1\n\n",
+        "id: 2\ndata: 2\n\n",
+        "data\n\n",
+        "event: a\r\ndata:4\r\n\r\n",
+        ": ping\n\ndata: 5\n\n",
+        "data: 6\n\n: ping\n\n",
+    ] {
+        assert_eq!(pass(&mut body, 8).await, [], "before {event:?}");
+        send(event.as_bytes());
+        assert_eq!(body.data(), event);
+        pending(&mut body);
+    }
+    let out = pass(&mut body, 10).await;
+    let comment = Bytes::from_static(b":\n");
+    let close = Bytes::from_static(b"event: close\ndata: idle\n\n");
+    assert_eq!(out, [(9, comment), (10, close)]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn c19_keep_alive_comes_when_nothing_was_sent_for_so_long() -> Result<(), InvalidDeadline> {
     let (send, mut body) = fed(&layer().keep_alive(SECOND * 10)?);
     pending(&mut body);
