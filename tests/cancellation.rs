@@ -89,6 +89,21 @@ fn c11_upstream_that_is_always_ready_cannot_outrun_the_cancellation() {
     }
 }
 
+/// Frames that are whole, but do not end in a blank line of their own.
+#[test]
+fn c11_upstream_whose_comments_are_always_ready_cannot_outrun_the_cancellation() {
+    for whole in [":\n", "\n", "data: x\n\n:\n", "data: x\r\r"] {
+        let token = CancellationToken::new();
+        let upstream = Script::frames([EVENT]).then(Then::Repeat(whole.into()));
+        let mut body = Driver::new(event_stream(&cancelled_by(&token), upstream));
+        assert_eq!(body.data(), EVENT);
+        assert_eq!(body.data(), whole);
+        token.cancel();
+        let seen = (0..=65).find(|_| body.data().ends_with(CLOSE));
+        assert!(seen.is_some(), "{whole:?}");
+    }
+}
+
 #[test]
 fn c11_what_is_ready_when_the_cancellation_is_seen_still_gets_out() {
     let token = CancellationToken::new();

@@ -83,6 +83,8 @@ where
             }
             polled => return self.poll_on(cx, Some(polled)),
         };
+        // Whichever way it goes on from here, or the cancellation would never be looked at.
+        *short_frames -= 1;
         let length = match frame.data_ref() {
             Some(data) if HoldBack::passes_aligned(data) => data.remaining(),
             _ => return self.poll_on(cx, Some(Poll::Ready(Some(Ok(frame))))),
@@ -90,7 +92,6 @@ where
         if upstream.is_end_stream() {
             return self.poll_on(cx, Some(Poll::Ready(Some(Ok(frame)))));
         }
-        *short_frames -= 1;
         if this.stop.has_clock() {
             return self.pass_on_the_clock(cx, frame);
         }
