@@ -6,8 +6,10 @@
     reason = "each test program uses a part of this module"
 )]
 
+pub mod client;
 pub mod decoder;
 pub mod driver;
+pub mod observed;
 pub mod script;
 pub mod server;
 
