@@ -18,6 +18,9 @@ use crate::{
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
 const CLEAN_END: &[u8] = b"\n\n\r\n14\r\nevent: close\ndata:\n\n\r\n0\r\n\r\n";
 
+/// Whether its stream was closed, with a clean end, and when it ended.
+pub type Client = JoinHandle<(bool, SystemTime)>;
+
 /// The first event, and one that came later.
 const EVENTS: usize = 2;
 
@@ -42,7 +45,7 @@ pub async fn run(address: SocketAddr, streams: usize) -> Result<()> {
     Ok(())
 }
 
-pub async fn ends(clients: Vec<JoinHandle<(bool, SystemTime)>>) -> Result<Ends> {
+pub async fn ends(clients: Vec<Client>) -> Result<Ends> {
     let mut ends = Ends::default();
     for client in clients {
         let (closed, at) = client.await?;
@@ -67,11 +70,10 @@ impl Ready {
         Ok(())
     }
 
-    /// Whether its stream was closed, with a clean end, and when it ended.
     pub fn client(
         &self,
         mut connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    ) -> JoinHandle<(bool, SystemTime)> {
+    ) -> Client {
         let ready = Arc::clone(&self.0);
         tokio::spawn(async move {
             let (mut answer, mut events) = (Vec::new(), 0);

@@ -1,22 +1,29 @@
 //! A round in memory: a process that is both the server and its clients, for more streams than the system has ports.
 
 use std::{
-    process,
+    thread,
     time::{Duration, SystemTime},
 };
 
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown, service::TowerToHyperService};
-use tokio::{io::duplex, task::JoinSet, time::timeout};
+use tokio::{io::duplex, runtime::Builder, task::JoinSet, time::timeout};
 use tower_sse_completion::Shutdown;
 
 use crate::{
     BOUND, Result,
-    clients::{Ready, ends},
-    measure::{Round, resident},
+    clients::{Client, Ready, ends},
+    measure::Round,
     server::app,
     tcp::Process,
 };
+
+struct Streams {
+    shutdown: Shutdown,
+    graceful: GracefulShutdown,
+    connections: JoinSet<()>,
+    clients: Vec<Client>,
+}
 
 /// More than one event.
 const PIPE: usize = 1024;
@@ -28,10 +35,43 @@ pub async fn round(layer: &str, streams: usize) -> Result<Round> {
 
 /// Prints the round.
 pub async fn run(layer: bool, streams: usize) -> Result<()> {
+    // Allocations are counted for each thread, so those of a runtime that has only one are all that there are.
+    let allocated =
+        thread::spawn(move || allocated(layer, streams).map_err(|error| error.to_string()));
+    let allocated = allocated.join().map_err(|_| "a panic")??;
+
+    let Streams {
+        shutdown,
+        graceful,
+        mut connections,
+        clients,
+    } = open(layer, streams).await?;
+    let start = SystemTime::now();
+    let drain = async { tokio::join!(shutdown.drain(Duration::ZERO), graceful.shutdown()) };
+    let exit = timeout(BOUND, drain).await.ok().map(|_| SystemTime::now());
+    // Cuts those that are left.
+    connections.shutdown().await;
+    let ends = ends(clients).await?;
+    println!("{}", Round::new(ends, start, exit, allocated));
+    Ok(())
+}
+
+/// What open streams have allocated, at both of their ends.
+fn allocated(layer: bool, streams: usize) -> Result<u64> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let mut opened = None;
+    let allocated = allocation_counter::measure(|| {
+        opened = Some(runtime.block_on(open(layer, streams)));
+    });
+    opened.ok_or("nothing was measured")??;
+    Ok(allocated.bytes_current.try_into()?)
+}
+
+/// Returns when all clients have their events.
+async fn open(layer: bool, streams: usize) -> Result<Streams> {
     let (shutdown, graceful, ready) = (Shutdown::new(), GracefulShutdown::new(), Ready::default());
-    let (mut clients, mut connections) = (Vec::new(), JoinSet::new());
+    let (mut connections, mut clients) = (JoinSet::new(), Vec::with_capacity(streams));
     let service = TowerToHyperService::new(app(layer, &shutdown));
-    let empty = resident(process::id())?;
     for _ in 0..streams {
         let (client, server) = duplex(PIPE);
         let connection =
@@ -44,17 +84,10 @@ pub async fn run(layer: bool, streams: usize) -> Result<()> {
         clients.push(ready.client(client));
     }
     ready.all(streams).await?;
-    let full = resident(process::id())?;
-
-    let start = SystemTime::now();
-    let drain = async { tokio::join!(shutdown.drain(Duration::ZERO), graceful.shutdown()) };
-    let exit = timeout(BOUND, drain).await.ok().map(|_| SystemTime::now());
-    // Cuts those that are left.
-    connections.shutdown().await;
-    let ends = ends(clients).await?;
-    println!(
-        "{}",
-        Round::new(ends, start, exit, full.saturating_sub(empty))
-    );
-    Ok(())
+    Ok(Streams {
+        shutdown,
+        graceful,
+        connections,
+        clients,
+    })
 }
