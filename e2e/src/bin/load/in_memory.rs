@@ -11,7 +11,7 @@ use tokio::{io::duplex, runtime::Builder, task::JoinSet, time::timeout};
 use tower_sse_completion::Shutdown;
 
 use crate::{
-    BOUND, Result,
+    LONG, Result, WITHOUT_LAYER,
     clients::{Client, Ready, ends},
     measure::Round,
     server::app,
@@ -48,7 +48,8 @@ pub async fn run(layer: bool, streams: usize) -> Result<()> {
     } = open(layer, streams).await?;
     let start = SystemTime::now();
     let drain = async { tokio::join!(shutdown.drain(Duration::ZERO), graceful.shutdown()) };
-    let exit = timeout(BOUND, drain).await.ok().map(|_| SystemTime::now());
+    let bound = if layer { LONG } else { WITHOUT_LAYER };
+    let exit = timeout(bound, drain).await.ok().map(|_| SystemTime::now());
     // Cuts those that are left.
     connections.shutdown().await;
     let ends = ends(clients).await?;

@@ -22,8 +22,11 @@ pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// Medians are over so many rounds of each kind.
 const ROUNDS: usize = 3;
 
+/// Longer than anything takes, on the busiest machine.
+pub const LONG: Duration = Duration::from_secs(120);
+
 /// How long to wait for a drain that does not end.
-pub const BOUND: Duration = Duration::from_secs(3);
+pub const WITHOUT_LAYER: Duration = Duration::from_secs(3);
 
 const NOTES: &str = "Times and memory are medians of three rounds, with and without the layer in turns. The memory of TCP \
 is what the server's resident memory has grown by; in memory it is what both ends of a stream have allocated.";

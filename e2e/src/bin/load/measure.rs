@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use crate::{BOUND, Result};
+use crate::{Result, WITHOUT_LAYER};
 
 /// How the streams of all clients ended.
 #[derive(Debug, Clone, Copy, Default)]
@@ -122,7 +122,7 @@ pub fn row(transport: &str, layer: &str, streams: usize, rounds: &[Round]) -> St
     let closed = rounds.iter().map(|round| round.closed).min();
     let cut = rounds.iter().map(|round| round.cut).max();
     let exit = match median(rounds, |round| round.exit) {
-        0 => format!("killed after {} s", BOUND.as_secs()),
+        0 => format!("killed after {} s", WITHOUT_LAYER.as_secs()),
         exit => milliseconds(exit),
     };
     format!(

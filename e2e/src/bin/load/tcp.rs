@@ -3,7 +3,7 @@
 use std::{
     env,
     process::{ExitStatus, Stdio},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use tokio::{
@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    BOUND, Result,
+    LONG, Result, WITHOUT_LAYER,
     measure::{Ends, Round, resident},
 };
 
@@ -24,8 +24,6 @@ pub struct Process {
     _input: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
 }
-
-const LONG: Duration = Duration::from_secs(120);
 
 pub async fn round(layer: &str, streams: usize) -> Result<Round> {
     let number = streams.to_string();
@@ -38,7 +36,8 @@ pub async fn round(layer: &str, streams: usize) -> Result<Round> {
 
     let start = SystemTime::now();
     server.terminate().await?;
-    let exit = match timeout(BOUND, server.child.wait()).await {
+    let bound = if layer == "with" { LONG } else { WITHOUT_LAYER };
+    let exit = match timeout(bound, server.child.wait()).await {
         Ok(exit) => {
             succeeded(exit?)?;
             Some(SystemTime::now())
