@@ -9,6 +9,7 @@
 pub mod client;
 pub mod decoder;
 pub mod driver;
+#[cfg(feature = "tokio")]
 pub mod observed;
 pub mod script;
 pub mod server;

@@ -28,8 +28,8 @@ pub const LONG: Duration = Duration::from_secs(120);
 /// How long to wait for a drain that does not end.
 pub const WITHOUT_LAYER: Duration = Duration::from_secs(3);
 
-const NOTES: &str = "Times and memory are medians of three rounds, with and without the layer in turns. The memory of TCP \
-is what the server's resident memory has grown by; in memory it is what both ends of a stream have allocated.";
+const NOTES: &str = "Times and memory are medians of three rounds, with and without the layer in turns. The memory of \
+TCP is what the server's resident memory has grown by; in memory it is what both ends of a stream have allocated.";
 
 #[tokio::main]
 async fn main() -> Result<()> {
