@@ -37,6 +37,7 @@
 //!
 //! A stream is cancelled by a [`Shutdown`], by [any future](SseCompletionLayer::cancel_when), or by a
 //! [deadline](SseCompletionLayer::max_age). [`on_end`](SseCompletionLayer::on_end) tells how each one ended.
+//! Where a framework's body is a stream of bytes, [`byte_stream`](SseCompletionLayer::byte_stream) does the same.
 //!
 //! # What it promises
 //!
