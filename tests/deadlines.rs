@@ -154,6 +154,24 @@ async fn every_event_sets_the_idle_timeout_and_the_keep_alive_back() -> Result<(
 }
 
 #[tokio::test(start_paused = true)]
+async fn deadline_of_a_steady_stream_that_moved_to_another_task_wakes_the_new_one()
+-> Result<(), InvalidDeadline> {
+    let (send, mut body) = fed(&layer().max_age(SECOND * 10)?);
+    send(b"data: 1\n\n");
+    body.data();
+    pending(&mut body);
+    pending(&mut body);
+    let mut body = body.in_another_task();
+    pending(&mut body);
+    pending(&mut body);
+    assert_eq!(body.wakes(), 0, "nothing has happened yet");
+    tokio::time::advance(SECOND * 11).await;
+    assert_eq!(body.wakes(), 1);
+    assert_eq!(body.data(), "event: close\ndata: expired\n\n");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn c19_keep_alive_comes_when_nothing_was_sent_for_so_long() -> Result<(), InvalidDeadline> {
     let (send, mut body) = fed(&layer().keep_alive(SECOND * 10)?);
     pending(&mut body);

@@ -347,6 +347,24 @@ fn waker_of_a_stream_that_moved_to_another_task_is_the_new_one() {
 }
 
 #[test]
+fn waker_of_a_steady_stream_that_moved_to_another_task_is_the_new_one() {
+    for which in 0..2 {
+        let shutdowns = [Shutdown::new(), Shutdown::new()];
+        let first = idle(&layer(&shutdowns[0]).shutdown(&shutdowns[1]));
+        let mut second = first.in_another_task();
+        assert!(second.poll().is_pending());
+        shutdowns[which].close();
+        assert_eq!(second.wakes(), 1, "shutdown {which}");
+        assert_eq!(second.rest().bytes(), CLOSE);
+    }
+    let shutdown = Shutdown::new();
+    let mut second = idle(&layer(&shutdown)).in_another_task();
+    assert!(second.poll().is_pending());
+    shutdown.close();
+    assert_eq!(second.wakes(), 1, "a single shutdown");
+}
+
+#[test]
 fn c17_quiet_poll_does_not_touch_the_registered_waker() {
     let shutdown = Shutdown::new();
     let mut body = idle(&layer(&shutdown));
