@@ -2,5 +2,7 @@
 
 pub mod callgrind;
 pub mod instructions;
+pub mod options;
+pub mod statistics;
 pub mod subjects;
 pub mod upstream;
