@@ -5,4 +5,5 @@ pub mod instructions;
 pub mod options;
 pub mod statistics;
 pub mod subjects;
+pub mod subscriber;
 pub mod upstream;

@@ -1,0 +1,144 @@
+//! What an event costs a server over TCP, with the layer and without it: `tcp [--seconds N] [SUBSCRIBERS...]`.
+//!
+//! This process has the clients. The server is a process of its own with one thread, and serves all sides at once, so
+//! that they differ in nothing else. One side at a time has events.
+
+mod audience;
+mod server;
+
+use std::time::{Duration, Instant};
+
+use benchmarks::{
+    options::Options,
+    statistics::{Spread, median_with_confidence, quartiles},
+};
+use tokio::runtime::Builder;
+
+use crate::audience::Audience;
+
+/// What is around the event streams. What differs between the first and the last is the noise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Without,
+    Layer,
+    WithoutAgain,
+}
+
+/// Nanoseconds for each delivered event, for each round.
+type Rounds = Vec<[f64; 3]>;
+
+const SIDES: [Side; 3] = [Side::Without, Side::Layer, Side::WithoutAgain];
+
+/// None of them is more often first, or more often behind another one.
+const ORDERS: [[Side; 3]; 6] = {
+    use Side::{Layer, Without, WithoutAgain};
+    [
+        [Without, Layer, WithoutAgain],
+        [WithoutAgain, Layer, Without],
+        [Layer, WithoutAgain, Without],
+        [Without, WithoutAgain, Layer],
+        [WithoutAgain, Without, Layer],
+        [Layer, Without, WithoutAgain],
+    ]
+};
+
+/// What a process has by chance, such as where its memory lies, must not decide.
+const PROCESSES: u32 = 6;
+
+/// How many events are delivered in a round, to all subscribers of a side together.
+const DELIVERIES: usize = 10_000;
+
+fn main() {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    if std::env::args().nth(1).as_deref() == Some("serve") {
+        runtime.block_on(server::serve()).expect("a server");
+        return;
+    }
+
+    let options = Options::from_command_line(180, &[1_000, 5_000]);
+    println!(
+        "Server CPU time for each delivered event (ns, median and quartiles; ratios with 95 % confidence):\n"
+    );
+    println!(
+        "| subscribers | without the layer | with the layer | with / without | without, a second time / without | rounds |"
+    );
+    println!("|--:|--:|--:|--:|--:|--:|");
+    for &subscribers in &options.streams {
+        let time = options.time / (options.streams.len() as u32 * PROCESSES);
+        let processes: Vec<Rounds> = (0..PROCESSES)
+            .map(|_| runtime.block_on(measure(subscribers, time)))
+            .collect();
+        let costs = |side: Side| {
+            let costs = processes.iter().flatten().map(|round| round[side as usize]);
+            costs.collect::<Vec<f64>>()
+        };
+        println!(
+            "| {subscribers} | {} | {} | {} | {} | {} in {PROCESSES} processes |",
+            nanoseconds(quartiles(&costs(Side::Without))),
+            nanoseconds(quartiles(&costs(Side::Layer))),
+            ratio(&processes, Side::Layer),
+            ratio(&processes, Side::WithoutAgain),
+            costs(Side::Layer).len(),
+        );
+    }
+    println!();
+}
+
+/// Rounds with one server process, until the time is over.
+async fn measure(subscribers: usize, time: Duration) -> Rounds {
+    let start = Instant::now();
+    let mut audience = Audience::connect(subscribers).await.expect("connections");
+    let broadcasts = (DELIVERIES / subscribers).max(1);
+    for side in SIDES {
+        audience.deliver(side, broadcasts).await;
+    }
+    let mut rounds = Vec::new();
+    for order in ORDERS.iter().cycle() {
+        if start.elapsed() >= time && rounds.len() >= ORDERS.len() {
+            break;
+        }
+        let mut costs = [0.0; 3];
+        for &side in order {
+            let spent = audience.deliver(side, broadcasts).await;
+            costs[side as usize] = spent.as_nanos() as f64 / (subscribers * broadcasts) as f64;
+        }
+        rounds.push(costs);
+    }
+    rounds
+}
+
+fn nanoseconds(spread: Spread) -> String {
+    format!(
+        "{:.0} ({:.0} to {:.0})",
+        spread.median, spread.lower, spread.upper
+    )
+}
+
+/// What this side costs beside the one without the layer, in the same round.
+fn ratio(processes: &[Rounds], side: Side) -> String {
+    let ratios: Vec<Vec<f64>> = processes
+        .iter()
+        .map(|rounds| {
+            let ratio = |round: &[f64; 3]| round[side as usize] / round[Side::Without as usize];
+            rounds.iter().map(ratio).collect()
+        })
+        .collect();
+    let spread = median_with_confidence(&ratios);
+    format!(
+        "{:.3} ({:.3} to {:.3})",
+        spread.median, spread.lower, spread.upper
+    )
+}
+
+impl Side {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Without => "/without",
+            Self::Layer => "/layer",
+            Self::WithoutAgain => "/without-again",
+        }
+    }
+}
