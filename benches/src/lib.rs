@@ -3,6 +3,7 @@
 pub mod callgrind;
 pub mod instructions;
 pub mod options;
+pub mod process;
 pub mod statistics;
 pub mod subjects;
 pub mod subscriber;

@@ -79,7 +79,7 @@ fn measure(workers: usize, streams: usize, time: Duration) -> [Measured; 2] {
     }
     let start = Instant::now();
     let mut layer_first = false;
-    while start.elapsed() < time || sides[1].close.len() < 4 {
+    while start.elapsed() < time || sides[1].close.len() < 3 {
         let order = match layer_first {
             true => [Side::Layer, Side::ByHand],
             false => SIDES,

@@ -42,11 +42,15 @@ const ORDERS: [[Side; 3]; 6] = {
     ]
 };
 
-/// What a process has by chance, such as where its memory lies, must not decide.
+/// What a process has by chance, such as where its memory lies, must not decide. A slow machine has time for fewer.
 const PROCESSES: u32 = 6;
+const LEAST_PROCESSES: usize = 2;
+
+/// How many rounds a process has at least.
+const LEAST_ROUNDS: usize = 2;
 
 /// How many events are delivered in a round, to all subscribers of a side together.
-const DELIVERIES: usize = 10_000;
+const DELIVERIES: usize = 5_000;
 
 fn main() {
     let runtime = Builder::new_current_thread()
@@ -67,21 +71,24 @@ fn main() {
     );
     println!("|--:|--:|--:|--:|--:|--:|");
     for &subscribers in &options.streams {
-        let time = options.time / (options.streams.len() as u32 * PROCESSES);
-        let processes: Vec<Rounds> = (0..PROCESSES)
-            .map(|_| runtime.block_on(measure(subscribers, time)))
-            .collect();
+        let time = options.time / options.streams.len() as u32;
+        let start = Instant::now();
+        let mut processes: Vec<Rounds> = Vec::new();
+        while start.elapsed() < time || processes.len() < LEAST_PROCESSES {
+            processes.push(runtime.block_on(measure(subscribers, time / PROCESSES)));
+        }
         let costs = |side: Side| {
             let costs = processes.iter().flatten().map(|round| round[side as usize]);
             costs.collect::<Vec<f64>>()
         };
         println!(
-            "| {subscribers} | {} | {} | {} | {} | {} in {PROCESSES} processes |",
+            "| {subscribers} | {} | {} | {} | {} | {} in {} processes |",
             nanoseconds(quartiles(&costs(Side::Without))),
             nanoseconds(quartiles(&costs(Side::Layer))),
             ratio(&processes, Side::Layer),
             ratio(&processes, Side::WithoutAgain),
             costs(Side::Layer).len(),
+            processes.len(),
         );
     }
     println!();
@@ -97,7 +104,7 @@ async fn measure(subscribers: usize, time: Duration) -> Rounds {
     }
     let mut rounds = Vec::new();
     for order in ORDERS.iter().cycle() {
-        if start.elapsed() >= time && rounds.len() >= ORDERS.len() {
+        if start.elapsed() >= time && rounds.len() >= LEAST_ROUNDS {
             break;
         }
         let mut costs = [0.0; 3];
