@@ -50,7 +50,7 @@ const LEAST_PROCESSES: usize = 2;
 const LEAST_ROUNDS: usize = 2;
 
 /// How many events are delivered in a round, to all subscribers of a side together.
-const DELIVERIES: usize = 5_000;
+const DELIVERIES: usize = 2_000;
 
 fn main() {
     let runtime = Builder::new_current_thread()
