@@ -148,6 +148,8 @@ fn c8_retry_between_draws_for_each_stream() -> Result<(), InvalidCloseEvent> {
         .collect();
     assert_eq!(drawn.len(), 32);
     assert!(drawn.iter().all(|time| (1000..=60_000).contains(time)));
+    let text = encoded(event).escape_ascii().to_string();
+    assert_eq!(text.matches("retry: ").count(), 1, "{text}");
     assert!(
         drawn.iter().any(|time| *time != drawn[0]),
         "32 equal draws out of 59,001"

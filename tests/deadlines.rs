@@ -172,6 +172,25 @@ async fn deadline_of_a_steady_stream_that_moved_to_another_task_wakes_the_new_on
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_event_of_a_steady_stream_sets_idle_timeout_and_keep_alive_back()
+-> Result<(), InvalidDeadline> {
+    let layers = [
+        layer().idle_timeout(SECOND * 10)?,
+        layer().keep_alive(SECOND * 10)?,
+    ];
+    for layer in layers {
+        let (send, mut body) = fed(&layer);
+        for _ in 0..5 {
+            send(b"data: 1\n\n");
+            assert_eq!(body.data(), "data: 1\n\n");
+            pending(&mut body);
+            assert_eq!(pass(&mut body, 8).await, []);
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn c19_keep_alive_comes_when_nothing_was_sent_for_so_long() -> Result<(), InvalidDeadline> {
     let (send, mut body) = fed(&layer().keep_alive(SECOND * 10)?);
     pending(&mut body);
@@ -326,7 +345,7 @@ async fn endless_durations_never_end_a_stream() -> Result<(), InvalidDeadline> {
         .idle_timeout(Duration::MAX)?;
     let (_send, mut body) = fed(&layer);
     pending(&mut body);
-    advance(Duration::from_secs(60 * 60 * 24 * 365)).await;
+    advance(Duration::from_secs(60 * 60 * 24 * 365 * 2)).await;
     pending(&mut body);
     Ok(())
 }

@@ -30,6 +30,21 @@ fn c7_unfinished_event_up_to_the_limit_is_held() {
 }
 
 #[test]
+fn c7_stream_is_closed_again_behind_a_large_event_that_flowed_through() {
+    let token = CancellationToken::new();
+    let layer = cancelled_by(&token).hold_limit(0);
+    let frames = ["data: 1\n\n", "data: 2", "2\n\n"];
+    let upstream = Script::frames(frames).then(Then::Pending);
+    let mut body = Driver::new(event_stream(&layer, upstream));
+    for frame in frames {
+        assert_eq!(body.data(), frame);
+    }
+    assert!(body.poll().is_pending());
+    token.cancel();
+    assert_eq!(body.rest().bytes(), CLOSE);
+}
+
+#[test]
 fn c7_default_limit_is_64_kibibytes() {
     let limit = 64 * 1024;
     for (length, held) in [(limit, true), (limit + 1, false)] {

@@ -182,6 +182,47 @@ fn open_streams_counts_completed_streams_until_they_end_or_are_dropped() {
     assert_eq!(shutdown.open_streams(), 0);
 }
 
+#[test]
+fn stream_that_has_the_same_shutdown_twice_counts_once() {
+    let shutdown = Shutdown::new();
+    let with = layer(&shutdown);
+    let without = SseCompletionLayer::new();
+    let plain = || {
+        let mut response = Response::new(Script::new([]).then(Then::Pending));
+        let kind = http::HeaderValue::from_static("text/event-stream");
+        response.headers_mut().insert("content-type", kind);
+        response
+    };
+    let marked = || {
+        let mut response = plain();
+        response.extensions_mut().insert(shutdown.clone());
+        response
+    };
+
+    let _twice = idle(&with.clone().shutdown(&shutdown));
+    assert_eq!(shutdown.open_streams(), 1, "given to the layer twice");
+
+    let _marked: Response<ResponseBody<_>> = through(&with, Request::new(()), marked());
+    assert_eq!(shutdown.open_streams(), 2, "layer and response");
+
+    for inner in [&with, &without] {
+        for response in [marked(), plain()] {
+            let before = shutdown.open_streams();
+            let response: Response<ResponseBody<_>> = through(inner, Request::new(()), response);
+            let _outer: Response<ResponseBody<_>> = through(&with, Request::new(()), response);
+            assert_eq!(shutdown.open_streams(), before + 1, "two layers");
+        }
+    }
+    assert_eq!(format!("{shutdown:?}"), "Shutdown { open_streams: 2, .. }");
+}
+
+#[tokio::test(start_paused = true)]
+async fn drain_does_not_count_what_ended_before_it() {
+    let shutdown = Shutdown::new();
+    drop(idle(&layer(&shutdown)));
+    assert_eq!(counts(shutdown.drain(GRACE).await), (0, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn drain_returns_as_soon_as_no_stream_is_open() {
     let shutdown = Shutdown::new();
