@@ -140,6 +140,15 @@ fn c6_whole_comment_line_is_not_held_back() {
 }
 
 #[test]
+fn c6_whole_comment_line_is_not_held_back_behind_an_event_that_was() {
+    let upstream = Script::frames(["data: x\n\n", "data: y", "z\n\n", ":\n"]).then(Then::Pending);
+    let mut body = Driver::new(event_stream(&SseCompletionLayer::new(), upstream));
+    for out in ["data: x\n\n", "data: y", "z\n\n", ":\n"] {
+        assert_eq!(body.data(), out);
+    }
+}
+
+#[test]
 fn c6_unfinished_comment_line_and_byte_order_mark_are_held_back() {
     for unfinished in [": hi", "\u{feff}"] {
         let upstream = Script::frames([unfinished]).then(Then::Pending);
