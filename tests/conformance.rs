@@ -1,6 +1,8 @@
 //! What the HTML standard says of event streams, case by case, and what the layer makes of each. The cases are in
 //! `vectors/event_streams.txt`.
 
+#[path = "vectors/published.rs"]
+mod published;
 mod support;
 mod vectors;
 
@@ -10,6 +12,7 @@ use std::{
     task::Poll,
 };
 
+use published::PUBLISHED;
 use support::{
     CLOSE, cancelled_by,
     decoder::{Event, boundaries, decode},
@@ -19,7 +22,7 @@ use support::{
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{Ending, SseCompletionLayer, StreamReport};
-use vectors::{cases, published::PUBLISHED};
+use vectors::cases;
 
 #[test]
 fn vectors_are_many_and_have_names_of_their_own() {

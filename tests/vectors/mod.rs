@@ -1,7 +1,5 @@
 //! Reads `event_streams.txt`, which says how it is written.
 
-pub(crate) mod published;
-
 use std::{collections::BTreeSet, str::Chars};
 
 use crate::support::decoder::{Decoded, Event};
