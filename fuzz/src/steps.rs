@@ -1,0 +1,126 @@
+//! What an upstream does, written so that a mutation of one byte is a small change of it.
+//!
+//! A byte below 0x80 is a byte of the event stream. The others are whatever makes streams interesting: line ends and
+//! field names, and the ends of frames with all that may stand between two of them.
+
+use crate::support::script::{Step, data};
+
+/// The next byte is one of the stream, whatever it is.
+const RAW: u8 = 0x80;
+const CUT: u8 = 0x81;
+const PENDING: u8 = 0x82;
+const YIELD: u8 = 0x83;
+const EMPTY: u8 = 0x84;
+const TRAILERS: u8 = 0x85;
+const ERROR: u8 = 0x86;
+/// The frame before, so many times more.
+const REPEAT: std::ops::RangeInclusive<u8> = 0xA0..=0xBF;
+
+/// From 0x87 on.
+const PIECES: [&[u8]; 25] = [
+    b"\n",
+    b"\r",
+    b"\r\n",
+    b"\n\n",
+    b"\r\r",
+    b"\r\n\r\n",
+    b": ",
+    b"data",
+    b"data: ",
+    b"data: x\n\n",
+    b"id: 7\n",
+    b"id",
+    b"event: e\n",
+    b"retry: 5\n",
+    b"\xEF\xBB\xBF",
+    b"\xEF\xBB",
+    b"\xEF",
+    b"\xFF",
+    b":\n",
+    b"\0",
+    b"id: 8\r\ndata: y\r\n\r\n",
+    b"\n\r",
+    b"\r:",
+    b"data:\n",
+    b"\xBB\xBF",
+];
+
+/// From 0xC0 on, again and again.
+const BYTES: &[u8; 16] = b"\n\r:\n\r: \ndatidex1";
+
+/// More than the layer takes in one poll, several times.
+const MOST_STEPS: usize = 320;
+const MOST_BYTES: usize = 2048;
+
+/// Reads steps, and ends them where they get too many for a quick test.
+pub fn read(bytes: &[u8]) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut frame = Vec::new();
+    let mut length = 0;
+    let mut bytes = bytes.iter().copied();
+    while let Some(byte) = bytes.next() {
+        if steps.len() > MOST_STEPS || length + frame.len() > MOST_BYTES {
+            break;
+        }
+        let between = match byte {
+            0..RAW => {
+                frame.push(byte);
+                continue;
+            }
+            RAW => {
+                frame.extend(bytes.next());
+                continue;
+            }
+            CUT => None,
+            PENDING => Some(Step::Pending),
+            YIELD => Some(Step::Yield),
+            EMPTY => Some(data(b"")),
+            TRAILERS => Some(Step::Trailers),
+            ERROR => Some(Step::Error),
+            _ if REPEAT.contains(&byte) => {
+                let times = usize::from(byte - REPEAT.start()) + 1;
+                let again = data(&frame);
+                for _ in 0..times {
+                    if frame.len() + length > MOST_BYTES {
+                        break;
+                    }
+                    length += frame.len();
+                    steps.push(again.clone());
+                }
+                None
+            }
+            0xC0.. => {
+                frame.push(BYTES[usize::from(byte) % BYTES.len()]);
+                continue;
+            }
+            _ => {
+                frame.extend_from_slice(PIECES[usize::from(byte) - 0x87]);
+                continue;
+            }
+        };
+        length += frame.len();
+        if !frame.is_empty() {
+            steps.push(data(std::mem::take(&mut frame)));
+        }
+        steps.extend(between);
+    }
+    if !frame.is_empty() {
+        steps.push(data(frame));
+    }
+    steps
+}
+
+/// Writes steps that are frames with these bytes: the way back from [`read`].
+pub fn write_frames<'a>(frames: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut written = Vec::new();
+    for frame in frames {
+        for &byte in frame {
+            if byte >= RAW {
+                written.push(RAW);
+            }
+            written.push(byte);
+        }
+        written.push(CUT);
+    }
+    written
+}
