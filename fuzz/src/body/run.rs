@@ -39,8 +39,9 @@ struct Run<'a> {
     out: Vec<u8>,
     /// So many bytes of it are the upstream's.
     forwarded: usize,
-    /// Self-woken polls since the stream was cancelled.
+    /// Self-woken polls since the stream was cancelled, and whether the upstream was the reason for one.
     delays: usize,
+    asked_again: bool,
     phase: Phase,
 }
 
@@ -119,6 +120,7 @@ impl<'a> Run<'a> {
             out: Vec::new(),
             forwarded: 0,
             delays: 0,
+            asked_again: false,
             phase: Phase::Streaming,
         }
     }
@@ -227,6 +229,7 @@ impl<'a> Run<'a> {
         if self.canceller.fired() {
             assert!(was_woken, "C10: a cancelled stream does not wait");
             self.delays += 1;
+            self.asked_again |= upstream_waits;
             assert!(
                 self.delays <= 2,
                 "C10: one poll for the count, one for the last look"
@@ -248,6 +251,12 @@ impl<'a> Run<'a> {
         true
     }
 
+    /// What the upstream did last, if its script says it.
+    fn last_step(&self) -> Option<&Step> {
+        let last = self.record.polls.get().checked_sub(1)?;
+        self.input.steps.get(last)
+    }
+
     fn is_upstream_idle(&self) -> bool {
         self.record.polls.get() >= self.input.steps.len()
     }
@@ -261,6 +270,8 @@ impl<'a> Run<'a> {
             let frames = self.record.frames_since_cancelled.get();
             assert!(frames >= FRAMES_AFTER_CHECK, "C11: only {frames} frames");
         }
+        let yields = matches!(self.last_step(), Some(Step::Yield));
+        assert!(!yields || self.asked_again, "C11: one poll more");
         if !cancelled {
             assert!(
                 matches!(gave, Gave::End | Gave::Trailers | Gave::Error),
