@@ -1,12 +1,13 @@
-//! The public types ask of their users no more than their parts do, and stay small.
+//! The public types ask of their users no more than their parts do, stay small, and print nothing of the data.
 
 mod support;
 
-use std::{cell::Cell, future, marker::PhantomPinned, rc::Rc};
+use std::{cell::Cell, convert::Infallible, future, marker::PhantomPinned, rc::Rc};
 
 use axum::body::Body;
+use bytes::Bytes;
 use http::{Request, Response};
-use support::script::Script;
+use support::{event_stream, script::Script};
 use tower::Service;
 use tower_sse_completion::{
     CancelWhen, CloseEvent, Ending, FirstOf, InvalidCloseEvent, NeverCancel, ResponseBody,
@@ -129,6 +130,29 @@ fn layer_can_be_named() {
     let service: SseCompletion<(), Cancel> = SseCompletion::new((), layer);
     let _: SseCompletionLayer<NeverCancel> = SseCompletion::layer();
     service.into_inner();
+}
+
+#[test]
+fn debug_output_names_the_type_and_tells_nothing_of_the_data() {
+    let body: ResponseBody<Body> = event_stream(&SseCompletionLayer::new(), Body::from("data: x"));
+    assert_eq!(format!("{body:?}"), "ResponseBody { .. }");
+    let upstream = futures_util::stream::empty::<Result<Bytes, Infallible>>();
+    let stream = SseCompletionLayer::new().byte_stream(upstream);
+    assert_eq!(format!("{stream:?}"), "ByteStream { .. }");
+    let plain = SseCompletionLayer::new();
+    assert!(format!("{plain:?}").contains("on_end: None"), "{plain:?}");
+    let layer = plain
+        .cancel_when(|_| future::pending())
+        .close_event_with(|_| CloseEvent::new())
+        .on_end(|_| ());
+    let debug = format!("{layer:?}");
+    for part in [
+        "cancel: CancelWhen { .. }",
+        "close_event: PerStream(..)",
+        "on_end: Some(..)",
+    ] {
+        assert!(debug.contains(part), "{part} is not in {debug}");
+    }
 }
 
 #[test]

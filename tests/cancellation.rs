@@ -3,7 +3,10 @@
 mod support;
 
 use std::{
+    collections::VecDeque,
+    convert::Infallible,
     future::{self, Future},
+    mem,
     pin::Pin,
     sync::{
         Arc,
@@ -13,8 +16,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, stream};
 use http::request::Parts;
+use http_body::Frame;
+use http_body_util::StreamBody;
 use support::{
     CLOSE, cancelled_by,
     driver::Driver,
@@ -141,6 +146,27 @@ fn c11_budget_of_the_executor_does_not_lose_the_last_message() {
     token.cancel();
     let upstream = Script::new([Step::Yield, data(EVENT)]).then(Then::Pending);
     let mut body = Driver::new(event_stream(&cancelled_by(&token), upstream));
+    assert_eq!(body.data(), EVENT);
+    assert_eq!(body.data(), CLOSE);
+}
+
+#[test]
+fn c11_upstream_that_wakes_by_value_does_not_lose_its_last_message() {
+    let token = CancellationToken::new();
+    token.cancel();
+    let mut frames = VecDeque::from([Frame::data(Bytes::from_static(EVENT))]);
+    let mut yielded = false;
+    let stream = stream::poll_fn(move |cx| {
+        if !mem::replace(&mut yielded, true) {
+            cx.waker().clone().wake();
+            return Poll::Pending;
+        }
+        match frames.pop_front() {
+            Some(frame) => Poll::Ready(Some(Ok::<_, Infallible>(frame))),
+            None => Poll::Pending,
+        }
+    });
+    let mut body = Driver::new(event_stream(&cancelled_by(&token), StreamBody::new(stream)));
     assert_eq!(body.data(), EVENT);
     assert_eq!(body.data(), CLOSE);
 }

@@ -2,7 +2,14 @@
 
 mod support;
 
-use std::{task::Poll, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::StreamBody;
@@ -262,6 +269,26 @@ async fn c19_byte_order_mark_behind_a_keep_alive_does_not_spoil_the_first_event(
             assert_eq!(bytes, b":\ndata: 1\n\n", "cut at {first} and {second}");
         }
     }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn c16_frames_that_go_out_together_behind_a_keep_alive_are_counted_one_by_one()
+-> Result<(), InvalidDeadline> {
+    let frames = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&frames);
+    let layer = layer()
+        .keep_alive(SECOND)?
+        .on_end(move |report| counted.store(report.data_frames(), Ordering::SeqCst));
+    let (send, mut body) = fed(&layer);
+    pending(&mut body);
+    assert_eq!(pass(&mut body, 1).await, [(1, ":\n".into())]);
+    for piece in ["da", "ta: ", "1\n\n"] {
+        send(piece.as_bytes());
+    }
+    assert_eq!(body.data(), "data: 1\n\n");
+    drop(body);
+    assert_eq!(frames.load(Ordering::SeqCst), 3);
     Ok(())
 }
 

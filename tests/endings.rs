@@ -294,3 +294,9 @@ fn upstream_that_never_ends_is_never_closed() {
     }
     assert_eq!(body.wakes(), 0, "and nothing polls on a timer");
 }
+
+#[test]
+fn ending_is_displayed_as_its_word() {
+    assert_eq!(Ending::Cancelled.to_string(), "cancelled");
+    assert_eq!(Ending::Cancelled.to_string(), Ending::Cancelled.as_str());
+}
