@@ -15,7 +15,7 @@ use bytes::Bytes;
 use contract::{CONTENTS, Combination, HOLD_LIMIT, HOWS, How, Output};
 use http_body::{Body, Frame, SizeHint};
 use support::{
-    CLOSE, cancelled_by,
+    CLOSE, STRIDE, cancelled_by,
     driver::Driver,
     event_stream,
     script::{EndStream, Log, Script, ScriptError, Step, Then, data, trailers},
@@ -32,7 +32,8 @@ async fn c4_to_c16_every_ending_behind_every_content_under_every_setting()
     let mut combinations = 0;
     for content in &CONTENTS {
         for how in HOWS {
-            for switches in 0..8 {
+            // Under Miri all of them off, and all on.
+            for switches in (0..8).step_by(STRIDE.min(7)) {
                 let combination = Combination {
                     content,
                     how,
@@ -45,7 +46,7 @@ async fn c4_to_c16_every_ending_behind_every_content_under_every_setting()
             }
         }
     }
-    assert_eq!(combinations, 528);
+    assert_eq!(combinations, if cfg!(miri) { 132 } else { 528 });
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use std::{
 use futures_util::FutureExt;
 use http::{Method, Request, Response};
 use support::{
-    CLOSE,
+    CLOSE, STRIDE,
     driver::Driver,
     event_stream,
     script::{Script, Then, data},
@@ -431,7 +431,7 @@ fn stream_that_ended_leaves_no_waker_behind() {
 
 #[test]
 fn c15_close_from_another_thread_is_never_missed() {
-    for _ in 0..2_000 {
+    for _ in (0..2_000).step_by(STRIDE) {
         let shutdown = Shutdown::new();
         let start = Arc::new(Barrier::new(2));
         let closer = thread::spawn({
@@ -460,7 +460,7 @@ fn streams_that_start_and_end_on_many_threads_are_counted_right() {
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                for round in 0..500 {
+                for round in 0..500 / STRIDE {
                     let mut body = idle(&layer(&shutdown));
                     if round % 2 == 0 {
                         body.drop_body();

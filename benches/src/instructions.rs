@@ -2,16 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
-    io::{BufRead, Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    path::Path,
+    process::ChildStdout,
 };
 
 use crate::{
-    callgrind::{count, instructions_per_unit},
+    callgrind::{Line, count, count_lines},
     subjects::SUBJECTS,
 };
+
+pub const EVENT_STREAM: &str = "text/event-stream";
 
 /// What is polled: a name, the content type, how the upstream cuts, whether it is silent before each frame, and how many
 /// frames make two runs.
@@ -26,7 +27,7 @@ pub struct Case {
 const fn case(name: &'static str, cut: &'static str, silence: &'static str) -> Case {
     Case {
         name,
-        content_type: "text/event-stream",
+        content_type: EVENT_STREAM,
         cut,
         silence,
         frames: [1_000, 5_000],
@@ -48,52 +49,73 @@ pub const CASES: [Case; 8] = [
 ];
 
 /// Where an event stream is delivered by an axum server, and by whom.
-pub const SERVER_VARIANTS: [&str; 4] = ["bare", "hand_written", "hand_written_boxed", "layer"];
+pub const SERVER_VARIANTS: [&str; 5] = [
+    "bare",
+    "hand_written",
+    "hand_written_boxed",
+    "do_nothing",
+    "layer",
+];
 
 /// Who answers requests.
-pub const REQUEST_SUBJECTS: [&str; 3] = ["bare", "none", "shutdown"];
+pub const REQUEST_SUBJECTS: [&str; 5] = ["bare", "do_nothing", "none", "shutdown", "all_options"];
+
+/// What a program does, but for how many units of work.
+pub struct Work<'a> {
+    program: &'static str,
+    arguments: Vec<&'a str>,
+    units: [u64; 2],
+    meanwhile: fn(&mut BufReader<ChildStdout>),
+}
 
 /// The figures that are recorded, by name: those of this crate, and the bare ones below them.
 pub fn guarded() -> BTreeMap<String, f64> {
     let mut counts = BTreeMap::new();
     for case in &CASES {
         for subject in ["bare", "none", "token", "shutdown", "all_options"] {
-            counts.insert(
-                format!("frame, {}, {subject}", case.name),
-                case.count(subject),
-            );
+            let name = format!("frame, {}, {subject}", case.name);
+            counts.insert(name, case.frame(subject).count());
         }
     }
-    for subject in REQUEST_SUBJECTS {
-        for content_type in ["application/json", "text/event-stream"] {
-            let count = count_request(subject, content_type);
-            counts.insert(format!("request, {content_type}, {subject}"), count);
+    for subject in ["bare", "none", "shutdown", "all_options"] {
+        for content_type in ["application/json", EVENT_STREAM] {
+            let name = format!("request, {content_type}, {subject}");
+            counts.insert(name, request(subject, content_type, "2").count());
         }
     }
     counts
 }
 
 impl Case {
-    /// Instructions for each frame, the silence before it included.
-    pub fn count(&self, subject: &str) -> f64 {
+    /// A frame, the silence before it included.
+    pub fn frame(&self, subject: &'static str) -> Work<'static> {
         debug_assert!(SUBJECTS.contains(&subject));
-        let arguments = [subject, self.content_type, self.cut, self.silence];
-        instructions_per_unit(&program("frames"), &arguments, self.frames)
+        Work {
+            program: "frames",
+            arguments: vec![subject, self.content_type, self.cut, self.silence],
+            units: self.frames,
+            meanwhile: |_output| {},
+        }
     }
 }
 
-/// Instructions for a request and its answer of one frame.
-pub fn count_request(subject: &str, content_type: &str) -> f64 {
-    let arguments = [subject, content_type, "count"];
-    instructions_per_unit(&program("requests"), &arguments, [1_000, 5_000])
+/// A request, and its answer of one frame, whose body is polled so often: twice, to its end.
+pub fn request<'a>(subject: &'a str, content_type: &'a str, polls: &'a str) -> Work<'a> {
+    Work {
+        program: "requests",
+        arguments: vec![subject, content_type, polls, "count"],
+        units: [1_000, 5_000],
+        meanwhile: |_output| {},
+    }
 }
 
-/// Instructions of an axum server for each event that is delivered by itself.
-pub fn count_delivery(variant: &str) -> f64 {
-    const EVENTS: [u64; 2] = [1_000, 5_000];
-    let [few, many] = EVENTS.map(|events| {
-        let events = events.to_string();
-        count(&program("server"), &[variant, &events], |output| {
+/// An event that an axum server delivers by itself.
+pub fn delivery(variant: &str) -> Work<'_> {
+    Work {
+        program: "server",
+        arguments: vec![variant],
+        units: [1_000, 5_000],
+        meanwhile: |output| {
             let mut address = String::new();
             output
                 .read_line(&mut address)
@@ -103,9 +125,43 @@ pub fn count_delivery(variant: &str) -> f64 {
             server.write_all(request).expect("a request");
             let mut answer = Vec::new();
             server.read_to_end(&mut answer).expect("an answer");
-        })
-    });
-    (many as f64 - few as f64) / (EVENTS[1] - EVENTS[0]) as f64
+        },
+    }
+}
+
+impl Work<'_> {
+    /// How many instructions a unit of it takes. Whatever the program does besides, such as starting, does not count.
+    pub fn count(&self) -> f64 {
+        let [few, many] = self.units.map(|units| self.run(units, count));
+        self.per_unit(few, many)
+    }
+
+    /// The same, by the lines of the source that they come from.
+    pub fn count_lines(&self) -> BTreeMap<Line, f64> {
+        let [few, mut many] = self.units.map(|units| self.run(units, count_lines));
+        for line in few.keys() {
+            many.entry(line.clone()).or_default();
+        }
+        let per_unit = |(line, many)| {
+            let few = few.get(&line).copied().unwrap_or(0);
+            (line, self.per_unit(few, many))
+        };
+        many.into_iter().map(per_unit).collect()
+    }
+
+    fn run<T>(
+        &self,
+        units: u64,
+        run: impl FnOnce(&str, &[&str], fn(&mut BufReader<ChildStdout>)) -> T,
+    ) -> T {
+        let units = units.to_string();
+        let arguments = [&self.arguments[..], &[&units]].concat();
+        run(&program(self.program), &arguments, self.meanwhile)
+    }
+
+    fn per_unit(&self, few: u64, many: u64) -> f64 {
+        (many as f64 - few as f64) / (self.units[1] - self.units[0]) as f64
+    }
 }
 
 /// A program of this package, which is beside the one that runs.
@@ -114,19 +170,4 @@ pub fn program(name: &str) -> String {
     let program = this.with_file_name(name);
     assert!(program.exists(), "{} is not built", program.display());
     program.display().to_string()
-}
-
-pub fn read_record(path: &Path) -> BTreeMap<String, f64> {
-    let record = fs::read_to_string(path).unwrap_or_default();
-    let lines = record.lines().filter_map(|line| line.rsplit_once(": "));
-    lines
-        .filter_map(|(name, count)| Some((name.to_owned(), count.parse().ok()?)))
-        .collect()
-}
-
-pub fn write_record(path: &Path, counts: &BTreeMap<String, f64>) -> io::Result<()> {
-    let lines = counts
-        .iter()
-        .map(|(name, count)| format!("{name}: {count:.1}\n"));
-    fs::write(path, lines.collect::<String>())
 }

@@ -1,4 +1,4 @@
-//! A server as a process of its own, and what the kernel says of it.
+//! Programs as processes of their own: servers, and what the kernel says of them, and others.
 
 use std::{
     fs, io,
@@ -114,4 +114,18 @@ impl Drop for Server {
 fn number(text: Option<&str>) -> io::Result<u64> {
     let number = text.and_then(|text| text.parse().ok());
     number.ok_or_else(|| io::Error::other("the kernel says something else"))
+}
+
+/// What this program prints.
+///
+/// # Errors
+///
+/// Where it cannot be started or fails: then with what it says.
+pub fn output(program: &str, arguments: &[&str]) -> io::Result<String> {
+    let output = Command::new(program).args(arguments).output()?;
+    if !output.status.success() {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        return Err(io::Error::other(format!("{program} failed: {errors}")));
+    }
+    String::from_utf8(output.stdout).map_err(io::Error::other)
 }

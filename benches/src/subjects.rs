@@ -9,14 +9,15 @@ use std::{
 };
 
 use axum::response::{IntoResponse, Sse, sse};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 use http::{Request, Response, response::Parts};
 use http_body::{Body, Frame};
-use http_body_util::{Empty, StreamBody};
+use http_body_util::{BodyExt, Empty, StreamBody, combinators::MapFrame};
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_http::{
+    map_response_body::MapResponseBodyLayer,
     on_early_drop::{OnBodyDropFn, OnEarlyDropLayer},
     timeout::ResponseBodyTimeoutLayer,
     trace::TraceLayer,
@@ -29,8 +30,9 @@ type Inner = BoxCloneSyncService<Request<Empty<Bytes>>, Response<Upstream>, Infa
 type Item = Result<Frame<Bytes>, Infallible>;
 
 /// The subjects of the table of frames, in its order.
-pub const SUBJECTS: [&str; 12] = [
+pub const SUBJECTS: [&str; 13] = [
     "bare",
+    "do_nothing",
     "on_early_drop",
     "trace",
     "timeout",
@@ -49,6 +51,10 @@ pub fn poll_to_end(subject: &str, content_type: &'static str, upstream: Upstream
     let shutdown = Shutdown::new();
     match subject {
         "bare" => poll_all(pin!(upstream)),
+        "do_nothing" => {
+            let layer = MapResponseBodyLayer::new(do_nothing::<Upstream>);
+            poll_all(pin!(through(layer, content_type, upstream)))
+        }
         "on_early_drop" => {
             let layer = OnEarlyDropLayer::builder().on_body_drop(OnBodyDropFn::new(
                 |_: &Request<Empty<Bytes>>| |_: &Parts| || (),
@@ -98,7 +104,14 @@ pub fn poll_to_end(subject: &str, content_type: &'static str, upstream: Upstream
     }
 }
 
-fn all_options(shutdown: &Shutdown) -> SseCompletionLayer {
+/// A body around another one, for [`MapResponseBodyLayer`]: the least that a layer with a body of its own does.
+pub fn do_nothing<B: Body<Data = Bytes>>(
+    upstream: B,
+) -> MapFrame<B, impl FnMut(Frame<Bytes>) -> Frame<Bytes>> {
+    upstream.map_frame(|frame| frame.map_data(|mut data| data.copy_to_bytes(data.remaining())))
+}
+
+pub fn all_options(shutdown: &Shutdown) -> SseCompletionLayer {
     let minute = Duration::from_secs(60);
     SseCompletionLayer::new()
         .shutdown(shutdown)

@@ -1,17 +1,17 @@
 //! Runs everything and writes `BENCHMARKS.md` and its plot. Started by `benches/run`, from the root of the repository.
 
-use std::{error::Error, fs, process::Command};
+use std::{env, error::Error, fs, path::Path};
 
 use benchmarks::{
     instructions::{
-        CASES, REQUEST_SUBJECTS, SERVER_VARIANTS, count_delivery, count_request, program,
+        CASES, EVENT_STREAM, REQUEST_SUBJECTS, SERVER_VARIANTS, Work, delivery, program, request,
     },
+    process::output,
     subjects::SUBJECTS,
 };
 use plotters::prelude::*;
 
 const TEMPLATE: &str = include_str!("../../template.md");
-const EVENT_STREAM: &str = "text/event-stream";
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -21,12 +21,23 @@ fn main() -> Result<()> {
     let parts = [
         ("machine", machine()?),
         ("deliveries", deliveries_table(&deliveries)),
+        (
+            "delivery profile",
+            profile(&delivery("layer"), &delivery("bare")),
+        ),
         ("frames", frames()),
-        ("requests", requests()?),
-        ("scan", run(&program("scan"), &[])?),
-        ("scale", run(&program("scale"), &[])?),
-        ("tcp", run(&program("tcp"), &[])?),
-        ("python", run("benches/python/run", &[])?),
+        (
+            "frame profile",
+            profile(&CASES[1].frame("shutdown"), &CASES[1].frame("bare")),
+        ),
+        ("requests", requests()),
+        ("request profile", profile(&json("shutdown"), &json("bare"))),
+        ("streams", streams()?),
+        ("scan", output(&program("scan"), &[])?),
+        ("scale", output(&program("scale"), &[])?),
+        ("tcp", output(&program("tcp"), &[])?),
+        ("load", output("e2e/load", &[])?),
+        ("python", output("benches/python/run", &[])?),
     ];
     let report = parts
         .iter()
@@ -51,16 +62,16 @@ fn machine() -> Result<String> {
     Ok(format!(
         "Measured on {count} cores of {}, Linux {}, with {} and {}.",
         value("model name"),
-        run("uname", &["--kernel-release"])?.trim(),
-        run("rustc", &["--version"])?.trim(),
-        run("valgrind", &["--version"])?.trim(),
+        output("uname", &["--kernel-release"])?.trim(),
+        output("rustc", &["--version"])?.trim(),
+        output("valgrind", &["--version"])?.trim(),
     ))
 }
 
 /// Instructions of the server for each event, by variant.
 fn deliveries() -> Vec<(&'static str, f64)> {
     SERVER_VARIANTS
-        .map(|variant| (variant, count_delivery(variant)))
+        .map(|variant| (variant, delivery(variant).count()))
         .to_vec()
 }
 
@@ -74,11 +85,11 @@ fn deliveries_table(deliveries: &[(&str, f64)]) -> String {
 }
 
 fn frames() -> String {
-    let bare = CASES.each_ref().map(|case| case.count("bare"));
+    let bare = CASES.each_ref().map(|case| case.frame("bare").count());
     let rows = SUBJECTS.iter().map(|subject| {
         let counts = CASES.iter().zip(&bare).map(|(case, bare)| match *subject {
             "bare" => format!("({bare:.0})"),
-            subject => format!("{:.0}", case.count(subject) - bare),
+            subject => format!("{:.0}", case.frame(subject).count() - bare),
         });
         [words(subject)].into_iter().chain(counts).collect()
     });
@@ -87,32 +98,103 @@ fn frames() -> String {
     table(&head, rows)
 }
 
-fn requests() -> Result<String> {
+/// A request whose answer is no event stream.
+fn json(subject: &str) -> Work<'_> {
+    request(subject, "application/json", "2")
+}
+
+fn requests() -> String {
+    let counts = REQUEST_SUBJECTS.map(|subject| json(subject).count());
+    let rows = REQUEST_SUBJECTS.iter().zip(counts).map(|(subject, count)| {
+        let over = count - counts[0];
+        vec![words(subject), format!("{count:.0}"), format!("{over:.0}")]
+    });
+    table(&["", "instructions", "over the bare response"], rows)
+}
+
+fn streams() -> Result<String> {
     let mut rows = Vec::new();
     for subject in REQUEST_SUBJECTS {
-        let allocations = [subject, EVENT_STREAM, "allocations", "1000"];
+        let measured = |polls, what, requests| -> Result<f64> {
+            let arguments = [subject, EVENT_STREAM, polls, what, requests];
+            Ok(output(&program("requests"), &arguments)?.trim().parse()?)
+        };
+        let wrap = request(subject, EVENT_STREAM, "0").count();
+        let first_event = request(subject, EVENT_STREAM, "1").count() - wrap;
+        let mut times = (0..21)
+            .map(|_| measured("0", "time", "10000"))
+            .collect::<Result<Vec<_>>>()?;
+        times.sort_by(f64::total_cmp);
         rows.push(vec![
             words(subject),
-            format!("{:.0}", count_request(subject, "application/json")),
-            format!("{:.0}", count_request(subject, EVENT_STREAM)),
-            run(&program("requests"), &allocations)?.trim().to_owned(),
+            format!("{wrap:.0}"),
+            format!("{:.0}", times[10]),
+            format!("{first_event:.0}"),
+            format!("{:.0}", measured("2", "allocations", "1000")?),
+            format!("{:.0}", measured("1", "memory", "4096")?),
         ]);
     }
-    let head = ["", "not an event stream", "event stream", "its allocations"];
+    let head = [
+        "",
+        "request and response, instructions",
+        "the same, ns",
+        "first event, instructions",
+        "allocations",
+        "bytes held",
+    ];
     Ok(table(&head, rows))
+}
+
+/// The lines of the source to which one does more than the other.
+fn profile(more: &Work<'_>, less: &Work<'_>) -> String {
+    let (mut costs, less) = (more.count_lines(), less.count_lines());
+    for (line, cost) in less {
+        *costs.entry(line).or_default() -= cost;
+    }
+    let mut costs: Vec<_> = costs.into_iter().collect();
+    costs.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+    let all: f64 = costs.iter().map(|(_, cost)| cost).sum();
+    costs.retain(|(_, cost)| *cost >= 2.5);
+    let rest = all - costs.iter().map(|(_, cost)| cost).sum::<f64>();
+    let rows = costs.iter().map(|((file, number), cost)| {
+        let source = fs::read_to_string(file).unwrap_or_default();
+        let line = source.lines().nth(*number as usize - 1);
+        let source = line.map_or(String::new(), |line| {
+            format!("`{}`", line.trim().replace('|', "\\|"))
+        });
+        vec![
+            format!("{cost:.0}"),
+            format!("{}:{number}", known(file)),
+            source,
+        ]
+    });
+    let rest = [vec![
+        format!("{rest:.0}"),
+        "all other lines".into(),
+        String::new(),
+    ]];
+    table(&["instructions", "line", ""], rows.chain(rest))
+}
+
+/// The part of a path that does not depend on the machine.
+fn known(path: &str) -> &str {
+    let here = env::current_dir().expect("the root of the repository");
+    if let Ok(path) = Path::new(path).strip_prefix(here) {
+        return path.to_str().unwrap_or_default();
+    }
+    let crates = path.split_once("/registry/src/");
+    let library = path.split_once("/rustc/");
+    match crates
+        .or(library)
+        .and_then(|(_, path)| path.split_once('/'))
+    {
+        Some((_version, path)) => path,
+        None => path,
+    }
 }
 
 fn words(name: &str) -> String {
     name.replace('_', " ")
-}
-
-fn run(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program).args(arguments).output()?;
-    if !output.status.success() {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("{program} failed: {errors}").into());
-    }
-    Ok(String::from_utf8(output.stdout)?)
 }
 
 fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {

@@ -1,87 +1,127 @@
-//! Answers requests, and reads each answer to its end: `requests SUBJECT CONTENT_TYPE count|time|allocations REQUESTS`.
+//! Answers requests: `requests SUBJECT CONTENT_TYPE POLLS count|time|allocations|memory REQUESTS`.
 //!
-//! `count` is for callgrind, the other two print what one request takes.
+//! The body of each answer is polled so many times, and dropped: the second poll finds its end. `count` is for callgrind,
+//! the others print what one request takes. `memory` is what a body holds, itself included, while its upstream is silent.
 
 use std::{
     convert::Infallible,
-    future::{self, Ready},
+    future::{self, Future, Ready},
     hint::black_box,
+    mem,
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
     time::Instant,
 };
 
-use benchmarks::upstream::{Cut, Upstream};
+use axum::body::Body;
+use benchmarks::{
+    subjects::{all_options, do_nothing},
+    upstream::{Cut, Upstream},
+};
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
+use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use tower::{Layer, Service, service_fn};
+use tower_http::map_response_body::MapResponseBodyLayer;
 use tower_sse_completion::{Shutdown, SseCompletionLayer};
+
+/// What is done with the answers.
+struct Task<'a> {
+    what: &'a str,
+    polls: usize,
+    requests: usize,
+}
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [subject, content_type, what, requests] = &arguments[..] else {
-        panic!("usage: requests SUBJECT CONTENT_TYPE count|time|allocations REQUESTS");
+    let [subject, content_type, polls, what, requests] = &arguments[..] else {
+        panic!("usage: requests SUBJECT CONTENT_TYPE POLLS count|time|allocations|memory REQUESTS");
     };
     let content_type: &'static str = content_type.clone().leak();
-    let upstream = Upstream::new(Cut::Aligned(100), 1, false);
+    let upstream = Upstream::new(Cut::Aligned(100), 1, what == "memory");
     let service = service_fn(move |_request: Request<()>| respond(content_type, upstream.clone()));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    let _entered = runtime.enter();
     let shutdown = Shutdown::new();
-    let mut answer: Box<dyn FnMut()> = match &subject[..] {
-        "bare" => answering(service),
-        "none" => answering(SseCompletionLayer::new().layer(service)),
-        "shutdown" => answering(SseCompletionLayer::new().shutdown(&shutdown).layer(service)),
-        other => panic!("there is no subject {other:?}"),
+    let layer = SseCompletionLayer::new();
+    let task = Task {
+        what,
+        polls: polls.parse().expect("a number of polls"),
+        requests: requests.parse().expect("a number of requests"),
     };
-
-    let requests: u32 = requests.parse().expect("a number of requests");
-    // What is only done once is done.
-    answer();
-    match &what[..] {
-        "count" => (0..requests).for_each(|_| answer()),
-        "time" => {
-            let start = Instant::now();
-            (0..requests).for_each(|_| answer());
-            println!(
-                "{}",
-                start.elapsed().as_nanos() as f64 / f64::from(requests)
-            );
-        }
-        "allocations" => {
-            let counted = allocation_counter::measure(|| (0..requests).for_each(|_| answer()));
-            println!("{}", counted.count_total as f64 / f64::from(requests));
-        }
-        other => panic!("nothing is known of {other:?}"),
+    match &subject[..] {
+        "bare" => task.run(service),
+        "do_nothing" => task.run(MapResponseBodyLayer::new(do_nothing::<Body>).layer(service)),
+        "none" => task.run(layer.layer(service)),
+        "shutdown" => task.run(layer.shutdown(&shutdown).layer(service)),
+        "all_options" => task.run(all_options(&shutdown).layer(service)),
+        other => panic!("there is no subject {other:?}"),
     }
 }
 
 fn respond(
     content_type: &'static str,
     upstream: Upstream,
-) -> Ready<Result<Response<Upstream>, Infallible>> {
-    let mut response = Response::new(upstream);
-    let content_type = http::HeaderValue::from_static(content_type);
-    response.headers_mut().insert("content-type", content_type);
+) -> Ready<Result<Response<Body>, Infallible>> {
+    let mut response = Response::new(Body::new(upstream));
+    let content_type = HeaderValue::from_static(content_type);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
     future::ready(Ok(response))
 }
 
-/// Sends a request through this service, and reads the answer to its end.
-fn answering<S, B>(mut service: S) -> Box<dyn FnMut()>
-where
-    S: Service<Request<()>, Response = Response<B>, Error = Infallible> + 'static,
-    B: Body<Data = Bytes>,
-{
-    Box::new(move || {
+impl Task<'_> {
+    fn run<S, B>(&self, mut service: S)
+    where
+        S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        let requests = self.requests;
+        let per_request = |all: f64| println!("{}", all / requests as f64);
+        // What is only done once is done.
+        self.answer(&mut service);
+        let mut answer_all = || (0..requests).for_each(|_| drop(self.answer(&mut service)));
+        match self.what {
+            "count" => answer_all(),
+            "time" => {
+                let start = Instant::now();
+                answer_all();
+                per_request(start.elapsed().as_nanos() as f64);
+            }
+            "allocations" => {
+                per_request(allocation_counter::measure(answer_all).count_total as f64);
+            }
+            "memory" => {
+                let counted = allocation_counter::measure(|| {
+                    let mut held = Vec::with_capacity(requests);
+                    held.extend((0..requests).map(|_| self.answer(&mut service)));
+                    mem::forget(held);
+                });
+                per_request(counted.bytes_current as f64);
+            }
+            other => panic!("nothing is known of {other:?}"),
+        }
+    }
+
+    /// Sends a request through this service, and polls the body of the answer.
+    fn answer<S, B>(&self, service: &mut S) -> B
+    where
+        S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
         let mut cx = Context::from_waker(Waker::noop());
         let response = pin!(service.call(black_box(Request::new(()))));
         let Poll::Ready(Ok(response)) = response.poll(&mut cx) else {
             panic!("a response without waiting");
         };
-        let mut body = pin!(response.into_body());
-        let body: Pin<&mut dyn Body<Data = Bytes, Error = B::Error>> = body.as_mut();
-        let mut body = black_box(body);
-        while let Poll::Ready(Some(frame)) = body.as_mut().poll_frame(&mut cx) {
-            black_box(frame.is_ok());
+        let mut body = response.into_body();
+        let polled: Pin<&mut dyn http_body::Body<Data = Bytes, Error = B::Error>> = pin!(&mut body);
+        let mut polled = black_box(polled);
+        for _ in 0..self.polls {
+            let frame = polled.as_mut().poll_frame(&mut cx);
+            black_box(matches!(frame, Poll::Ready(Some(Ok(_)))));
         }
-    })
+        body
+    }
 }

@@ -5,7 +5,7 @@
 use std::{convert::Infallible, io, sync::Arc};
 
 use axum::{Router, body::Body, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
-use benchmarks::subjects::hand_written;
+use benchmarks::subjects::{do_nothing, hand_written};
 use bytes::Bytes;
 use futures_util::Stream;
 use tokio::{
@@ -14,18 +14,21 @@ use tokio::{
     task,
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tower_http::map_response_body::MapResponseBodyLayer;
 use tower_sse_completion::{Shutdown, SseCompletionLayer};
 
 type Item = Result<Bytes, Infallible>;
 
 /// What is around the event stream.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Variant {
     Bare,
     /// In the handler, where its type is known.
     HandWritten,
     /// In the handler, around a body that is boxed already, as it is for a layer.
     HandWrittenBoxed,
+    /// A layer with a body of its own, and no more.
+    DoNothing,
     Layer,
 }
 
@@ -39,6 +42,7 @@ async fn main() -> io::Result<()> {
         "bare" => Variant::Bare,
         "hand_written" => Variant::HandWritten,
         "hand_written_boxed" => Variant::HandWrittenBoxed,
+        "do_nothing" => Variant::DoNothing,
         "layer" => Variant::Layer,
         other => panic!("there is no variant {other:?}"),
     };
@@ -48,9 +52,11 @@ async fn main() -> io::Result<()> {
     let all_sent = Arc::clone(&sent);
     let handler = async move || response(variant, deliveries(events, all_sent));
     let mut app = Router::new().route("/", get(handler));
-    if variant == Variant::Layer {
-        app = app.layer(SseCompletionLayer::new().shutdown(&Shutdown::new()));
-    }
+    app = match variant {
+        Variant::DoNothing => app.layer(MapResponseBodyLayer::new(do_nothing::<Body>)),
+        Variant::Layer => app.layer(SseCompletionLayer::new().shutdown(&Shutdown::new())),
+        _ => app,
+    };
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
     axum::serve(listener, app)
@@ -64,7 +70,7 @@ fn response(
 ) -> impl IntoResponse {
     let close_event = Bytes::from_static(b"event: close\ndata:\n\n");
     let body = match variant {
-        Variant::Bare | Variant::Layer => Body::from_stream(events),
+        Variant::Bare | Variant::DoNothing | Variant::Layer => Body::from_stream(events),
         Variant::HandWritten => Body::from_stream(hand_written(events, Ok(close_event))),
         Variant::HandWrittenBoxed => {
             let boxed = Body::from_stream(events).into_data_stream();
