@@ -158,7 +158,8 @@ fn c11_upstream_that_wakes_by_value_does_not_lose_its_last_message() {
     let mut yielded = false;
     let stream = stream::poll_fn(move |cx| {
         if !mem::replace(&mut yielded, true) {
-            cx.waker().clone().wake();
+            let waker = cx.waker().clone();
+            waker.wake();
             return Poll::Pending;
         }
         match frames.pop_front() {

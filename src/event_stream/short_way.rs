@@ -12,7 +12,7 @@ use http_body::{Body, Frame};
 
 use super::{EventStream, FRAMES_PER_CHECK, Mode, State, StateProjection, fail_on_panic};
 use crate::{
-    body::{Polled, into_bytes_frame},
+    body::{Polled, into_bytes},
     ending::Ending,
     hold::HoldBack,
 };
@@ -53,7 +53,7 @@ where
     C: Future<Output = ()>,
 {
     /// Polls for a frame, the short way if it can.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -71,8 +71,15 @@ where
         if *short_frames == 0 || this.stop.is_closed() {
             return self.check_then_poll_frame(cx);
         }
-        let frame = match fail_on_panic(this.account, || upstream.as_mut().poll_frame(cx)) {
-            Poll::Ready(Some(Ok(frame))) => frame,
+        let data = match fail_on_panic(this.account, || upstream.as_mut().poll_frame(cx)) {
+            Poll::Ready(Some(Ok(frame))) => {
+                // Whichever way it goes on from here, or the cancellation would never be looked at.
+                *short_frames -= 1;
+                match frame.into_data() {
+                    Ok(data) => data,
+                    Err(frame) => return self.poll_on(cx, Some(Poll::Ready(Some(Ok(frame))))),
+                }
+            }
             Poll::Pending if this.stop.is_waiting(cx) => {
                 if cancellation.poll(cx).is_pending() {
                     *short_frames = FRAMES_PER_CHECK;
@@ -83,20 +90,14 @@ where
             }
             polled => return self.poll_on(cx, Some(polled)),
         };
-        // Whichever way it goes on from here, or the cancellation would never be looked at.
-        *short_frames -= 1;
-        let length = match frame.data_ref() {
-            Some(data) if HoldBack::passes_aligned(data) => data.remaining(),
-            _ => return self.poll_on(cx, Some(Poll::Ready(Some(Ok(frame))))),
-        };
-        if upstream.is_end_stream() {
-            return self.poll_on(cx, Some(Poll::Ready(Some(Ok(frame)))));
+        if !HoldBack::passes_aligned(&data) || upstream.is_end_stream() {
+            return self.poll_on(cx, Some(Poll::Ready(Some(Ok(Frame::data(data))))));
         }
         if this.stop.has_clock() {
-            return self.pass_on_the_clock(cx, frame);
+            return self.pass_on_the_clock(cx, data);
         }
-        this.hold.passed(length);
-        Poll::Ready(Some(Ok(into_bytes_frame(frame))))
+        this.hold.passed(data.remaining());
+        Poll::Ready(Some(Ok(Frame::data(into_bytes(data)))))
     }
 
     /// For a stream whose deadlines or keep-alive depend on what goes out.
@@ -104,14 +105,14 @@ where
     fn pass_on_the_clock(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        frame: Frame<B::Data>,
+        data: B::Data,
     ) -> Polled<Bytes, B::Error> {
         let this = self.as_mut().project();
-        match frame.data_ref() {
-            Some(data) if this.stop.lets_pass(data.chunk()) => this.hold.passed(data.remaining()),
-            _ => return self.poll_on(cx, Some(Poll::Ready(Some(Ok(frame))))),
+        if !this.stop.lets_pass(data.chunk()) {
+            return self.poll_on(cx, Some(Poll::Ready(Some(Ok(Frame::data(data))))));
         }
-        Poll::Ready(Some(Ok(into_bytes_frame(frame))))
+        this.hold.passed(data.remaining());
+        Poll::Ready(Some(Ok(Frame::data(into_bytes(data)))))
     }
 
     /// Where the short way is at its end, or not open.
