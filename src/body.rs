@@ -30,7 +30,7 @@ pin_project! {
     /// | finished | the upstream, if the server asks for more all the same | done, when the upstream has ended |
     /// | done | nothing | |
     ///
-    /// The stream [is at its end](Body::is_end_stream) when it is finished or done. Before that its
+    /// The stream [is at its end](Body::is_end_stream) when it is finished or done. Until its last data is out its
     /// [size](Body::size_hint) is unknown, whatever the upstream says.
     ///
     /// # Cancellation safety

@@ -151,8 +151,9 @@ impl<B: Body, C> EventStream<B, C> {
     pub(crate) fn size_hint(&self) -> SizeHint {
         match self.state {
             // A close event makes the stream longer, a cancellation makes it shorter.
-            State::Open { .. } | State::Ending { .. } => SizeHint::default(),
-            State::Done => SizeHint::with_exact(0),
+            State::Open { .. } => SizeHint::default(),
+            // Trailers and errors are no data.
+            State::Ending { .. } | State::Done => SizeHint::with_exact(0),
         }
     }
 }
@@ -198,13 +199,14 @@ where
             self.finish_with_upstream(cx);
             return ControlFlow::Break(Poll::Ready(Some(Ok(Frame::data(data)))));
         }
-        let (upstream, mode, frames_until_check) = match this.state.as_mut().project() {
+        let (upstream, mode, frames_until_check, is_outer) = match this.state.as_mut().project() {
             StateProjection::Open {
                 upstream,
                 mode,
                 frames_until_check,
+                is_outer,
                 ..
-            } => (upstream, mode, frames_until_check),
+            } => (upstream, mode, frames_until_check, is_outer),
             StateProjection::Ending { last } => {
                 let last = last.take();
                 this.state.set(State::Done);
@@ -223,7 +225,10 @@ where
                 *frames_until_check -= 1;
                 fail_on_panic(this.account, || upstream.poll_frame(cx))
             }
-            Mode::Cancelled { frames_left: 0, .. } => {
+            // What is left behind the close event of an inner layer has no data, and is not a frame too many.
+            Mode::Cancelled { frames_left: 0, .. }
+                if !*is_outer || upstream.size_hint().exact() != Some(0) =>
+            {
                 let ended = upstream.is_end_stream();
                 return ControlFlow::Break(Poll::Ready(self.end(cx, None, ended)));
             }
@@ -235,7 +240,7 @@ where
                 let poll = |cx: &mut Context<'_>| upstream.poll_frame(cx);
                 match fail_on_panic(this.account, || this.config.last_look.poll(cx, poll)) {
                     (Poll::Ready(polled), _) => {
-                        *frames_left -= 1;
+                        *frames_left = frames_left.saturating_sub(1);
                         Poll::Ready(polled)
                     }
                     (Poll::Pending, true) if !*asked_again => {

@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use support::{
+    STRIDE, cancelled_by,
     driver::Driver,
     event_stream,
     script::{EndStream, Script, Step, Then, data},
@@ -18,6 +19,7 @@ use support::{
 };
 use tokio::time::advance;
 use tokio_util::sync::CancellationToken;
+use tower::layer::util::Stack;
 use tower_sse_completion::{Ending, ResponseBody, Shutdown, SseCompletionLayer, StreamReport};
 
 /// What was reported.
@@ -383,6 +385,31 @@ fn c1_stacked_layers_write_one_close_event_when_both_are_cancelled() {
         );
         assert!(text.ends_with("event: close\ndata:\n\n"));
         reports.one();
+    }
+}
+
+#[test]
+fn c1_stacked_layers_write_one_close_event_in_front_of_trailers() {
+    for frames in (0..=100).step_by(STRIDE) {
+        for polls in [0, 1, 20, 31, 32, 33, 64] {
+            // It is looked at after every few frames, so that the two layers do not see it at once.
+            let token = CancellationToken::new();
+            let both = Stack::new(cancelled_by(&token), cancelled_by(&token));
+            let steps = (0..frames).map(|_| data("data: 1\n\n"));
+            let upstream = Script::new(steps.chain([Step::Trailers]));
+            let mut body = Driver::new(event_stream(&both, upstream));
+            for _ in 0..polls.min(frames) {
+                body.data();
+            }
+            token.cancel();
+            let output = body.rest();
+            let text = output.text();
+            let name = format!("{frames} frames, cancelled behind {polls}");
+            assert_eq!(text.matches("event: close").count(), 1, "{name}: {text:?}");
+            if frames < 32 {
+                assert!(output.trailers.is_some(), "{name}: no trailers");
+            }
+        }
     }
 }
 
