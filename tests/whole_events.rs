@@ -229,7 +229,7 @@ fn script() -> impl Strategy<Value = (Vec<u8>, Vec<Step>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4096 / STRIDE as u32, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 8 } else { 4096 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// C4 and C6, word for word.
     #[test]
