@@ -464,6 +464,21 @@ fn c1_outer_layer_adds_its_cancellation() {
 }
 
 #[test]
+fn c1_outer_layer_is_not_outrun_by_a_stream_that_the_inner_one_lets_pass() {
+    let token = CancellationToken::new();
+    token.cancel();
+    let both = Stack::new(SseCompletionLayer::new(), cancelled_by(&token));
+    let upstream = Script::new([]).then(Then::Repeat(Bytes::from_static(b"data: 1\n\n")));
+    let output = Driver::new(event_stream(&both, upstream)).rest();
+    assert_eq!(output.frames.len(), 33);
+    assert!(
+        output
+            .text()
+            .ends_with("data: 1\n\nevent: close\ndata:\n\n")
+    );
+}
+
+#[test]
 fn c1_marker_is_all_that_is_added_to_the_extensions() {
     let response = Response::builder()
         .header("content-type", "text/event-stream")

@@ -225,7 +225,7 @@ fn plot(deliveries: &[(&str, f64)]) -> Result<()> {
         .build_cartesian_2d(0.0..most * 1.1, (0..bars.len()).into_segmented())?;
     chart
         .configure_mesh()
-        .disable_y_mesh()
+        .disable_mesh()
         .y_label_formatter(&|y| match y {
             SegmentValue::CenterOf(index) => {
                 bars.get(*index).map_or("", |bar| bar.0).replace('_', " ")

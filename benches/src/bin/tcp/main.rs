@@ -16,29 +16,29 @@ use tokio::runtime::Builder;
 
 use crate::audience::Audience;
 
-/// What is around the event streams. What differs between the first and the last is the noise.
+/// What is around the event streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
     Without,
+    DoNothing,
     Layer,
-    WithoutAgain,
 }
 
 /// Nanoseconds for each delivered event, for each round.
-type Rounds = Vec<[f64; 3]>;
+type Rounds = Vec<[f64; SIDES.len()]>;
 
-const SIDES: [Side; 3] = [Side::Without, Side::Layer, Side::WithoutAgain];
+const SIDES: [Side; 3] = [Side::Without, Side::DoNothing, Side::Layer];
 
 /// None of them is more often first, or more often behind another one.
 const ORDERS: [[Side; 3]; 6] = {
-    use Side::{Layer, Without, WithoutAgain};
+    use Side::{DoNothing, Layer, Without};
     [
-        [Without, Layer, WithoutAgain],
-        [WithoutAgain, Layer, Without],
-        [Layer, WithoutAgain, Without],
-        [Without, WithoutAgain, Layer],
-        [WithoutAgain, Without, Layer],
-        [Layer, Without, WithoutAgain],
+        [Without, DoNothing, Layer],
+        [Layer, DoNothing, Without],
+        [DoNothing, Layer, Without],
+        [Without, Layer, DoNothing],
+        [Layer, Without, DoNothing],
+        [DoNothing, Without, Layer],
     ]
 };
 
@@ -67,9 +67,9 @@ fn main() {
         "Server CPU time for each delivered event (ns, median and quartiles; ratios with 95 % confidence):\n"
     );
     println!(
-        "| subscribers | without the layer | with the layer | with / without | without, a second time / without | rounds |"
+        "| subscribers | without the layer | with the layer | with / without | do nothing / without | with / do nothing | rounds |"
     );
-    println!("|--:|--:|--:|--:|--:|--:|");
+    println!("|--:|--:|--:|--:|--:|--:|--:|");
     for &subscribers in &options.streams {
         let time = options.time / options.streams.len() as u32;
         let start = Instant::now();
@@ -82,11 +82,12 @@ fn main() {
             costs.collect::<Vec<f64>>()
         };
         println!(
-            "| {subscribers} | {} | {} | {} | {} | {} in {} processes |",
+            "| {subscribers} | {} | {} | {} | {} | {} | {} in {} processes |",
             nanoseconds(quartiles(&costs(Side::Without))),
             nanoseconds(quartiles(&costs(Side::Layer))),
-            ratio(&processes, Side::Layer),
-            ratio(&processes, Side::WithoutAgain),
+            ratio(&processes, Side::Layer, Side::Without),
+            ratio(&processes, Side::DoNothing, Side::Without),
+            ratio(&processes, Side::Layer, Side::DoNothing),
             costs(Side::Layer).len(),
             processes.len(),
         );
@@ -107,7 +108,7 @@ async fn measure(subscribers: usize, time: Duration) -> Rounds {
         if start.elapsed() >= time && rounds.len() >= LEAST_ROUNDS {
             break;
         }
-        let mut costs = [0.0; 3];
+        let mut costs = [0.0; SIDES.len()];
         for &side in order {
             let spent = audience.deliver(side, broadcasts).await;
             costs[side as usize] = spent.as_nanos() as f64 / (subscribers * broadcasts) as f64;
@@ -124,12 +125,12 @@ fn nanoseconds(spread: Spread) -> String {
     )
 }
 
-/// What this side costs beside the one without the layer, in the same round.
-fn ratio(processes: &[Rounds], side: Side) -> String {
+/// What this side costs beside another one, in the same round.
+fn ratio(processes: &[Rounds], side: Side, other: Side) -> String {
     let ratios: Vec<Vec<f64>> = processes
         .iter()
         .map(|rounds| {
-            let ratio = |round: &[f64; 3]| round[side as usize] / round[Side::Without as usize];
+            let ratio = |round: &[f64; SIDES.len()]| round[side as usize] / round[other as usize];
             rounds.iter().map(ratio).collect()
         })
         .collect();
@@ -144,8 +145,8 @@ impl Side {
     fn path(self) -> &'static str {
         match self {
             Self::Without => "/without",
+            Self::DoNothing => "/do-nothing",
             Self::Layer => "/layer",
-            Self::WithoutAgain => "/without-again",
         }
     }
 }

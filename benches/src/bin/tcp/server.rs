@@ -4,6 +4,7 @@ use std::{convert::Infallible, io, time::Duration};
 
 use axum::{
     Router,
+    body::Body,
     handler::Handler,
     response::{
         IntoResponse,
@@ -12,6 +13,7 @@ use axum::{
     routing::get,
     serve::ListenerExt,
 };
+use benchmarks::subjects::do_nothing;
 use futures_util::{Stream, StreamExt};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::{
@@ -20,6 +22,7 @@ use tokio::{
     sync::broadcast,
 };
 use tokio_stream::wrappers::BroadcastStream;
+use tower_http::map_response_body::MapResponseBodyLayer;
 use tower_sse_completion::{Shutdown, SseCompletionLayer};
 
 use crate::{SIDES, Side};
@@ -48,7 +51,8 @@ pub async fn serve() -> io::Result<()> {
         let publisher = publisher.clone();
         let handler = async move || events(&publisher);
         let route = match side {
-            Side::Without | Side::WithoutAgain => get(handler),
+            Side::Without => get(handler),
+            Side::DoNothing => get(handler.layer(MapResponseBodyLayer::new(do_nothing::<Body>))),
             Side::Layer => get(handler.layer(layer.clone())),
         };
         app = app.route(side.path(), route);
@@ -74,7 +78,10 @@ fn encoded(
     })
 }
 
-async fn obey(listener: TcpListener, publishers: [broadcast::Sender<u64>; 3]) -> io::Result<()> {
+async fn obey(
+    listener: TcpListener,
+    publishers: [broadcast::Sender<u64>; SIDES.len()],
+) -> io::Result<()> {
     let (socket, _) = listener.accept().await?;
     socket.set_nodelay(true)?;
     let mut socket = BufReader::new(socket);
