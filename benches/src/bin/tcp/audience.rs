@@ -22,7 +22,7 @@ use tokio::{
     time,
 };
 
-use crate::{SIDES, Side, server::CPU_TIME};
+use crate::{Side, server::CPU_TIME};
 
 pub struct Audience {
     subscribers: usize,
@@ -45,13 +45,12 @@ struct Arrivals {
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Audience {
-    /// Starts a server, and connects so many subscribers to each side.
+    /// Starts a server, and connects so many subscribers to each of these sides.
     ///
     /// # Errors
     ///
     /// Where there are not enough file descriptors or ports.
-    pub async fn connect(subscribers: usize) -> io::Result<Self> {
-        rlimit::increase_nofile_limit(u64::MAX)?;
+    pub async fn connect(sides: &[Side], subscribers: usize) -> io::Result<Self> {
         let mut server = Command::new(env::current_exe()?)
             .arg("serve")
             .stdout(Stdio::piped())
@@ -70,7 +69,7 @@ impl Audience {
             ..Arrivals::default()
         });
         // The sides take turns, so that their memory lies in between each other's.
-        let paths = (0..subscribers).flat_map(|_| SIDES.map(Side::path));
+        let paths = (0..subscribers).flat_map(|_| sides.iter().copied().map(Side::path));
         let clients = stream::iter(paths)
             .map(|path| Subscriber::new(events, path))
             .buffered(64)

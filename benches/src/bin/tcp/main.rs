@@ -22,25 +22,14 @@ enum Side {
     Without,
     DoNothing,
     Layer,
+    /// Without the layer once more: what is found between two sides that are the same is noise.
+    Control,
 }
 
 /// Nanoseconds for each delivered event, for each round.
 type Rounds = Vec<[f64; SIDES.len()]>;
 
-const SIDES: [Side; 3] = [Side::Without, Side::DoNothing, Side::Layer];
-
-/// None of them is more often first, or more often behind another one.
-const ORDERS: [[Side; 3]; 6] = {
-    use Side::{DoNothing, Layer, Without};
-    [
-        [Without, DoNothing, Layer],
-        [Layer, DoNothing, Without],
-        [DoNothing, Layer, Without],
-        [Without, Layer, DoNothing],
-        [Layer, Without, DoNothing],
-        [DoNothing, Without, Layer],
-    ]
-};
+const SIDES: [Side; 4] = [Side::Without, Side::DoNothing, Side::Layer, Side::Control];
 
 /// What a process has by chance, such as where its memory lies, must not decide. A slow machine has time for fewer.
 const PROCESSES: u32 = 6;
@@ -52,6 +41,9 @@ const LEAST_ROUNDS: usize = 2;
 /// How many events are delivered in a round, to all subscribers of a side together.
 const DELIVERIES: usize = 2_000;
 
+/// File descriptors that a process needs for anything but its subscribers.
+const OTHER_FILES: u64 = 64;
+
 fn main() {
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -62,32 +54,39 @@ fn main() {
         return;
     }
 
+    let limit = rlimit::increase_nofile_limit(u64::MAX).expect("a limit of open files");
     let options = Options::from_command_line(180, &[1_000, 5_000]);
     println!(
         "Server CPU time for each delivered event (ns, median and quartiles; ratios with 95 % confidence):\n"
     );
     println!(
-        "| subscribers | without the layer | with the layer | with / without | do nothing / without | with / do nothing | rounds |"
+        "| subscribers | without the layer | with the layer | with / without | do nothing / without | with / do nothing | without / without | rounds |"
     );
-    println!("|--:|--:|--:|--:|--:|--:|--:|");
+    println!("|--:|--:|--:|--:|--:|--:|--:|--:|");
     for &subscribers in &options.streams {
+        let sides = sides_for(subscribers, limit);
         let time = options.time / options.streams.len() as u32;
         let start = Instant::now();
         let mut processes: Vec<Rounds> = Vec::new();
         while start.elapsed() < time || processes.len() < LEAST_PROCESSES {
-            processes.push(runtime.block_on(measure(subscribers, time / PROCESSES)));
+            processes.push(runtime.block_on(measure(sides, subscribers, time / PROCESSES)));
         }
         let costs = |side: Side| {
             let costs = processes.iter().flatten().map(|round| round[side as usize]);
             costs.collect::<Vec<f64>>()
         };
         println!(
-            "| {subscribers} | {} | {} | {} | {} | {} | {} in {} processes |",
+            "| {subscribers} | {} | {} | {} | {} | {} | {} | {} in {} processes |",
             nanoseconds(quartiles(&costs(Side::Without))),
             nanoseconds(quartiles(&costs(Side::Layer))),
             ratio(&processes, Side::Layer, Side::Without),
             ratio(&processes, Side::DoNothing, Side::Without),
             ratio(&processes, Side::Layer, Side::DoNothing),
+            if sides.contains(&Side::Control) {
+                ratio(&processes, Side::Control, Side::Without)
+            } else {
+                "too many open files".to_owned()
+            },
             costs(Side::Layer).len(),
             processes.len(),
         );
@@ -95,21 +94,37 @@ fn main() {
     println!();
 }
 
+/// All sides, but for the control where that would need more connections than a process may have.
+fn sides_for(subscribers: usize, limit: u64) -> &'static [Side] {
+    let connections = |sides: &[Side]| (sides.len() * subscribers) as u64;
+    let without_control = &SIDES[..Side::Control as usize];
+    if connections(&SIDES) + OTHER_FILES <= limit {
+        return &SIDES;
+    }
+    assert!(
+        connections(without_control) + OTHER_FILES <= limit,
+        "{subscribers} subscribers for each side are more than {limit} open files"
+    );
+    without_control
+}
+
 /// Rounds with one server process, until the time is over.
-async fn measure(subscribers: usize, time: Duration) -> Rounds {
+async fn measure(sides: &[Side], subscribers: usize, time: Duration) -> Rounds {
     let start = Instant::now();
-    let mut audience = Audience::connect(subscribers).await.expect("connections");
+    let mut audience = Audience::connect(sides, subscribers)
+        .await
+        .expect("connections");
     let broadcasts = (DELIVERIES / subscribers).max(1);
-    for side in SIDES {
+    for &side in sides {
         audience.deliver(side, broadcasts).await;
     }
     let mut rounds = Vec::new();
-    for order in ORDERS.iter().cycle() {
-        if start.elapsed() >= time && rounds.len() >= LEAST_ROUNDS {
-            break;
-        }
-        let mut costs = [0.0; SIDES.len()];
-        for &side in order {
+    let mut order = sides.to_vec();
+    while start.elapsed() < time || rounds.len() < LEAST_ROUNDS {
+        // None of them is more often first, or more often behind another one.
+        fastrand::shuffle(&mut order);
+        let mut costs = [f64::NAN; SIDES.len()];
+        for &side in &order {
             let spent = audience.deliver(side, broadcasts).await;
             costs[side as usize] = spent.as_nanos() as f64 / (subscribers * broadcasts) as f64;
         }
@@ -147,6 +162,7 @@ impl Side {
             Self::Without => "/without",
             Self::DoNothing => "/do-nothing",
             Self::Layer => "/layer",
+            Self::Control => "/control",
         }
     }
 }

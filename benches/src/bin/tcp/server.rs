@@ -51,7 +51,7 @@ pub async fn serve() -> io::Result<()> {
         let publisher = publisher.clone();
         let handler = async move || events(&publisher);
         let route = match side {
-            Side::Without => get(handler),
+            Side::Without | Side::Control => get(handler),
             Side::DoNothing => get(handler.layer(MapResponseBodyLayer::new(do_nothing::<Body>))),
             Side::Layer => get(handler.layer(layer.clone())),
         };
