@@ -21,6 +21,13 @@ const SHUT_DOWN: [u8; 8] = [0, 0, 6, 1, 1, 0, 0, 32];
 /// Closed at every end, with hardly anything held back.
 const HARDLY_HELD: [u8; 8] = [6, 5, 0, 0, 0, 0, 0, 0];
 
+/// With a clock, on an upstream that ends and on one that never does.
+const TIMED: [u8; 8] = [0, 0, 0, 0, 0, 0, 0, 128];
+const TIMED_ENDLESS: [u8; 8] = [0, 0, 0, 0, 0, 0, 0, 128 | 32];
+/// The greatest age, the idle timeout and the keep-alive, and how the clock goes on: some jumps are longer than the
+/// keep-alive.
+const TIMES: [u8; 7] = [200, 90, 20, 0, 150, 128, 240];
+
 const HEADS: &[&[(&str, &str)]] = &[
     &[("content-type", "text/event-stream")],
     &[
@@ -59,6 +66,8 @@ fn main() -> io::Result<()> {
             (CANCELLED, write_frames(stream.chunks(1))),
             (SHUT_DOWN, write_frames(between(&case.boundaries, stream))),
             (HARDLY_HELD, write_frames(stream.chunks(3))),
+            (TIMED, timed(stream.chunks(2))),
+            (TIMED_ENDLESS, timed(between(&case.boundaries, stream))),
         ];
         for (way, (options, steps)) in ways.iter().enumerate() {
             let input = body::Input::encode(*options, steps);
@@ -87,6 +96,11 @@ fn write(folder: &Path, name: &str, input: &[u8]) -> io::Result<()> {
         fs::write(folder.join(format!("seed-{name}")), input)?;
     }
     Ok(())
+}
+
+/// What stands in front of the steps of a stream with a clock.
+fn timed<'a>(frames: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    [&TIMES[..], &write_frames(frames)].concat()
 }
 
 /// The stream, cut at its boundaries.

@@ -6,16 +6,17 @@ mod input;
 mod model;
 mod nested;
 mod run;
+mod timed;
 mod upstream;
 
 pub use self::input::Input;
 
 impl Input {
     pub fn check(&self) {
-        if self.is_nested {
-            nested::check(self);
-        } else {
-            run::check(self);
+        match &self.times {
+            Some(times) => timed::check(self, times),
+            None if self.is_nested => nested::check(self),
+            None => run::check(self),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 
-use super::closing::Choice;
+use super::{closing::Choice, timed::Times};
 use crate::{
     steps,
     support::script::{EndStream, Script, Step, Then},
@@ -26,6 +26,8 @@ pub struct Input {
     pub(super) polls_on: bool,
     /// Two layers, one around the other.
     pub(super) is_nested: bool,
+    /// With deadlines and a keep-alive.
+    pub(super) times: Option<Times>,
     pub(super) end_stream: EndStream,
     pub(super) then: Then,
     pub(super) steps: Vec<Step>,
@@ -103,6 +105,10 @@ impl<'a> Arbitrary<'a> for Input {
             changes_tasks: ways & 2 != 0,
             polls_on: ways & 4 != 0,
             is_nested: ways & 0b1100_0000 == 0b1100_0000,
+            times: match ways & 0b1100_0000 {
+                0b1000_0000 => Some(u.arbitrary()?),
+                _ => None,
+            },
             end_stream: match ways >> 3 & 3 {
                 0 | 1 => EndStream::Unsaid,
                 2 => EndStream::Said,

@@ -1,0 +1,264 @@
+//! Deadlines and a keep-alive, while a clock goes on in jumps.
+
+use std::{rc::Rc, task::Poll, time::Duration};
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::{self, Instant},
+};
+use tower_sse_completion::{Ending, SseCompletionLayer};
+
+use super::{
+    input::{By, Cancel, Input, When},
+    run::bytes_of,
+    upstream::{Canceller, Record, Upstream},
+};
+use crate::{
+    scan::Scan,
+    support::{CLOSE, Reports, decoder::decode, driver::Driver, through},
+};
+
+/// In milliseconds, which is as exact as tokio's timers are. Zero is none.
+#[derive(Debug)]
+pub(super) struct Times {
+    max_age: u8,
+    idle_timeout: u8,
+    keep_alive: u8,
+    /// Between two polls, in turns.
+    gaps: [u8; 4],
+}
+
+/// Where in the upstream's bytes what went out may end. A keep-alive looks like a comment of the upstream.
+struct Forwarded<'a> {
+    whole: &'a [u8],
+    scan: Scan,
+    ends: Vec<usize>,
+}
+
+/// Goes by at least, where the stream waits.
+const PATIENCE: Duration = Duration::from_millis(8);
+
+const KEEP_ALIVE: &[u8] = b":\n";
+
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+thread_local! {
+    static RUNTIME: Runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+}
+
+pub(super) fn check(input: &Input, times: &Times) {
+    RUNTIME.with(|runtime| runtime.block_on(run(input, times)));
+}
+
+async fn run(input: &Input, times: &Times) {
+    let canceller = Canceller::new(input.cancel.map(|cancel| Cancel {
+        // With the default event, so that it is known by its bytes.
+        by: match cancel.by {
+            By::ShutdownWith(_) => By::Shutdown,
+            by => by,
+        },
+        ..cancel
+    }));
+    let record = Rc::<Record>::default();
+    let reports = Reports::default();
+    let of_request = Rc::clone(&canceller);
+    let mut layer = SseCompletionLayer::new()
+        .cancel_when(move |_| of_request.cancellation())
+        .close_on_empty(input.close_on_empty)
+        .close_on_completed(input.close_on_completed)
+        .close_on_failed(input.close_on_failed)
+        .hold_limit(input.hold_limit)
+        .on_end(reports.observer());
+    if input.has_shutdown {
+        layer = layer.shutdown(&canceller.shutdown);
+    }
+    if let Some(age) = times.max_age() {
+        layer = layer.max_age(age).expect("it is not zero");
+    }
+    if let Some(timeout) = times.idle_timeout() {
+        layer = layer.idle_timeout(timeout).expect("it is not zero");
+    }
+    if let Some(interval) = times.keep_alive() {
+        layer = layer.keep_alive(interval).expect("it is not zero");
+    }
+
+    let start = Instant::now();
+    canceller.reach(When::BeforeRequest);
+    let mut response = Response::new(Upstream::new(input.script(), &record, &canceller));
+    let event_stream = HeaderValue::from_static("text/event-stream");
+    response.headers_mut().insert(CONTENT_TYPE, event_stream);
+    let mut body = Driver::new(through(&layer, Request::new(()), response).into_body());
+
+    let mut frames = Vec::new();
+    let mut out = Vec::new();
+    let mut polls = 0;
+    let (mut last_frame, mut last_event) = (start, start);
+    let mut events = 0;
+    let mut may_comment = true;
+    let mut waits = false;
+    while !body.is_end_stream() && input.drop_before_poll != Some(polls) {
+        let wakes = body.wakes();
+        time::advance(times.gap(polls) + PATIENCE * u32::from(waits)).await;
+        let now = Instant::now();
+        let is_over = |since: Instant, after: Option<Duration>| {
+            after.is_some_and(|after| now >= since + after)
+        };
+        let is_due = is_over(start, times.max_age())
+            || is_over(last_event, times.idle_timeout())
+            || may_comment && is_over(last_frame, times.keep_alive());
+        if waits && is_due {
+            assert!(body.wakes() > wakes, "C10: the timer wakes the task");
+        }
+        canceller.reach(When::BeforePoll(polls));
+        polls += 1;
+        if polls > 2 * input.steps.len() + 64 {
+            assert!(times.keep_alive > 0, "C10: an end");
+            break;
+        }
+        let wakes = body.wakes();
+        let polled = body.poll();
+        waits = polled.is_pending() && body.wakes() == wakes;
+        match polled {
+            Poll::Pending if !waits => {}
+            Poll::Pending => {
+                assert!(!canceller.fired(), "C10: a cancelled stream does not wait");
+                assert!(!is_over(start, times.max_age()), "C10: nor one too old");
+                assert!(
+                    !is_over(last_event, times.idle_timeout()),
+                    "C10: nor one too idle"
+                );
+                let is_overdue = may_comment && is_over(last_frame, times.keep_alive());
+                assert!(!is_overdue, "C19: a keep-alive");
+                let is_silent = record.polls.get() >= input.steps.len();
+                if is_silent && times.are_none() && !canceller.reach_later_poll() {
+                    break;
+                }
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    out.extend_from_slice(&data);
+                    frames.push(data);
+                    last_frame = now;
+                    let decoded = decode(&out);
+                    may_comment = !decoded.pending && !out.ends_with(b"\r");
+                    if decoded.events.len() > events {
+                        (last_event, events) = (now, decoded.events.len());
+                    }
+                }
+            }
+            Poll::Ready(None | Some(Err(_))) => break,
+        }
+    }
+    drop(body);
+
+    let mut closes = false;
+    if polls > 0 {
+        let report = reports.one();
+        closes = report.close_event_sent();
+        let age = Instant::now() - start;
+        match report.ending() {
+            Ending::Expired => assert!(times.max_age().is_some_and(|most| age >= most)),
+            Ending::Idle => assert!(times.idle_timeout().is_some_and(|most| age >= most)),
+            Ending::Cancelled => assert!(canceller.fired()),
+            _ => {}
+        }
+    }
+    let whole = bytes_of(&input.steps);
+    let mut forwarded = Forwarded::new(&whole);
+    if closes {
+        let event = frames.pop().expect("the close event is a frame");
+        assert_eq!(event.strip_prefix(b"\n").unwrap_or(&event), CLOSE);
+    }
+    for frame in &frames {
+        forwarded.went_out(frame);
+    }
+    let is_right = forwarded.ends.iter().any(|&end| {
+        let (with, without) = (decode(&out), decode(&whole[..end]));
+        let events = with.events.len() - usize::from(closes);
+        !(closes && without.pending)
+            && with.events[..events] == without.events
+            && with.last_event_id == without.last_event_id
+    });
+    assert!(is_right, "C6: whole events, and the resume point");
+}
+
+impl Times {
+    fn max_age(&self) -> Option<Duration> {
+        milliseconds(self.max_age)
+    }
+
+    fn idle_timeout(&self) -> Option<Duration> {
+        milliseconds(self.idle_timeout)
+    }
+
+    fn keep_alive(&self) -> Option<Duration> {
+        milliseconds(self.keep_alive)
+    }
+
+    fn are_none(&self) -> bool {
+        [self.max_age, self.idle_timeout, self.keep_alive] == [0; 3]
+    }
+
+    fn gap(&self, poll: usize) -> Duration {
+        let gap = self.gaps[poll % self.gaps.len()];
+        // Half of them are none, so that frames come at once.
+        Duration::from_millis(u64::from(gap).saturating_sub(128))
+    }
+}
+
+impl<'a> Arbitrary<'a> for Times {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        let [max_age, idle_timeout, keep_alive] = u.arbitrary()?;
+        Ok(Self {
+            max_age,
+            idle_timeout,
+            keep_alive,
+            gaps: u.arbitrary()?,
+        })
+    }
+}
+
+fn milliseconds(milliseconds: u8) -> Option<Duration> {
+    (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()))
+}
+
+impl<'a> Forwarded<'a> {
+    fn new(whole: &'a [u8]) -> Self {
+        Self {
+            whole,
+            scan: Scan::new(whole),
+            ends: vec![0],
+        }
+    }
+
+    #[track_caller]
+    fn went_out(&mut self, frame: &[u8]) {
+        let mut ends = Vec::new();
+        for &end in &self.ends {
+            if self.whole[end..].starts_with(frame) {
+                ends.push(end + frame.len());
+            }
+            let after_cr = self.whole[..end].ends_with(b"\r");
+            if frame == KEEP_ALIVE && self.scan.is_boundary(end) && !after_cr {
+                ends.push(end);
+                // At another place than the start it would be a part of a name.
+                if end == 0 && self.whole.starts_with(BYTE_ORDER_MARK) {
+                    ends.push(BYTE_ORDER_MARK.len());
+                }
+            }
+        }
+        ends.sort_unstable();
+        ends.dedup();
+        assert!(
+            !ends.is_empty(),
+            "C4, C19: a beginning, and keep-alives between events"
+        );
+        self.ends = ends;
+    }
+}
