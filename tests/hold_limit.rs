@@ -12,7 +12,7 @@ use support::{
     script::{Script, ScriptError, Step, Then, data},
 };
 use tokio_util::sync::CancellationToken;
-use tower_sse_completion::SseCompletionLayer;
+use tower_sse_completion::{ResponseBody, SseCompletionLayer};
 
 /// An event of this many bytes, without its blank line.
 fn unfinished(length: usize) -> Vec<u8> {
@@ -209,25 +209,43 @@ impl Buf for Parts {
     }
 }
 
+/// Each frame in two parts.
+fn in_parts(
+    frames: impl IntoIterator<Item = (&'static str, &'static str)>,
+) -> impl http_body::Body<Data = Parts, Error = ScriptError> {
+    let frames = frames.into_iter().map(|(first, second)| {
+        let parts = first.as_bytes().chain(second.as_bytes());
+        Ok(http_body::Frame::data(Parts(parts)))
+    });
+    http_body_util::StreamBody::new(futures_util::stream::iter(frames.collect::<Vec<_>>()))
+}
+
 #[test]
 fn data_of_any_kind_is_taken_whole() {
-    let upstream = |parts: Vec<(&'static str, &'static str)>| {
-        http_body_util::StreamBody::new(futures_util::stream::iter(parts.into_iter().map(
-            |(first, second)| {
-                let parts = first.as_bytes().chain(second.as_bytes());
-                Ok::<_, ScriptError>(http_body::Frame::data(Parts(parts)))
-            },
-        )))
-    };
-    let parts = vec![
+    let parts = [
         ("data: 1\n\n", "data: 2\n\n"),
         ("data: 3\n\n", "data: unfin"),
         ("ished\n", "\n"),
         ("data: 4\n\n", "data: 5"),
     ];
-    let body: tower_sse_completion::ResponseBody<_> =
-        event_stream(&SseCompletionLayer::new(), upstream(parts.clone()));
+    let body: ResponseBody<_> = event_stream(&SseCompletionLayer::new(), in_parts(parts));
     let text = Driver::new(body).rest().text();
     let expected: String = parts.into_iter().flat_map(|(a, b)| [a, b]).collect();
     assert_eq!(text, expected);
+}
+
+#[test]
+fn c6_blank_line_at_the_end_of_a_part_is_not_the_end_of_the_data() {
+    let parts = [
+        ("data: 1\n\n", ""),
+        ("data: 2\n\n", ""),
+        ("data: 3\n\n", "data: unfin"),
+        ("ished\n", "\n"),
+    ];
+    let body: ResponseBody<_> = event_stream(&SseCompletionLayer::new(), in_parts(parts));
+    let mut body = Driver::new(body);
+    for event in ["data: 1\n\n", "data: 2\n\n", "data: 3\n\n"] {
+        assert_eq!(body.data(), event);
+    }
+    assert_eq!(body.rest().text(), "data: unfinished\n\n");
 }
