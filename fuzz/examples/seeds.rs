@@ -6,7 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use checks::{body, close_event, heads, steps::write_frames, support};
+use checks::{
+    body, close_event, heads,
+    steps::{PENDING, write_frames},
+    support,
+};
 
 #[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../../tests/vectors/mod.rs"]
@@ -98,9 +102,9 @@ fn write(folder: &Path, name: &str, input: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// What stands in front of the steps of a stream with a clock.
+/// What stands in front of the steps of a stream with a clock. It waits for long enough that a keep-alive comes first.
 fn timed<'a>(frames: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
-    [&TIMES[..], &write_frames(frames)].concat()
+    [&TIMES[..], &[PENDING, PENDING], &write_frames(frames)].concat()
 }
 
 /// The stream, cut at its boundaries.

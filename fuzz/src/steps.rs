@@ -8,7 +8,8 @@ use crate::support::script::{Step, data};
 /// The next byte is one of the stream, whatever it is.
 const RAW: u8 = 0x80;
 const CUT: u8 = 0x81;
-const PENDING: u8 = 0x82;
+/// The upstream waits.
+pub const PENDING: u8 = 0x82;
 const YIELD: u8 = 0x83;
 const EMPTY: u8 = 0x84;
 const TRAILERS: u8 = 0x85;

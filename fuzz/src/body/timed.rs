@@ -13,7 +13,7 @@ use tower_sse_completion::{Ending, SseCompletionLayer};
 use super::{
     input::{By, Cancel, Input, When},
     run::bytes_of,
-    upstream::{Canceller, Record, Upstream},
+    upstream::{Canceller, Gave, Record, Upstream},
 };
 use crate::{
     scan::Scan,
@@ -99,6 +99,7 @@ async fn run(input: &Input, times: &Times) {
     let mut out = Vec::new();
     let mut polls = 0;
     let (mut last_frame, mut last_event) = (start, start);
+    let (mut was_old, mut was_idle) = (false, false);
     let mut events = 0;
     let mut may_comment = true;
     let mut waits = false;
@@ -106,13 +107,13 @@ async fn run(input: &Input, times: &Times) {
         let wakes = body.wakes();
         time::advance(times.gap(polls) + PATIENCE * u32::from(waits)).await;
         let now = Instant::now();
-        let is_over = |since: Instant, after: Option<Duration>| {
-            after.is_some_and(|after| now >= since + after)
-        };
-        let is_due = is_over(start, times.max_age())
-            || is_over(last_event, times.idle_timeout())
-            || may_comment && is_over(last_frame, times.keep_alive());
-        if waits && is_due {
+        let is_old = is_over(start, times.max_age());
+        let is_idle = is_over(last_event, times.idle_timeout());
+        let is_silent = may_comment && is_over(last_frame, times.keep_alive());
+        // Then it may end, even if events come that were ready.
+        was_old |= is_old;
+        was_idle |= is_idle;
+        if waits && (is_old || is_idle || is_silent) {
             assert!(body.wakes() > wakes, "C10: the timer wakes the task");
         }
         canceller.reach(When::BeforePoll(polls));
@@ -122,26 +123,28 @@ async fn run(input: &Input, times: &Times) {
             break;
         }
         let wakes = body.wakes();
+        let upstream_polls = record.polls.get();
         let polled = body.poll();
         waits = polled.is_pending() && body.wakes() == wakes;
         match polled {
             Poll::Pending if !waits => {}
             Poll::Pending => {
                 assert!(!canceller.fired(), "C10: a cancelled stream does not wait");
-                assert!(!is_over(start, times.max_age()), "C10: nor one too old");
-                assert!(
-                    !is_over(last_event, times.idle_timeout()),
-                    "C10: nor one too idle"
-                );
-                let is_overdue = may_comment && is_over(last_frame, times.keep_alive());
-                assert!(!is_overdue, "C19: a keep-alive");
-                let is_silent = record.polls.get() >= input.steps.len();
-                if is_silent && times.are_none() && !canceller.reach_later_poll() {
+                assert!(!is_old, "C10: nor one too old");
+                assert!(!is_idle, "C10: nor one too idle");
+                assert!(!is_silent, "C19: a keep-alive");
+                let nothing_comes = record.polls.get() >= input.steps.len();
+                if nothing_comes && times.are_none() && !canceller.reach_later_poll() {
                     break;
                 }
             }
             Poll::Ready(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
+                    let is_pending =
+                        record.polls.get() > upstream_polls && record.last.get() == Gave::Pending;
+                    if is_pending && data == KEEP_ALIVE {
+                        assert!(is_over(last_frame, times.keep_alive()), "too early");
+                    }
                     out.extend_from_slice(&data);
                     frames.push(data);
                     last_frame = now;
@@ -161,10 +164,9 @@ async fn run(input: &Input, times: &Times) {
     if polls > 0 {
         let report = reports.one();
         closes = report.close_event_sent();
-        let age = Instant::now() - start;
         match report.ending() {
-            Ending::Expired => assert!(times.max_age().is_some_and(|most| age >= most)),
-            Ending::Idle => assert!(times.idle_timeout().is_some_and(|most| age >= most)),
+            Ending::Expired => assert!(was_old, "too early"),
+            Ending::Idle => assert!(was_idle, "too early"),
             Ending::Cancelled => assert!(canceller.fired()),
             _ => {}
         }
@@ -222,6 +224,11 @@ impl<'a> Arbitrary<'a> for Times {
             gaps: u.arbitrary()?,
         })
     }
+}
+
+/// Whether it is so long after then.
+fn is_over(since: Instant, after: Option<Duration>) -> bool {
+    after.is_some_and(|after| Instant::now() >= since + after)
 }
 
 fn milliseconds(milliseconds: u8) -> Option<Duration> {
