@@ -90,7 +90,9 @@ impl HoldBack {
                 self.mid_event = data.len() - end > limit;
             }
             None if self.mid_event => {}
-            None if self.held().len() + data.len() > limit => self.mid_event = true,
+            None if self.held().len() + data.len() > limit && !self.only_mark_to_drop(&data) => {
+                self.mid_event = true;
+            }
             None => {
                 self.hold(&data, limit).held_frames += 1;
                 self.settle();
@@ -105,7 +107,7 @@ impl HoldBack {
         }
         let first = if before.is_empty() {
             self.goes_out(data, 1)
-        } else if self.comment_first && self.bytes == 0 {
+        } else if self.drops_mark() {
             // In one piece, so that a byte order mark at its start is seen.
             let whole = [before, data].concat().into();
             self.goes_out(whole, frames_before + 1)
@@ -182,6 +184,21 @@ impl HoldBack {
         self.waiting.as_ref().map_or(&[], |waiting| &waiting.held)
     }
 
+    /// Whether a byte order mark of the upstream is left out, if it comes. It is one only at the start, where our
+    /// comment is now: clients would take it for a part of the first field's name.
+    fn drops_mark(&self) -> bool {
+        self.comment_first && self.bytes == 0
+    }
+
+    /// Whether all that came is such a mark or its beginning, which has to wait for more whatever the limit is.
+    fn only_mark_to_drop(&self, data: &[u8]) -> bool {
+        let held = self.held();
+        self.drops_mark()
+            && BYTE_ORDER_MARK
+                .strip_prefix(held)
+                .is_some_and(|rest| rest.starts_with(data))
+    }
+
     /// Grows by powers of two up to the limit, never past it.
     fn hold(&mut self, bytes: &[u8], limit: usize) -> &mut Waiting {
         let waiting = self.waiting.get_or_insert_default();
@@ -207,9 +224,7 @@ impl HoldBack {
     }
 
     fn goes_out(&mut self, mut data: Bytes, frames: u64) -> Bytes {
-        // A byte order mark is one only at the start, where our comment is now: clients would take it for a part of
-        // the first field's name.
-        if self.comment_first && self.bytes == 0 && data.starts_with(BYTE_ORDER_MARK) {
+        if self.drops_mark() && data.starts_with(BYTE_ORDER_MARK) {
             data.advance(BYTE_ORDER_MARK.len());
         }
         self.frames += frames;

@@ -252,22 +252,45 @@ async fn c19_keep_alive_is_no_traffic_for_the_idle_timeout() -> Result<(), Inval
 async fn c19_byte_order_mark_behind_a_keep_alive_does_not_spoil_the_first_event()
 -> Result<(), InvalidDeadline> {
     let stream = b"\xEF\xBB\xBFdata: 1\n\n";
-    for first in 0..stream.len() {
-        for second in (first..stream.len()).step_by(STRIDE) {
-            let (send, mut body) = fed(&layer().keep_alive(SECOND)?);
-            pending(&mut body);
-            let mut bytes: Vec<u8> = pass(&mut body, 1).await.remove(0).1.to_vec();
-            assert_eq!(bytes, b":\n");
-            for piece in [&stream[..first], &stream[first..second], &stream[second..]] {
-                send(piece);
+    for hold_limit in [64 * 1024, 0, 1, 2, 3, 4] {
+        for first in 0..stream.len() {
+            for second in (first..stream.len()).step_by(STRIDE) {
+                let (send, mut body) = fed(&layer().keep_alive(SECOND)?.hold_limit(hold_limit));
+                pending(&mut body);
+                let mut bytes: Vec<u8> = pass(&mut body, 1).await.remove(0).1.to_vec();
+                assert_eq!(bytes, b":\n");
+                for piece in [&stream[..first], &stream[first..second], &stream[second..]] {
+                    send(piece);
+                }
+                while let Poll::Ready(Some(Ok(frame))) = body.poll_while_woken() {
+                    let data = frame.into_data().expect("data");
+                    assert!(!data.is_empty());
+                    bytes.extend(data);
+                }
+                let cuts = format!("{hold_limit} held, cut at {first} and {second}");
+                assert_eq!(bytes, b":\ndata: 1\n\n", "{cuts}");
             }
-            while let Poll::Ready(Some(Ok(frame))) = body.poll_while_woken() {
-                let data = frame.into_data().expect("data");
-                assert!(!data.is_empty());
-                bytes.extend(data);
-            }
-            assert_eq!(bytes, b":\ndata: 1\n\n", "cut at {first} and {second}");
         }
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn c19_one_byte_order_mark_behind_a_keep_alive_is_left_out_and_no_second_one()
+-> Result<(), InvalidDeadline> {
+    for hold_limit in [64 * 1024, 0, 3] {
+        let (send, mut body) = fed(&layer().keep_alive(SECOND)?.hold_limit(hold_limit));
+        pending(&mut body);
+        pass(&mut body, 1).await;
+        let mark = b"\xEF\xBB\xBF";
+        for piece in [&mark[..], mark, b": 1\n\n"] {
+            send(piece);
+        }
+        let mut bytes = Vec::new();
+        while let Poll::Ready(Some(Ok(frame))) = body.poll_while_woken() {
+            bytes.extend(frame.into_data().expect("data"));
+        }
+        assert_eq!(bytes, b"\xEF\xBB\xBF: 1\n\n", "{hold_limit} held");
     }
     Ok(())
 }
