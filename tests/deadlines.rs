@@ -252,7 +252,10 @@ async fn c19_keep_alive_is_no_traffic_for_the_idle_timeout() -> Result<(), Inval
 async fn c19_byte_order_mark_behind_a_keep_alive_does_not_spoil_the_first_event()
 -> Result<(), InvalidDeadline> {
     let stream = b"\xEF\xBB\xBFdata: 1\n\n";
-    for hold_limit in [64 * 1024, 0, 1, 2, 3, 4] {
+    for hold_limit in [64 * 1024, 0, 1, 2, 3, 4]
+        .into_iter()
+        .step_by(STRIDE.min(3))
+    {
         for first in 0..stream.len() {
             for second in (first..stream.len()).step_by(STRIDE) {
                 let (send, mut body) = fed(&layer().keep_alive(SECOND)?.hold_limit(hold_limit));
