@@ -131,9 +131,13 @@ impl<const PHASE: u8> Watch<PHASE> {
     #[cold]
     fn register(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let waker = cx.waker().clone();
+        let mut wakers = self.shared.wakers(PHASE);
+        // A phase is entered before its wakers are taken. So either it is seen here, or this one is among them.
+        if self.shared.has_reached(PHASE) {
+            return Poll::Ready(());
+        }
         match &mut self.registration {
             Some(registration) => {
-                let mut wakers = self.shared.wakers(PHASE);
                 let registered = wakers.get_mut(registration.key);
                 let old = registered.map(|registered| mem::replace(registered, waker.clone()));
                 // Without the lock, because the last waker of a task may drop that task, and a stream with it.
@@ -142,16 +146,11 @@ impl<const PHASE: u8> Watch<PHASE> {
                 registration.waker = waker;
             }
             None => {
-                let key = self.shared.wakers(PHASE).insert(waker.clone());
+                let key = wakers.insert(waker.clone());
                 self.registration = Some(Registration { key, waker });
             }
         }
-        // The phase is entered before its waiters are woken: one of the two sees the other.
-        if self.shared.has_reached(PHASE) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
+        Poll::Pending
     }
 }
 

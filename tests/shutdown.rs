@@ -450,6 +450,8 @@ fn c15_close_from_another_thread_is_never_missed() {
             assert!(body.wakes() > 0, "pending without a wake-up to come");
             assert_eq!(body.rest().bytes(), CLOSE);
         }
+        body.drop_body();
+        assert_eq!(body.waker_references(), 2, "ours alone are left");
     }
 }
 
