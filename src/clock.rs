@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    future::Future,
     pin::Pin,
     task::{Context, Poll, Waker},
     time::Duration,
@@ -10,7 +9,7 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{ending::Ending, stop::Tick};
+use crate::{budget::poll_unconstrained, ending::Ending, stop::Tick};
 
 /// Why a deadline was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,7 +150,8 @@ impl Clock {
                     self.timer.as_mut().reset(next);
                 }
             }
-            if self.timer.as_mut().poll(cx).is_pending() {
+            // With the budget spent it would not know this task, whom it has to wake.
+            if poll_unconstrained(self.timer.as_mut(), cx).is_pending() {
                 if !self.wakes(cx) {
                     self.waker = Some(cx.waker().clone());
                 }

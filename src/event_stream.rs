@@ -237,8 +237,9 @@ where
                 asked_again,
                 ..
             } => {
-                let poll = |cx: &mut Context<'_>| upstream.poll_frame(cx);
-                match fail_on_panic(this.account, || this.config.last_look.poll(cx, poll)) {
+                let mut upstream = upstream;
+                let poll = |cx: &mut Context<'_>| upstream.as_mut().poll_frame(cx);
+                match fail_on_panic(this.account, || this.config.last_look.poll(poll)) {
                     (Poll::Ready(polled), _) => {
                         *frames_left = frames_left.saturating_sub(1);
                         Poll::Ready(polled)

@@ -99,6 +99,7 @@
 
 mod body;
 mod boundary;
+mod budget;
 mod byte_stream;
 mod cancel;
 #[cfg(feature = "tokio")]

@@ -25,6 +25,7 @@ use support::{
     driver::Driver,
     event_stream,
     script::{EndStream, Script, ScriptError, Step, Then, data, trailers},
+    spend_budget,
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{CancelWhen, NeverCancel, ResponseBody, SseCompletionLayer};
@@ -198,14 +199,30 @@ async fn c11_message_queued_before_the_cancellation_gets_out_of_a_real_channel()
         .await
         .expect("the receiver is there");
     token.cancel();
-    // With its budget spent, a tokio channel says that it has nothing, although it holds a message.
-    while tokio::task::coop::has_budget_remaining() {
-        std::pin::pin!(tokio::task::coop::consume_budget()).now_or_never();
-    }
-    assert!(body.poll().is_pending());
-    tokio::task::yield_now().await;
+    spend_budget();
     assert_eq!(body.data(), EVENT);
     assert_eq!(body.data(), CLOSE);
+}
+
+#[tokio::test]
+async fn c11_cancellation_is_seen_when_the_upstream_ends_with_the_budget_spent() {
+    for end_stream in [EndStream::Unsaid, EndStream::Said] {
+        let (send, receive) = tokio::sync::watch::channel(false);
+        let layer = SseCompletionLayer::new().cancel_when(move |_| {
+            let mut receive = receive.clone();
+            async move {
+                let _ = receive.wait_for(|&ends| ends).await;
+            }
+        });
+        let upstream = Script::frames(["data: x\n\n", "data: x\n\n"]).end_stream(end_stream);
+        let mut body = Driver::new(event_stream(&layer, upstream));
+        assert_eq!(body.data(), EVENT);
+        send.send(true).expect("the stream is open");
+        spend_budget();
+        assert_eq!(body.data(), EVENT);
+        assert_eq!(body.rest().bytes(), CLOSE);
+        tokio::task::yield_now().await;
+    }
 }
 
 #[test]

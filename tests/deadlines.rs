@@ -17,7 +17,8 @@ use support::{
     CLOSE, STRIDE, cancelled_by,
     driver::Driver,
     event_stream,
-    script::{EndStream, Script, ScriptError, Then},
+    script::{EndStream, Script, ScriptError, Step, Then, data},
+    spend_budget,
 };
 use tokio::{
     sync::mpsc,
@@ -112,6 +113,42 @@ async fn max_age_jitter_draws_from_the_end_of_the_age() -> Result<(), InvalidDea
         spread.is_some_and(|(oldest, youngest)| oldest - youngest > 4),
         "50 draws from 10 seconds: {ages:?}"
     );
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn timer_wakes_a_stream_that_fell_silent_with_the_budget_spent() -> Result<(), InvalidDeadline>
+{
+    let ten = SECOND * 10;
+    for (layer, expected) in [
+        (layer().max_age(ten)?, "event: close\ndata: expired\n\n"),
+        (layer().idle_timeout(ten)?, "event: close\ndata: idle\n\n"),
+        (layer().keep_alive(ten)?, ":\n"),
+    ] {
+        // Before it first runs, and when it has fired too early and is set anew.
+        for has_run in [false, true] {
+            let (send, mut body) = fed(&layer);
+            let mut start = 0;
+            if has_run && expected != "event: close\ndata: expired\n\n" {
+                pending(&mut body);
+                advance(SECOND * 4).await;
+                start = 4;
+            }
+            send(b"data: 1\n\n");
+            assert_eq!(body.data(), "data: 1\n\n");
+            if start > 0 {
+                advance(SECOND * 6).await;
+                start -= 10;
+            }
+            spend_budget();
+            assert!(body.poll().is_pending());
+            tokio::task::yield_now().await;
+            pending(&mut body);
+            let out = pass(&mut body, 10).await;
+            let second = (10 + start) as u64;
+            assert_eq!(out, [(second, expected.into())], "{has_run}");
+        }
+    }
     Ok(())
 }
 

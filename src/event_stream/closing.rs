@@ -1,7 +1,7 @@
 //! The end of an event stream: which ending it is, what still goes out, and the report.
 
 use std::{
-    future::Future,
+    future::{self, Future},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -9,7 +9,7 @@ use std::{
 use http_body::{Body, Frame};
 
 use super::{EventStream, Last, Mode, State, StateProjection};
-use crate::ending::Ending;
+use crate::{budget::poll_unconstrained, ending::Ending};
 
 impl<B: Body, C> EventStream<B, C> {
     /// Reports the stream, unless that was done.
@@ -62,7 +62,7 @@ where
         if !finished || self.hold.is_waiting() || self.closes_on(ending, true) {
             return;
         }
-        if self.as_mut().poll_cancelled(cx).is_ready() {
+        if self.as_mut().poll_cancelled_at_end(cx).is_ready() {
             return;
         }
         let mut this = self.as_mut().project();
@@ -76,6 +76,12 @@ where
         self.report();
     }
 
+    /// The last time that it is asked for, whatever the upstream has left of the budget.
+    fn poll_cancelled_at_end(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ending> {
+        let cancelled = future::poll_fn(|cx| self.as_mut().poll_cancelled(cx));
+        poll_unconstrained(cancelled, cx)
+    }
+
     /// The upstream has ended, or is not polled any more. Returns the first of what still goes out.
     pub(super) fn end(
         mut self: Pin<&mut Self>,
@@ -84,7 +90,7 @@ where
         by_itself: bool,
     ) -> Option<Last<B::Error>> {
         // A deadline does not matter any more: what has come to its end by itself was not too late.
-        let stopped = match self.as_mut().poll_cancelled(cx) {
+        let stopped = match self.as_mut().poll_cancelled_at_end(cx) {
             Poll::Ready(ending) => Some(ending),
             Poll::Pending => None,
         };

@@ -64,6 +64,14 @@ where
     through(layer, Request::new(()), response).into_body()
 }
 
+/// Spends the cooperative budget of the task. From here to its next yield, tokio's channels and timers say that they are
+/// pending, whatever they hold.
+pub fn spend_budget() {
+    while tokio::task::coop::has_budget_remaining() {
+        std::pin::pin!(tokio::task::coop::consume_budget()).now_or_never();
+    }
+}
+
 /// A layer whose streams this token cancels.
 pub fn cancelled_by(
     token: &CancellationToken,
