@@ -49,6 +49,9 @@ struct Timeout {
     since: Instant,
 }
 
+/// As exact as tokio's timers are. A shorter interval would always be over.
+const SHORTEST_KEEP_ALIVE: Duration = Duration::from_millis(1);
+
 /// As far off as makes no difference, for durations that the clock cannot add.
 const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
@@ -74,7 +77,7 @@ impl Deadlines {
     }
 
     pub(crate) fn set_keep_alive(&mut self, interval: Duration) -> Result<(), InvalidDeadline> {
-        self.keep_alive = Some(not_zero(interval)?);
+        self.keep_alive = Some(not_zero(interval)?.max(SHORTEST_KEEP_ALIVE));
         Ok(())
     }
 

@@ -242,8 +242,9 @@ impl<C> SseCompletionLayer<C> {
         self.set_deadline(|deadlines| deadlines.set_max_age_jitter(fraction))
     }
 
-    /// Ends a stream that has delivered no event for so long, with a close event. Comments are no events. A stream
-    /// that has come to its own end by the time that the server looks is not idle, nor too old.
+    /// Ends a stream that has delivered no event for so long, with a close event. Comments are no events. What the
+    /// upstream has ready by then still goes out, up to 32 frames. If it ends by itself within those, it is not idle, nor
+    /// too old: its client was slow to read.
     ///
     /// # Errors
     ///
@@ -261,6 +262,8 @@ impl<C> SseCompletionLayer<C> {
     ///
     /// It is only ever sent between two events, never between a CR and an LF, and no client sees it. The [HTML
     /// standard, 9.2.7][html] suggests every 15 seconds.
+    ///
+    /// An interval of less than a millisecond is taken for one, because timers are no finer.
     ///
     /// A byte order mark with which the upstream starts after such a comment is left out: clients only know one at
     /// the start.

@@ -408,6 +408,64 @@ async fn deadline_that_has_passed_does_not_matter_to_a_stream_that_ends_by_itsel
     Ok(())
 }
 
+#[tokio::test(start_paused = true)]
+async fn deadline_does_not_matter_either_where_it_is_seen_before_the_end()
+-> Result<(), InvalidDeadline> {
+    let layer = layer().idle_timeout(SECOND)?.max_age(SECOND)?;
+    for (end, closes) in [
+        (None, false),
+        (Some(Step::Trailers), false),
+        (Some(Step::Error), false),
+        (Some(Step::Pending), true),
+    ] {
+        // It is looked at before the first frame, and once more behind 32 of them.
+        for (frames, polled) in [(1, 0), (20, 0), (31, 0), (40, 30), (63, 32)] {
+            let steps = (0..frames).map(|_| data("data: 1\n\n"));
+            let upstream = Script::new(steps.chain(end.clone()));
+            let mut body: Driver<ResponseBody<_>> = Driver::new(event_stream(&layer, upstream));
+            for _ in 0..polled {
+                body.data();
+            }
+            advance(SECOND * 2).await;
+            let output = body.rest();
+            let name = format!("{frames} frames, then {end:?}");
+            let text = "data: 1\n\n".repeat(frames - polled);
+            let (events, close) = output
+                .text()
+                .split_at_checked(text.len())
+                .map(|(a, b)| (a.to_owned(), b.to_owned()))
+                .expect("all events");
+            assert_eq!(events, text, "{name}");
+            assert_eq!(close.is_empty(), !closes, "{name}: {close}");
+            assert_eq!(
+                output.error.is_some(),
+                matches!(end, Some(Step::Error)),
+                "{name}"
+            );
+            assert_eq!(
+                output.trailers.is_some(),
+                matches!(end, Some(Step::Trailers)),
+                "{name}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn keep_alive_comes_at_most_every_millisecond() -> Result<(), InvalidDeadline> {
+    // Else one would be due whenever the stream is polled, and the server would never be done with it.
+    let (_send, mut body) = fed(&layer().keep_alive(Duration::from_nanos(1))?);
+    for _ in 0..3 {
+        pending(&mut body);
+        advance(Duration::from_micros(900)).await;
+        pending(&mut body);
+        advance(Duration::from_micros(100)).await;
+        assert_eq!(body.data(), ":\n");
+    }
+    Ok(())
+}
+
 #[test]
 fn zero_durations_and_bad_fractions_are_refused() {
     let zero = [

@@ -82,6 +82,19 @@ where
         poll_unconstrained(cancelled, cx)
     }
 
+    /// What has come to its end by itself was not too late. Others may have stopped it all the same.
+    fn forget_deadline(self: Pin<&mut Self>) {
+        if let StateProjection::Open { mode, .. } = self.project().state.project() {
+            if let Mode::Cancelled {
+                ending: Ending::Expired | Ending::Idle,
+                ..
+            } = mode
+            {
+                *mode = Mode::Streaming;
+            }
+        }
+    }
+
     /// The upstream has ended, or is not polled any more. Returns the first of what still goes out.
     pub(super) fn end(
         mut self: Pin<&mut Self>,
@@ -89,7 +102,9 @@ where
         last: Option<Last<B::Error>>,
         by_itself: bool,
     ) -> Option<Last<B::Error>> {
-        // A deadline does not matter any more: what has come to its end by itself was not too late.
+        if by_itself {
+            self.as_mut().forget_deadline();
+        }
         let stopped = match self.as_mut().poll_cancelled_at_end(cx) {
             Poll::Ready(ending) => Some(ending),
             Poll::Pending => None,
