@@ -127,11 +127,9 @@ impl Account {
             time_to_first_event: self.time_to_first_event,
         };
         // This may run while a panic unwinds, where a second one would end the process. The panic hook has told of it.
-        let _ = catch_unwind(AssertUnwindSafe(|| {
-            self.telemetry.ended(&report);
-            if let Some(on_end) = &on_end.0 {
-                on_end(&report);
-            }
-        }));
+        let _ = catch_unwind(AssertUnwindSafe(|| self.telemetry.ended(&report)));
+        if let Some(on_end) = &on_end.0 {
+            let _ = catch_unwind(AssertUnwindSafe(|| on_end(&report)));
+        }
     }
 }

@@ -106,6 +106,36 @@ fn level_goes_by_the_ending_and_an_error_keeps_its_text() {
     assert!(text.contains("INFO"), "{text}");
 }
 
+/// A subscriber that cannot write.
+struct Broken;
+
+impl io::Write for Broken {
+    fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+        panic!("the subscriber panics, as it should");
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn c16_panic_of_the_subscriber_does_not_keep_the_report_from_the_observer() {
+    let reports = Arc::new(Mutex::new(0));
+    let layer = SseCompletionLayer::new().on_end({
+        let reports = Arc::clone(&reports);
+        move |_| *reports.lock().expect("no panic") += 1
+    });
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(|| Broken)
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        Driver::new(event_stream(&layer, Script::new([]))).rest();
+    });
+    assert_eq!(*reports.lock().expect("no panic"), 1);
+}
+
 /// The counters and gauges by name and labels, and the number of values of each histogram.
 fn measured(run: impl FnOnce(&Snapshotter)) -> BTreeMap<String, f64> {
     let recorder = DebuggingRecorder::new();
