@@ -97,5 +97,7 @@ fn is_unencoded<B>(response: &Response<B>) -> bool {
         .get_all(CONTENT_ENCODING)
         .iter()
         .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
-        .all(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"identity"))
+        .map(<[u8]>::trim_ascii)
+        // An empty element of a list is none (RFC 9110, 5.6.1.2).
+        .all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity"))
 }

@@ -110,6 +110,10 @@ fn c1_encoded_bodies_pass_through() {
     for (codings, completed) in [
         (&["identity"][..], true),
         (&["Identity"], true),
+        (&["identity,"], true),
+        (&[", identity ,"], true),
+        (&[""], true),
+        (&[", gzip"], false),
         (&["gzip"], false),
         (&["identity, br"], false),
         (&["identity", "gzip"], false),
