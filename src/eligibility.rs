@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use http::{
-    HeaderName, HeaderValue, Method, Response, StatusCode,
+    Extensions, HeaderName, HeaderValue, Method, Response, StatusCode,
     header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
 };
 
 use crate::config::Config;
+#[cfg(feature = "tokio")]
+use crate::shutdown::Shutdown;
 
 /// A response extension with which a handler opts out: its response passes through untouched.
 ///
@@ -26,13 +28,18 @@ pub struct SkipCompletion;
 
 /// Marks a response that a layer has completed, for the layers around that one.
 #[derive(Debug, Clone)]
+#[cfg_attr(
+    not(feature = "tokio"),
+    allow(dead_code, reason = "without tokio there are no shutdowns")
+)]
 pub(crate) struct Completed {
-    /// What that layer was told, for the shutdowns in it.
-    #[cfg_attr(
-        not(feature = "tokio"),
-        allow(dead_code, reason = "without tokio there are no shutdowns")
-    )]
-    pub(crate) config: Arc<Config>,
+    /// What that layer was told.
+    config: Arc<Config>,
+    /// What the response had brought by then.
+    #[cfg(feature = "tokio")]
+    shutdown: Option<Shutdown>,
+    /// The layer inside of that one.
+    inner: Option<Arc<Completed>>,
 }
 
 /// Headers that state the length of the body or digest its bytes, which a close event changes: `Content-Length`
@@ -47,6 +54,31 @@ const STALE: [HeaderName; 5] = [
 ];
 
 const EVENT_STREAM: &[u8] = b"text/event-stream";
+
+impl Completed {
+    pub(crate) fn mark(extensions: &mut Extensions, config: Arc<Config>) {
+        let inner = extensions.remove::<Self>().map(Arc::new);
+        #[cfg(feature = "tokio")]
+        let shutdown = extensions.get().cloned();
+        extensions.insert(Self {
+            config,
+            #[cfg(feature = "tokio")]
+            shutdown,
+            inner,
+        });
+    }
+
+    /// Whether this shutdown ends and counts the stream already.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_watched_by(&self, shutdown: &Shutdown) -> bool {
+        self.config.has_shutdown(shutdown)
+            || self.shutdown.as_ref().is_some_and(|it| it.is(shutdown))
+            || self
+                .inner
+                .as_ref()
+                .is_some_and(|it| it.is_watched_by(shutdown))
+    }
+}
 
 /// Whether the answer to this method can have an event stream as its body (RFC 9110, 9.3.2 and 9.3.6).
 pub(crate) fn method_allows(method: &Method) -> bool {

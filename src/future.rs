@@ -75,7 +75,7 @@ where
                 let (mut head, upstream) = response.into_parts();
                 let config = Arc::clone(&stream.config);
                 let body = ResponseBody::event_stream(upstream, stream, &head.extensions);
-                head.extensions.insert(Completed { config });
+                Completed::mark(&mut head.extensions, config);
                 Response::from_parts(head, body)
             }
             None => response.map(ResponseBody::passthrough),

@@ -46,15 +46,12 @@ impl Stop {
     /// Each shutdown watches and counts a stream once, so what an inner layer watches is left to that one.
     pub(crate) fn start(config: &Config, response: &Extensions) -> Self {
         let inner = response.get::<Completed>();
-        let of_response = response.get::<Shutdown>();
-        let is_inside = |one: &&Shutdown| {
-            inner.is_some_and(|inner| {
-                inner.config.has_shutdown(one) || of_response.is_some_and(|it| it.is(one))
-            })
-        };
-        let of_layer = config.shutdowns.iter().filter(|one| !is_inside(one));
-        let of_response = of_response.filter(|one| inner.is_none() && !config.has_shutdown(one));
-        let mut shutdowns = of_layer.chain(of_response).map(Shutdown::watch_stream);
+        let of_layer = config.shutdowns.iter();
+        let of_response = response.get().filter(|one| !config.has_shutdown(one));
+        let mut shutdowns = of_layer
+            .chain(of_response)
+            .filter(|one| inner.is_none_or(|inner| !inner.is_watched_by(one)))
+            .map(Shutdown::watch_stream);
         let shutdown = shutdowns.next();
         let more = More {
             shutdowns: shutdowns.collect(),

@@ -502,6 +502,67 @@ fn frames_that_go_the_short_way_are_counted() {
     drop(body);
     assert_eq!(
         facts(&reports.one()),
+#[test]
+fn shutdown_of_layers_that_have_another_one_in_between_counts_the_stream_once() {
+    let shutdown = Shutdown::new();
+    let has = SseCompletionLayer::new().shutdown(&shutdown);
+    let upstream = Script::new([]).then(Then::Pending);
+    let response = Response::builder()
+        .header("content-type", "text/event-stream")
+        .body(upstream)
+        .expect("a valid response");
+    let inner = through(&has, Request::new(()), response);
+    let middle = through(&SseCompletionLayer::new(), Request::new(()), inner);
+    let outer = through(&has, Request::new(()), middle);
+    assert_eq!(shutdown.open_streams(), 1);
+    shutdown.close();
+    assert_eq!(
+        Driver::new(outer.into_body()).rest().text(),
+        "event: close\ndata:\n\n"
+    );
+}
+
+#[test]
+fn shutdown_put_into_the_response_between_two_layers_ends_the_stream() {
+    let (shutdown, session) = (Shutdown::new(), Shutdown::new());
+    for (outer, inserted) in [
+        (SseCompletionLayer::new(), &session),
+        (SseCompletionLayer::new().shutdown(&shutdown), &session),
+        (SseCompletionLayer::new().shutdown(&shutdown), &shutdown),
+    ] {
+        // The handler may have put one there that was another.
+        for brought in [None, Some(Shutdown::new())] {
+            let mut response = Response::builder()
+                .header("content-type", "text/event-stream")
+                .body(Script::new([]).then(Then::Pending))
+                .expect("a valid response");
+            if let Some(brought) = &brought {
+                response.extensions_mut().insert(brought.clone());
+            }
+            let mut inner = through(&SseCompletionLayer::new(), Request::new(()), response);
+            inner.extensions_mut().insert(inserted.clone());
+            let body = through(&outer, Request::new(()), inner).into_body();
+            assert_eq!(inserted.open_streams(), 1);
+            if let Some(brought) = &brought {
+                assert_eq!(brought.open_streams(), 1);
+            }
+            drop(body);
+        }
+    }
+    session.close();
+    let mut inner = through(
+        &SseCompletionLayer::new(),
+        Request::new(()),
+        Response::builder()
+            .header("content-type", "text/event-stream")
+            .body(Script::new([]).then(Then::Pending))
+            .expect("a valid response"),
+    );
+    inner.extensions_mut().insert(session);
+    let body = through(&SseCompletionLayer::new(), Request::new(()), inner).into_body();
+    assert_eq!(Driver::new(body).rest().text(), "event: close\ndata:\n\n");
+}
+
         (Ending::Dropped, false, true, 1000, 9000)
     );
 }
