@@ -80,7 +80,8 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// ```
     ///
     /// The response is the handler's own: it must be one with a body, of the type `text/event-stream`, without
-    /// `Content-Length` and `Content-Encoding`, and no answer to `HEAD`. The closure of
+    /// `Content-Length` and `Content-Encoding`, and no answer to `HEAD`. Should a layer be around the handler all the same,
+    /// a [`SkipCompletion`](crate::SkipCompletion) in that response keeps the two from both writing a close event. The closure of
     /// [`cancel_when`](Self::cancel_when) is called once for each stream, with an empty `GET` request; what depends on
     /// the real request, the handler can add by another `cancel_when`.
     ///

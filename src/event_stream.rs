@@ -61,7 +61,9 @@ pin_project! {
     where
         B: Body,
     {
-        fn drop(this: Pin<&mut Self>) {
+        fn drop(mut this: Pin<&mut Self>) {
+            // Before the report, whose observer may ask how many streams are open.
+            this.as_mut().project().stop.end();
             this.report();
         }
     }
@@ -191,9 +193,6 @@ where
         cx: &mut Context<'_>,
     ) -> ControlFlow<Polled<Bytes, B::Error>> {
         let mut this = self.as_mut().project();
-        if let Some(account) = this.account {
-            account.polled();
-        }
         if let Some(data) = this.hold.next_queued() {
             self.as_mut().note_sent();
             self.finish_with_upstream(cx);
@@ -356,7 +355,7 @@ where
             return Poll::Ready(*ending);
         }
         *frames_until_check = FRAMES_PER_CHECK;
-        if cancellation.poll(cx).is_pending() {
+        if fail_on_panic(this.account, || cancellation.poll(cx)).is_pending() {
             ready!(this.stop.poll_shutdowns(cx));
         }
         *mode = Mode::stopped(Ending::Cancelled);
@@ -380,7 +379,7 @@ impl Mode {
     }
 }
 
-/// Notes a panic of the upstream in the account, for the report that follows when the body is dropped.
+/// Notes a panic of the upstream or the cancellation in the account, for the report that follows when the body is dropped.
 #[inline]
 fn fail_on_panic<T>(account: &mut Option<Box<Account>>, poll: impl FnOnce() -> T) -> T {
     struct Guard<'a>(&'a mut Option<Box<Account>>);

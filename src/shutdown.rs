@@ -102,6 +102,7 @@ impl Shutdown {
     ///
     /// It returns as soon as no stream is open, and at most one second after the grace: a client that has stopped
     /// reading keeps its stream open, because the server does not poll its body. [`Drained`] tells how many those are.
+    /// The last close events are handed to the server then, which may still have to write them: wait for it too.
     /// A stream that starts meanwhile is ended at once. With a grace of zero all streams are ended at once.
     ///
     /// Streams that will never finish, such as subscriptions, need not use up the grace: see

@@ -3,8 +3,13 @@
 mod support;
 
 use std::{
+    future,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
     time::Duration,
 };
 
@@ -256,6 +261,58 @@ fn c16_panic_of_the_upstream_is_a_failure() {
 }
 
 #[test]
+fn c16_panic_of_the_cancellation_is_a_failure() {
+    // In the first poll, at a check, and where the stream is silent behind frames that went the short way.
+    for (polls_before, frames) in [(0, 0), (1, 32), (2, 40)] {
+        let reports = Reports::default();
+        let polls = Arc::new(AtomicUsize::new(0));
+        let layer = reports.layer().cancel_when(move |_| {
+            let polls = Arc::clone(&polls);
+            future::poll_fn(move |_| {
+                assert!(
+                    polls.fetch_add(1, Ordering::SeqCst) < polls_before,
+                    "it panics, as it should"
+                );
+                Poll::Pending
+            })
+        });
+        let steps = (0..frames).map(|_| data("data: 1\n\n"));
+        let upstream = Script::new(steps).then(Then::Pending);
+        let mut body = Driver::new(event_stream(&layer, upstream));
+        for _ in 0..frames {
+            body.data();
+        }
+        let panicked = catch_unwind(AssertUnwindSafe(move || body.poll().is_ready()));
+        assert!(panicked.is_err(), "the server learns of it");
+        let report = reports.one();
+        assert_eq!(
+            (report.ending(), report.data_frames()),
+            (Ending::Failed, frames)
+        );
+    }
+}
+
+#[test]
+fn observer_of_the_last_stream_sees_none_open() {
+    let shutdown = Shutdown::new();
+    let open = Arc::new(AtomicUsize::new(usize::MAX));
+    let layer = SseCompletionLayer::new().shutdown(&shutdown).on_end({
+        let (shutdown, open) = (shutdown.clone(), Arc::clone(&open));
+        move |_| open.store(shutdown.open_streams(), Ordering::SeqCst)
+    });
+    for steps in [vec![], vec![data("data: 1\n\n")], vec![Step::Error]] {
+        let mut body = Driver::new(event_stream(&layer, Script::new(steps)));
+        body.rest();
+        assert_eq!(open.swap(usize::MAX, Ordering::SeqCst), 0);
+    }
+    let upstream = Script::new([]).then(Then::Pending);
+    let mut body = Driver::new(event_stream(&layer, upstream));
+    assert!(body.poll().is_pending());
+    drop(body);
+    assert_eq!(open.load(Ordering::SeqCst), 0, "dropped");
+}
+
+#[test]
 fn c16_panic_of_the_observer_is_contained() {
     let layer = SseCompletionLayer::new().on_end(|_| panic!("the observer panics, as it should"));
     let output = Driver::new(event_stream(&layer, Script::frames(["data: 1\n\n"]))).rest();
@@ -446,63 +503,6 @@ fn shutdown_that_layer_and_response_both_have_counts_the_stream_once() {
 }
 
 #[test]
-fn c1_outer_layer_adds_its_cancellation() {
-    let reports = Reports::default();
-    let shutdown = Shutdown::new();
-    let outer = SseCompletionLayer::new().shutdown(&shutdown);
-    let upstream = Script::frames(["data: 1\n\n"]).then(Then::Pending);
-    let mut body = stacked(&reports.layer(), &outer, upstream);
-    body.data();
-    assert!(body.poll().is_pending());
-    shutdown.close();
-    assert_eq!(body.rest().text(), "event: close\ndata:\n\n");
-    assert_eq!(
-        reports.one().ending(),
-        Ending::Dropped,
-        "by the outer layer"
-    );
-}
-
-#[test]
-fn c1_outer_layer_is_not_outrun_by_a_stream_that_the_inner_one_lets_pass() {
-    let token = CancellationToken::new();
-    token.cancel();
-    let both = Stack::new(SseCompletionLayer::new(), cancelled_by(&token));
-    let upstream = Script::new([]).then(Then::Repeat(Bytes::from_static(b"data: 1\n\n")));
-    let output = Driver::new(event_stream(&both, upstream)).rest();
-    assert_eq!(output.frames.len(), 33);
-    assert!(
-        output
-            .text()
-            .ends_with("data: 1\n\nevent: close\ndata:\n\n")
-    );
-}
-
-#[test]
-fn c1_marker_is_all_that_is_added_to_the_extensions() {
-    let response = Response::builder()
-        .header("content-type", "text/event-stream")
-        .extension(7_u8)
-        .body(Script::new([]))
-        .expect("a valid response");
-    let response = through(&SseCompletionLayer::new(), Request::new(()), response);
-    assert_eq!(response.extensions().len(), 2);
-    assert_eq!(response.extensions().get(), Some(&7_u8));
-}
-
-#[test]
-fn frames_that_go_the_short_way_are_counted() {
-    let reports = Reports::default();
-    let event = Bytes::from_static(b"data: 1\n\n");
-    let upstream = Script::new([]).then(Then::Repeat(event));
-    let mut body = Driver::new(event_stream(&reports.layer(), upstream));
-    for _ in 0..1000 {
-        body.data();
-    }
-    drop(body);
-    assert_eq!(
-        facts(&reports.one()),
-#[test]
 fn shutdown_of_layers_that_have_another_one_in_between_counts_the_stream_once() {
     let shutdown = Shutdown::new();
     let has = SseCompletionLayer::new().shutdown(&shutdown);
@@ -563,6 +563,63 @@ fn shutdown_put_into_the_response_between_two_layers_ends_the_stream() {
     assert_eq!(Driver::new(body).rest().text(), "event: close\ndata:\n\n");
 }
 
+#[test]
+fn c1_outer_layer_adds_its_cancellation() {
+    let reports = Reports::default();
+    let shutdown = Shutdown::new();
+    let outer = SseCompletionLayer::new().shutdown(&shutdown);
+    let upstream = Script::frames(["data: 1\n\n"]).then(Then::Pending);
+    let mut body = stacked(&reports.layer(), &outer, upstream);
+    body.data();
+    assert!(body.poll().is_pending());
+    shutdown.close();
+    assert_eq!(body.rest().text(), "event: close\ndata:\n\n");
+    assert_eq!(
+        reports.one().ending(),
+        Ending::Dropped,
+        "by the outer layer"
+    );
+}
+
+#[test]
+fn c1_outer_layer_is_not_outrun_by_a_stream_that_the_inner_one_lets_pass() {
+    let token = CancellationToken::new();
+    token.cancel();
+    let both = Stack::new(SseCompletionLayer::new(), cancelled_by(&token));
+    let upstream = Script::new([]).then(Then::Repeat(Bytes::from_static(b"data: 1\n\n")));
+    let output = Driver::new(event_stream(&both, upstream)).rest();
+    assert_eq!(output.frames.len(), 33);
+    assert!(
+        output
+            .text()
+            .ends_with("data: 1\n\nevent: close\ndata:\n\n")
+    );
+}
+
+#[test]
+fn c1_marker_is_all_that_is_added_to_the_extensions() {
+    let response = Response::builder()
+        .header("content-type", "text/event-stream")
+        .extension(7_u8)
+        .body(Script::new([]))
+        .expect("a valid response");
+    let response = through(&SseCompletionLayer::new(), Request::new(()), response);
+    assert_eq!(response.extensions().len(), 2);
+    assert_eq!(response.extensions().get(), Some(&7_u8));
+}
+
+#[test]
+fn frames_that_go_the_short_way_are_counted() {
+    let reports = Reports::default();
+    let event = Bytes::from_static(b"data: 1\n\n");
+    let upstream = Script::new([]).then(Then::Repeat(event));
+    let mut body = Driver::new(event_stream(&reports.layer(), upstream));
+    for _ in 0..1000 {
+        body.data();
+    }
+    drop(body);
+    assert_eq!(
+        facts(&reports.one()),
         (Ending::Dropped, false, true, 1000, 9000)
     );
 }

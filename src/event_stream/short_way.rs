@@ -81,7 +81,7 @@ where
                 }
             }
             Poll::Pending if this.stop.is_waiting(cx) => {
-                if cancellation.poll(cx).is_pending() {
+                if fail_on_panic(this.account, || cancellation.poll(cx)).is_pending() {
                     *short_frames = FRAMES_PER_CHECK;
                     return Poll::Pending;
                 }
@@ -115,12 +115,15 @@ where
         Poll::Ready(Some(Ok(Frame::data(into_bytes(data)))))
     }
 
-    /// Where the short way is at its end, or not open.
+    /// Where the short way is at its end, or not open. The first poll of every stream comes here.
     #[cold]
     fn check_then_poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Polled<Bytes, B::Error> {
+        if let Some(account) = self.as_mut().project().account {
+            account.polled();
+        }
         self.as_mut().leave_short_way();
         if self.is_check_due() && !self.as_mut().check(cx) {
             self.as_mut().enter_short_way();
