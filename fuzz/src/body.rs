@@ -2,6 +2,7 @@
 //! against the decoder of the tests.
 
 mod closing;
+mod end;
 mod input;
 mod model;
 mod nested;

@@ -74,7 +74,7 @@ pub struct Log {
     dropped: AtomicBool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ScriptError;
 
 impl Script {

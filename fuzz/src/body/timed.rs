@@ -1,6 +1,12 @@
 //! Deadlines and a keep-alive, while a clock goes on in jumps.
 
-use std::{rc::Rc, task::Poll, time::Duration};
+use std::{
+    future::Future,
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
@@ -11,13 +17,19 @@ use tokio::{
 use tower_sse_completion::{Ending, SseCompletionLayer};
 
 use super::{
+    end::{End, model},
     input::{By, Cancel, Input, When},
     run::bytes_of,
     upstream::{Canceller, Gave, Record, Upstream},
 };
 use crate::{
     scan::Scan,
-    support::{CLOSE, Reports, decoder::decode, driver::Driver, through},
+    support::{
+        CLOSE, Reports,
+        decoder::decode,
+        driver::{Driver, Output},
+        through,
+    },
 };
 
 /// In milliseconds, which is as exact as tokio's timers are. Zero is none.
@@ -28,6 +40,8 @@ pub(super) struct Times {
     keep_alive: u8,
     /// Between two polls, in turns.
     gaps: [u8; 4],
+    /// The polls, of eight, in which tokio's cooperative budget is spent.
+    spent: u8,
 }
 
 /// Where in the upstream's bytes what went out may end. A keep-alive looks like a comment of the upstream.
@@ -95,7 +109,7 @@ async fn run(input: &Input, times: &Times) {
     response.headers_mut().insert(CONTENT_TYPE, event_stream);
     let mut body = Driver::new(through(&layer, Request::new(()), response).into_body());
 
-    let mut frames = Vec::new();
+    let mut output = Output::default();
     let mut out = Vec::new();
     let mut polls = 0;
     let (mut last_frame, mut last_event) = (start, start);
@@ -103,6 +117,7 @@ async fn run(input: &Input, times: &Times) {
     let mut events = 0;
     let mut may_comment = true;
     let mut waits = false;
+    let mut has_ended = false;
     while !body.is_end_stream() && input.drop_before_poll != Some(polls) {
         let wakes = body.wakes();
         time::advance(times.gap(polls) + PATIENCE * u32::from(waits)).await;
@@ -117,9 +132,13 @@ async fn run(input: &Input, times: &Times) {
             assert!(body.wakes() > wakes, "C10: the timer wakes the task");
         }
         canceller.reach(When::BeforePoll(polls));
+        if times.spends(polls) {
+            spend_budget();
+        }
         polls += 1;
         if polls > 2 * input.steps.len() + 64 {
             assert!(times.keep_alive > 0, "C10: an end");
+            waits = false;
             break;
         }
         let wakes = body.wakes();
@@ -138,15 +157,16 @@ async fn run(input: &Input, times: &Times) {
                     break;
                 }
             }
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Ok(data) = frame.into_data() {
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Err(frame) => output.trailers = frame.into_trailers().ok(),
+                Ok(data) => {
                     let is_pending =
                         record.polls.get() > upstream_polls && record.last.get() == Gave::Pending;
                     if is_pending && data == KEEP_ALIVE {
                         assert!(is_over(last_frame, times.keep_alive()), "too early");
                     }
                     out.extend_from_slice(&data);
-                    frames.push(data);
+                    output.frames.push(data);
                     last_frame = now;
                     let decoded = decode(&out);
                     may_comment = !decoded.pending && !out.ends_with(b"\r");
@@ -154,17 +174,27 @@ async fn run(input: &Input, times: &Times) {
                         (last_event, events) = (now, decoded.events.len());
                     }
                 }
+            },
+            Poll::Ready(Some(Err(error))) => {
+                output.error = Some(error);
+                has_ended = true;
+                break;
             }
-            Poll::Ready(None | Some(Err(_))) => break,
+            Poll::Ready(None) => {
+                has_ended = true;
+                break;
+            }
         }
     }
+    has_ended |= body.is_end_stream();
     drop(body);
 
     let mut closes = false;
+    let mut ending = Ending::Dropped;
     if polls > 0 {
         let report = reports.one();
-        closes = report.close_event_sent();
-        match report.ending() {
+        (closes, ending) = (report.close_event_sent(), report.ending());
+        match ending {
             Ending::Expired => assert!(was_old, "too early"),
             Ending::Idle => assert!(was_idle, "too early"),
             Ending::Cancelled => assert!(canceller.fired()),
@@ -173,12 +203,28 @@ async fn run(input: &Input, times: &Times) {
     }
     let whole = bytes_of(&input.steps);
     let mut forwarded = Forwarded::new(&whole);
+    let mut frames = output.frames.clone();
     if closes {
         let event = frames.pop().expect("the close event is a frame");
         assert_eq!(event.strip_prefix(b"\n").unwrap_or(&event), CLOSE);
     }
     for frame in &frames {
         forwarded.went_out(frame);
+    }
+    // Of the mark alone, more may be held than the limit.
+    let may_hold_mark = input.hold_limit < BYTE_ORDER_MARK.len() && whole.starts_with(b"\xEF");
+    if has_ended && !may_hold_mark {
+        let gave = record.last.get();
+        let is_late = matches!(ending, Ending::Expired | Ending::Idle);
+        let by_itself = matches!(gave, Gave::End | Gave::Trailers | Gave::Error);
+        assert!(!is_late || !by_itself, "an end is not too late");
+        let end = End::new(input, &record, is_late || ending == Ending::Cancelled);
+        assert_eq!(closes, end.closes, "C9: {ending}, a close event or none");
+        assert!(forwarded.ends.contains(&end.forwarded), "C4: all of it");
+        end.assert_rest(&output);
+    } else if waits && !may_hold_mark {
+        let let_go = model(input, &record).let_go;
+        assert!(forwarded.ends.contains(&let_go), "C6: let go at once");
     }
     let is_right = forwarded.ends.iter().any(|&end| {
         let (with, without) = (decode(&out), decode(&whole[..end]));
@@ -207,6 +253,10 @@ impl Times {
         [self.max_age, self.idle_timeout, self.keep_alive] == [0; 3]
     }
 
+    fn spends(&self, poll: usize) -> bool {
+        self.spent >> (poll % 8) & 1 == 1
+    }
+
     fn gap(&self, poll: usize) -> Duration {
         let gap = self.gaps[poll % self.gaps.len()];
         // Half of them are none, so that frames come at once.
@@ -222,8 +272,15 @@ impl<'a> Arbitrary<'a> for Times {
             idle_timeout,
             keep_alive,
             gaps: u.arbitrary()?,
+            spent: u.arbitrary()?,
         })
     }
+}
+
+/// From here to the next yield, tokio's timers are pending, whatever the time is.
+fn spend_budget() {
+    let mut cx = Context::from_waker(Waker::noop());
+    while pin!(tokio::task::consume_budget()).poll(&mut cx).is_ready() {}
 }
 
 /// Whether it is so long after then.
