@@ -32,7 +32,8 @@ async fn c4_to_c16_every_ending_behind_every_content_under_every_setting()
     let mut combinations = 0;
     for content in &CONTENTS {
         for how in HOWS {
-            for switches in (0..8).step_by(STRIDE.min(8)) {
+            // Under Miri one of the eight each, in turns.
+            for switches in (combinations % STRIDE.min(8)..8).step_by(STRIDE.min(8)) {
                 let combination = Combination {
                     content,
                     how,

@@ -278,7 +278,9 @@ fn index(level: Level) -> usize {
 
 impl Subscriber for Logged {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && metadata.target().starts_with("tower_sse_completion")
+        let is_ours = metadata.target().starts_with("tower_sse_completion");
+        // Of the server and the client, what an operator would be told.
+        metadata.is_event() && (is_ours || *metadata.level() <= Level::WARN)
     }
 
     fn event(&self, event: &tracing::Event<'_>) {
