@@ -18,6 +18,8 @@ pub enum Cut {
     Aligned(usize),
     /// Frames of 8 KiB over events of 100 bytes, as a proxy has them.
     Chunks,
+    /// Frames of 8 KiB of an event that has a line for every so many bytes, and no end.
+    Lines(usize),
     /// A frame for each byte of events of 100 bytes.
     Bytes,
 }
@@ -47,6 +49,7 @@ impl Cut {
             Self::Aligned(length) => (event(length), length),
             // The least common multiple of both lengths.
             Self::Chunks => (event(100).repeat(2048), 8192),
+            Self::Lines(length) => (event(length + 1)[..length].repeat(8192), 8192),
             Self::Bytes => (event(100), 1),
         };
         let text: &'static [u8] = text.leak();

@@ -20,6 +20,7 @@ fn main() -> Result<()> {
     plot(&deliveries)?;
     let parts = [
         ("machine", machine()?),
+        ("aims", aims(&deliveries)),
         ("deliveries", deliveries_table(&deliveries)),
         (
             "delivery profile",
@@ -60,12 +61,119 @@ fn machine() -> Result<String> {
         .filter(|line| line.starts_with("processor"))
         .count();
     Ok(format!(
-        "Measured on {count} cores of {}, Linux {}, with {} and {}.",
+        "Measured on {count} cores of {}, Linux {}, with {}, {}, {}; the Python packages are those of \
+         `benches/python/requirements.txt`.",
         value("model name"),
         output("uname", &["--kernel-release"])?.trim(),
         output("rustc", &["--version"])?.trim(),
         output("valgrind", &["--version"])?.trim(),
+        crates()?,
     ))
+}
+
+/// The versions of what is measured beside this crate, or carries it.
+fn crates() -> Result<String> {
+    let lock = fs::read_to_string("Cargo.lock")?;
+    let version = |name: &&str| {
+        let start = lock.split_once(&format!("name = \"{name}\"\nversion = \""));
+        let version = start.and_then(|(_, rest)| rest.split_once('"'));
+        format!(
+            "{name} {}",
+            version.map_or("unknown", |(version, _)| version)
+        )
+    };
+    let names = [
+        "axum",
+        "bytes",
+        "http-body-util",
+        "hyper",
+        "memchr",
+        "tokio",
+        "tokio-util",
+        "tower-http",
+    ];
+    Ok(names.iter().map(version).collect::<Vec<_>>().join(", "))
+}
+
+/// What the layer was to cost at most, in instructions, and what it costs.
+fn aims(deliveries: &[(&str, f64)]) -> String {
+    let frame = |name: &str, aim: Aim, layer, by_hand| {
+        let case = CASES.iter().find(|case| case.name == name).expect("a case");
+        let bare = case.frame("bare").count();
+        let over = |subject| case.frame(subject).count() - bare;
+        let by_hand = Option::map(by_hand, over);
+        aim.row(
+            &format!("frame, {name}, {layer}"),
+            over(layer),
+            over("do_nothing"),
+            by_hand,
+        )
+    };
+    let delivery = |variant| {
+        let found = deliveries.iter().find(|(name, _)| *name == variant);
+        found.expect("a variant").1 - deliveries[0].1
+    };
+    let request = |subject| json(subject).count();
+    let third = Aim::OfByHand(3.0);
+    let by_hand = Some("hand_written");
+    let rows = [
+        frame("100 B", Aim::AtMost(25.0), "shutdown", by_hand),
+        frame("100 B", third, "shutdown", by_hand),
+        frame("100 B and silence", third, "shutdown", by_hand),
+        frame("100 B and silence", third, "token", by_hand),
+        frame("100 B and silence", third, "all_options", by_hand),
+        frame("8 KiB, misaligned", third, "shutdown", by_hand),
+        frame("not an event stream", Aim::AtMost(5.0), "shutdown", None),
+        Aim::AtMost(100.0).row(
+            "delivery in an axum server, shutdown",
+            delivery("layer"),
+            delivery("do_nothing"),
+            Some(delivery("hand_written_boxed")),
+        ),
+        Aim::AtMost(100.0).row(
+            "request that is not for an event stream, shutdown",
+            request("shutdown") - request("bare"),
+            request("do_nothing") - request("bare"),
+            None,
+        ),
+    ];
+    table(
+        &["", "aim", "layer", "reached", "*do nothing*", "by hand"],
+        rows,
+    )
+}
+
+#[derive(Clone, Copy)]
+enum Aim {
+    AtMost(f64),
+    /// At most so great a part of what a user would write.
+    OfByHand(f64),
+}
+
+impl Aim {
+    fn row(self, name: &str, layer: f64, do_nothing: f64, by_hand: Option<f64>) -> Vec<String> {
+        let (aim, most) = match self {
+            Self::AtMost(most) => (format!("{most:.0}"), most),
+            Self::OfByHand(part) => {
+                let most = by_hand.expect("what a user would write") / part;
+                (format!("{most:.0}, a third of by hand"), most)
+            }
+        };
+        // As exact as it is printed.
+        let reached = if layer.round() <= most.round() {
+            "yes"
+        } else {
+            "no"
+        };
+        vec![
+            words(name),
+            aim,
+            format!("{layer:.0}"),
+            reached.to_owned(),
+            format!("{do_nothing:.0}"),
+            by_hand.map_or(String::new(), |by_hand| format!("{by_hand:.0}")),
+        ]
+    }
 }
 
 /// Instructions of the server for each event, by variant.
@@ -113,25 +221,28 @@ fn requests() -> String {
 }
 
 fn streams() -> Result<String> {
+    let measured = |subject, polls, what, requests| -> Result<f64> {
+        let arguments = [subject, EVENT_STREAM, polls, what, requests];
+        Ok(output(&program("requests"), &arguments)?.trim().parse()?)
+    };
+    let mut times = REQUEST_SUBJECTS.map(|_| Vec::new());
+    for _ in 0..21 {
+        for (subject, times) in REQUEST_SUBJECTS.iter().zip(&mut times) {
+            times.push(measured(subject, "0", "time", "10000")?);
+        }
+    }
     let mut rows = Vec::new();
-    for subject in REQUEST_SUBJECTS {
-        let measured = |polls, what, requests| -> Result<f64> {
-            let arguments = [subject, EVENT_STREAM, polls, what, requests];
-            Ok(output(&program("requests"), &arguments)?.trim().parse()?)
-        };
+    for (subject, mut times) in REQUEST_SUBJECTS.into_iter().zip(times) {
         let wrap = request(subject, EVENT_STREAM, "0").count();
         let first_event = request(subject, EVENT_STREAM, "1").count() - wrap;
-        let mut times = (0..21)
-            .map(|_| measured("0", "time", "10000"))
-            .collect::<Result<Vec<_>>>()?;
         times.sort_by(f64::total_cmp);
         rows.push(vec![
             words(subject),
             format!("{wrap:.0}"),
             format!("{:.0}", times[10]),
             format!("{first_event:.0}"),
-            format!("{:.0}", measured("2", "allocations", "1000")?),
-            format!("{:.0}", measured("1", "memory", "4096")?),
+            format!("{:.0}", measured(subject, "2", "allocations", "1000")?),
+            format!("{:.0}", measured(subject, "1", "memory", "4096")?),
         ]);
     }
     let head = [

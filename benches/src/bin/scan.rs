@@ -11,31 +11,40 @@ use benchmarks::{
 };
 use memchr::memchr2;
 
-const FRAMES: usize = 100_000;
+const FRAMES: usize = 20_000;
 const ROUNDS: usize = 21;
 
 fn main() {
     let chunk = event(100).repeat(82);
     let chunk = &chunk[..8192];
-    let mut times = [const { Vec::new() }; 2];
-    for _ in 0..ROUNDS {
-        times[0].push(time(|| {
-            let upstream = Upstream::new(Cut::Chunks, FRAMES, false);
-            black_box(poll_to_end("shutdown", "text/event-stream", upstream));
-        }));
-        // A byte that is not there, so that every one is looked at.
-        times[1].push(time(|| {
+    let through_layer = |cut| {
+        let upstream = Upstream::new(cut, FRAMES, false);
+        black_box(poll_to_end("shutdown", "text/event-stream", upstream));
+    };
+    let sides: [(&str, &dyn Fn()); 4] = [
+        ("events of 100 bytes", &|| through_layer(Cut::Chunks)),
+        ("an endless event, lines of 100 bytes", &|| {
+            through_layer(Cut::Lines(100));
+        }),
+        ("an endless event, lines of 16 bytes", &|| {
+            through_layer(Cut::Lines(16));
+        }),
+        // Bytes that are not there, so that every one is looked at.
+        ("memchr2 over the same bytes", &|| {
             for _ in 0..FRAMES {
                 black_box(memchr2(0, 1, black_box(chunk)));
             }
-        }));
+        }),
+    ];
+    let mut times = sides.map(|_| Vec::new());
+    for _ in 0..ROUNDS {
+        for ((_, run), times) in sides.iter().zip(&mut times) {
+            times.push(time(run));
+        }
     }
-    println!("| 8 KiB frames over events of 100 bytes | GB/s, median of {ROUNDS} |");
+    println!("| 8 KiB frames | GB/s, median of {ROUNDS} |");
     println!("|---|---|");
-    for (name, times) in ["through the layer", "memchr2 over the same bytes"]
-        .iter()
-        .zip(&mut times)
-    {
+    for ((name, _), times) in sides.iter().zip(&mut times) {
         times.sort();
         let seconds = times[ROUNDS / 2].as_secs_f64();
         println!("| {name} | {:.1} |", (FRAMES * 8192) as f64 / seconds / 1e9);

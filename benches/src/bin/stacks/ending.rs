@@ -77,13 +77,16 @@ pub async fn measure(stack: Stack, clients: usize, bound: Duration) -> io::Resul
     })
 }
 
-pub fn print_table(clients: usize, bound: Duration, endings: &[(Stack, Ending)]) {
-    println!("SIGTERM with {clients} clients that get an event each second (medians):\n");
+pub fn print_table(clients: usize, bound: Duration, endings: Rounds<Ending>) {
+    let rounds = endings[0].1.len();
+    println!(
+        "SIGTERM with {clients} clients that get an event each second (medians of {rounds}):\n"
+    );
     println!(
         "| server | last stream ended after | process gone after | close events | clean ends | cut | still open |"
     );
     println!("|---|--:|--:|--:|--:|--:|--:|");
-    for (stack, ending) in endings {
+    for (stack, ending) in Ending::medians(endings) {
         println!(
             "| {} | {} | {} | {} | {} | {} | {} |",
             stack.name(),
@@ -99,7 +102,7 @@ pub fn print_table(clients: usize, bound: Duration, endings: &[(Stack, Ending)])
 }
 
 impl Ending {
-    pub fn medians(endings: Rounds<Self>) -> Vec<(Stack, Self)> {
+    fn medians(endings: Rounds<Self>) -> Vec<(Stack, Self)> {
         let of_stack = |(stack, endings): (Stack, Vec<Self>)| {
             let median = |value: &dyn Fn(&Self) -> f64| {
                 quartiles(&endings.iter().map(value).collect::<Vec<_>>()).median

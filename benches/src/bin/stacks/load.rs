@@ -123,17 +123,18 @@ async fn busy(server: &Server, path: &str, time: Duration) -> io::Result<Busy> {
     })
 }
 
-pub fn print_table(idle_clients: usize, loads: &[(Stack, Load)]) {
+pub fn print_table(idle_clients: usize, loads: Rounds<Load>) {
+    let rounds = loads[0].1.len();
     let rate = 1000 / INTERVAL_MS * BUSY_CLIENTS as u64;
     println!(
         "Events to {BUSY_CLIENTS} clients, each sent by itself, as fast as a server with one thread can and at {rate} \
-         events per second, and memory with {idle_clients} idle clients (medians):\n"
+         events per second, and memory with {idle_clients} idle clients (medians of {rounds}):\n"
     );
     println!(
         "| server | events per second | of a core | CPU time per event | CPU time per event at {rate}/s | memory per client |"
     );
     println!("|---|--:|--:|--:|--:|--:|");
-    for (stack, load) in loads {
+    for (stack, load) in Load::medians(loads) {
         println!(
             "| {} | {:.0} | {:.0} % | {:.1} µs | {:.1} µs | {:.1} KiB |",
             stack.name(),
@@ -154,7 +155,7 @@ impl Busy {
 }
 
 impl Load {
-    pub fn medians(loads: Rounds<Self>) -> Vec<(Stack, Self)> {
+    fn medians(loads: Rounds<Self>) -> Vec<(Stack, Self)> {
         let of_stack = |(stack, loads): (Stack, Vec<Self>)| {
             let median = |value: fn(&Self) -> f64| {
                 quartiles(&loads.iter().map(value).collect::<Vec<_>>()).median

@@ -17,7 +17,7 @@ use std::{
 use benchmarks::options::Options;
 use tokio::runtime::Builder;
 
-use crate::{ending::Ending, load::Load, stack::Stack};
+use crate::stack::Stack;
 
 /// What was measured of each stack.
 type Rounds<T> = Vec<(Stack, Vec<T>)>;
@@ -40,11 +40,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let loads = rounds(half, &Stack::LOADED, |stack| {
         runtime.block_on(load::measure(stack, clients, busy_time))
     })?;
-    load::print_table(clients, &Load::medians(loads));
+    load::print_table(clients, loads);
     let endings = rounds(half, &Stack::ENDED, |stack| {
         runtime.block_on(ending::measure(stack, clients, bound))
     })?;
-    ending::print_table(clients, bound, &Ending::medians(endings));
+    ending::print_table(clients, bound, endings);
     Ok(())
 }
 
