@@ -322,6 +322,40 @@ async fn c11_last_message_before_the_cancellation_reaches_the_client() {
     }
 }
 
+/// The replay spends tokio's cooperative budget of the connection's task, more than once.
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn c19_keep_alive_comes_behind_a_long_replay()
+-> Result<(), tower_sse_completion::InvalidDeadline> {
+    for version in VERSIONS {
+        let layer = SseCompletionLayer::new().keep_alive(Duration::from_millis(50))?;
+        let address = serve_responses(layer, || {
+            let (sender, receiver) = tokio::sync::mpsc::channel(300);
+            for _ in 0..300 {
+                let event = Bytes::from("data: 1\n\n");
+                sender.try_send(Ok::<_, Infallible>(event)).expect("room");
+            }
+            // Open for as long as the stream is, and silent.
+            let events = tokio_stream::wrappers::ReceiverStream::new(receiver).map(move |event| {
+                let _sender = &sender;
+                event
+            });
+            event_stream(Body::from_stream(events))
+        })
+        .await;
+        let mut body = request(address, version, "GET", "/").await.into_body();
+        let mut received = Vec::new();
+        while !received.ends_with(b"\n\n:\n") {
+            let frame = within(body.frame()).await.expect("a frame");
+            let data = frame.expect("no error").into_data();
+            received.extend(data.expect("data"));
+        }
+        let text = String::from_utf8_lossy(&received).replace(":\n", "");
+        assert_eq!(text, "data: 1\n\n".repeat(300));
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn axum_shuts_down_gracefully_with_open_streams() {
     let shutdown = CancellationToken::new();
