@@ -1,5 +1,6 @@
 //! tokio's cooperative budget. With it spent, tokio's channels, timers and the like are pending whatever they hold, and
-//! leave no waker behind: the task is polled again once it has yielded. Where one answer decides, it must be the true one.
+//! leave no waker behind: the task is polled again once it has yielded. Where a poll is not repeated then, the budget must
+//! not count.
 
 use std::{
     future::Future,
@@ -13,7 +14,7 @@ pub(crate) fn poll_unconstrained<F: Future>(future: F, cx: &mut Context<'_>) -> 
     pin!(tokio::task::unconstrained(future)).poll(cx)
 }
 
-/// Without tokio nobody knows of a budget.
+/// Without the feature there is no way to say so.
 #[cfg(not(feature = "tokio"))]
 pub(crate) fn poll_unconstrained<F: Future>(future: F, cx: &mut Context<'_>) -> Poll<F::Output> {
     pin!(future).poll(cx)

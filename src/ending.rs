@@ -28,7 +28,7 @@ pub enum Ending {
     Expired,
     /// No event was delivered for too long.
     Idle,
-    /// The upstream returned an error, or it or the cancellation panicked.
+    /// The upstream returned an error, or panicked.
     Failed,
     /// The server dropped the body before its end: mostly because the client left.
     Dropped,

@@ -61,9 +61,7 @@ pin_project! {
     where
         B: Body,
     {
-        fn drop(mut this: Pin<&mut Self>) {
-            // Before the report, whose observer may ask how many streams are open.
-            this.as_mut().project().stop.end();
+        fn drop(this: Pin<&mut Self>) {
             this.report();
         }
     }
@@ -236,9 +234,8 @@ where
                 asked_again,
                 ..
             } => {
-                let mut upstream = upstream;
-                let poll = |cx: &mut Context<'_>| upstream.as_mut().poll_frame(cx);
-                match fail_on_panic(this.account, || this.config.last_look.poll(poll)) {
+                let poll = |cx: &mut Context<'_>| upstream.poll_frame(cx);
+                match fail_on_panic(this.account, || this.config.last_look.poll(cx, poll)) {
                     (Poll::Ready(polled), _) => {
                         *frames_left = frames_left.saturating_sub(1);
                         Poll::Ready(polled)
@@ -355,7 +352,7 @@ where
             return Poll::Ready(*ending);
         }
         *frames_until_check = FRAMES_PER_CHECK;
-        if fail_on_panic(this.account, || cancellation.poll(cx)).is_pending() {
+        if cancellation.poll(cx).is_pending() {
             ready!(this.stop.poll_shutdowns(cx));
         }
         *mode = Mode::stopped(Ending::Cancelled);
@@ -379,7 +376,7 @@ impl Mode {
     }
 }
 
-/// Notes a panic of the upstream or the cancellation in the account, for the report that follows when the body is dropped.
+/// Notes a panic of the upstream in the account, for the report that follows when the body is dropped.
 #[inline]
 fn fail_on_panic<T>(account: &mut Option<Box<Account>>, poll: impl FnOnce() -> T) -> T {
     struct Guard<'a>(&'a mut Option<Box<Account>>);

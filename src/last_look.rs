@@ -1,21 +1,20 @@
 //! The last look at an upstream that is going to be dropped: does it have nothing, or does it only say so?
 //!
-//! A future that gives way to other tasks is pending, and wakes the task at once. A tokio channel that holds a message is
-//! pending where the budget is spent, which does not count here.
+//! With tokio's cooperative budget spent, a channel that holds a message is pending, and so is a future that gives way to
+//! other tasks. Both wake the task: such a future at once, but tokio only when the task has yielded. The budget is not
+//! ignored here, as it is elsewhere, because it may be all that bounds a poll of the upstream: of a filter, say.
 
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 #[cfg(feature = "tokio")]
 use std::{
-    future,
+    future::Future,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::Wake,
+    task::{Wake, Waker},
 };
-
-#[cfg(feature = "tokio")]
-use crate::budget::poll_unconstrained;
 
 /// Shared by all streams of a layer: when another stream's upstream wakes, this one's is asked once more in vain.
 #[derive(Debug, Clone)]
@@ -41,11 +40,15 @@ impl LastLook {
     }
 
     /// Polls, and returns beside the result whether an upstream that is pending has to be asked again.
-    pub(crate) fn poll<T>(&self, poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> (Poll<T>, bool) {
+    pub(crate) fn poll<T>(
+        &self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> (Poll<T>, bool) {
         let wakes = self.wakes.0.load(Ordering::SeqCst);
-        let mut counting = Context::from_waker(&self.waker);
-        let polled = poll_unconstrained(future::poll_fn(poll), &mut counting);
-        let ask_again = polled.is_pending() && self.wakes.0.load(Ordering::SeqCst) != wakes;
+        let polled = poll(&mut Context::from_waker(&self.waker));
+        let ask_again = polled.is_pending()
+            && (self.wakes.0.load(Ordering::SeqCst) != wakes || budget_is_spent(cx));
         (polled, ask_again)
     }
 }
@@ -59,9 +62,10 @@ impl LastLook {
     /// Without tokio nobody knows of a budget, so an upstream that is pending is always asked again.
     pub(crate) fn poll<T>(
         &self,
+        cx: &mut Context<'_>,
         poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> (Poll<T>, bool) {
-        (poll(&mut Context::from_waker(Waker::noop())), true)
+        (poll(cx), true)
     }
 }
 
@@ -74,4 +78,11 @@ impl Wake for Wakes {
     fn wake_by_ref(self: &Arc<Self>) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
+}
+
+/// A permit is there to be had, so what keeps it back is the budget.
+#[cfg(feature = "tokio")]
+fn budget_is_spent(cx: &mut Context<'_>) -> bool {
+    let semaphore = tokio::sync::Semaphore::const_new(1);
+    pin!(semaphore.acquire()).poll(cx).is_pending()
 }

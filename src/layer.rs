@@ -84,7 +84,8 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// The future is polled whenever the upstream is pending, when it ends, and before the first and then every 32nd
     /// frame of an upstream that is always ready. Once it has fired, up to 32 frames that the
     /// upstream has ready are still forwarded, so a message that was queued just before the cancellation gets out, and
-    /// an endless upstream ends all the same.
+    /// an endless upstream ends all the same. Where the upstream ends, the future is polled as if tokio's cooperative budget
+    /// were not spent, so that it is not taken for pending for want of that.
     ///
     /// # Cancellation safety
     ///
@@ -242,9 +243,10 @@ impl<C> SseCompletionLayer<C> {
         self.set_deadline(|deadlines| deadlines.set_max_age_jitter(fraction))
     }
 
-    /// Ends a stream that has delivered no event for so long, with a close event. Comments are no events. What the
-    /// upstream has ready by then still goes out, up to 32 frames. If it ends by itself within those, it is not idle, nor
-    /// too old: its client was slow to read.
+    /// Ends a stream that has delivered no event for so long, with a close event. Comments are no events.
+    ///
+    /// What the upstream has ready by then still goes out, up to 32 frames. If it ends by itself within those, with an
+    /// error or without, then that is its ending. The same holds for [`max_age`](Self::max_age).
     ///
     /// # Errors
     ///

@@ -199,11 +199,15 @@ async fn c11_message_queued_before_the_cancellation_gets_out_of_a_real_channel()
         .await
         .expect("the receiver is there");
     token.cancel();
+    // With its budget spent, a tokio channel says that it has nothing, although it holds a message.
     spend_budget();
+    assert!(body.poll().is_pending());
+    tokio::task::yield_now().await;
     assert_eq!(body.data(), EVENT);
     assert_eq!(body.data(), CLOSE);
 }
 
+#[cfg(feature = "tokio")]
 #[tokio::test]
 async fn c11_cancellation_is_seen_when_the_upstream_ends_with_the_budget_spent() {
     for end_stream in [EndStream::Unsaid, EndStream::Said] {

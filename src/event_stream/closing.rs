@@ -76,7 +76,8 @@ where
         self.report();
     }
 
-    /// The last time that it is asked for, whatever the upstream has left of the budget.
+    /// Where the upstream has ended, the cancellation is looked at for the last time, so the answer must be the true one
+    /// whatever the upstream has left of the budget.
     fn poll_cancelled_at_end(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ending> {
         let cancelled = future::poll_fn(|cx| self.as_mut().poll_cancelled(cx));
         poll_unconstrained(cancelled, cx)

@@ -81,7 +81,7 @@ where
                 }
             }
             Poll::Pending if this.stop.is_waiting(cx) => {
-                if fail_on_panic(this.account, || cancellation.poll(cx)).is_pending() {
+                if cancellation.poll(cx).is_pending() {
                     *short_frames = FRAMES_PER_CHECK;
                     return Poll::Pending;
                 }
