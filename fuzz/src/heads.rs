@@ -154,6 +154,8 @@ impl Input {
                 codings.push(without_spaces(coding).to_vec());
             }
         }
+        // An empty element of a list is none.
+        codings.retain(|coding| !coding.is_empty());
         let unencoded = codings.iter().all(|coding| coding == b"identity");
         method && status && content_type && unencoded && !self.skips
     }
