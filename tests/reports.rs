@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::Poll,
+    thread,
     time::Duration,
 };
 
@@ -49,6 +50,14 @@ impl Reports {
         let reports = std::mem::take(&mut *self.0.lock().expect("no panic"));
         assert_eq!(reports.len(), 1, "{reports:?}");
         reports[0].clone()
+    }
+
+    /// The one report of a stream that panicked behind so many frames.
+    #[track_caller]
+    fn one_behind_a_panic(&self, panicked: thread::Result<bool>, ending: Ending, frames: u64) {
+        assert!(panicked.is_err(), "the server learns of it");
+        let report = self.one();
+        assert_eq!((report.ending(), report.data_frames()), (ending, frames));
     }
 }
 
@@ -251,12 +260,7 @@ fn c16_panic_of_the_upstream_is_a_failure() {
             body.data();
         }
         let panicked = catch_unwind(AssertUnwindSafe(move || body.poll().is_ready()));
-        assert!(panicked.is_err(), "the server learns of it");
-        let report = reports.one();
-        assert_eq!(
-            (report.ending(), report.data_frames()),
-            (Ending::Failed, frames)
-        );
+        reports.one_behind_a_panic(panicked, Ending::Failed, frames);
     }
 }
 
@@ -283,12 +287,7 @@ fn c16_stream_whose_cancellation_panics_is_reported() {
             body.data();
         }
         let panicked = catch_unwind(AssertUnwindSafe(move || body.poll().is_ready()));
-        assert!(panicked.is_err(), "the server learns of it");
-        let report = reports.one();
-        assert_eq!(
-            (report.ending(), report.data_frames()),
-            (Ending::Dropped, frames)
-        );
+        reports.one_behind_a_panic(panicked, Ending::Dropped, frames);
     }
 }
 
