@@ -1,6 +1,7 @@
-//! Polls a body by hand, and counts the wake-ups.
+//! Polls a body without a runtime, and counts the wake-ups.
 
 use std::{
+    fmt,
     pin::Pin,
     sync::{
         Arc,
@@ -11,27 +12,41 @@ use std::{
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Body, Frame};
+use http_body::{Body, Frame, SizeHint};
 
 /// A body, and a waker that counts.
+///
+/// ```
+/// use testkit::{driver::Driver, script::Script};
+///
+/// let mut body = Driver::new(Script::frames(["data: 1\n\n"]));
+/// assert_eq!(body.data(), "data: 1\n\n");
+/// assert!(body.poll().is_ready());
+/// assert_eq!(body.wakes(), 0);
+/// ```
+#[derive(Debug)]
 pub struct Driver<B: Body> {
     body: Option<Pin<Box<B>>>,
     wakes: Arc<Wakes>,
     waker: Waker,
 }
 
-/// All that a body gave, poll by poll.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Everything that a body has returned.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output<E> {
+    /// The data frames.
     pub frames: Vec<Bytes>,
+    /// The trailers.
     pub trailers: Option<HeaderMap>,
+    /// The error with which the body failed.
     pub error: Option<E>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Wakes(AtomicUsize);
 
 impl<B: Body<Data = Bytes>> Driver<B> {
+    /// Pins this body and returns its driver.
     pub fn new(body: B) -> Self {
         let wakes = Arc::<Wakes>::default();
         Self {
@@ -41,13 +56,14 @@ impl<B: Body<Data = Bytes>> Driver<B> {
         }
     }
 
+    /// Polls the body once.
     pub fn poll(&mut self) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let body = self.body.as_mut().expect("the body was not dropped");
+        let body = self.body.as_mut().expect("the body has not been dropped");
         body.as_mut()
             .poll_frame(&mut Context::from_waker(&self.waker))
     }
 
-    /// Polls as an executor would: again only after a wake-up.
+    /// Polls the body as an executor does: again only after a wake-up.
     pub fn poll_while_woken(&mut self) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         loop {
             let wakes = self.wakes();
@@ -58,11 +74,15 @@ impl<B: Body<Data = Bytes>> Driver<B> {
         }
     }
 
-    /// The data of a poll that has to give some.
+    /// Polls the body as an executor does, and returns its next data frame.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the body returns anything else.
     #[track_caller]
     pub fn data(&mut self) -> Bytes
     where
-        B::Error: std::fmt::Debug,
+        B::Error: fmt::Debug,
     {
         match self.poll_while_woken() {
             Poll::Ready(Some(Ok(frame))) => frame.into_data().expect("data"),
@@ -70,43 +90,45 @@ impl<B: Body<Data = Bytes>> Driver<B> {
         }
     }
 
-    /// Polls to the end, and a few times more, which may give nothing.
+    /// Polls the body to its end, and returns everything that it has returned.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the body does not end, returns anything after its end, or does not say in its hints that it has ended.
     #[track_caller]
     pub fn rest(&mut self) -> Output<B::Error> {
         let output = self.collect();
-        assert!(self.is_end_stream(), "the end has to be said");
-        assert_eq!(self.size_hint().exact(), Some(0));
+        assert!(self.is_end_stream(), "`is_end_stream` after the end");
+        assert_eq!(self.size_hint().exact(), Some(0), "hint after the end");
         for _ in 0..3 {
+            let polled = self.poll();
             assert!(
-                matches!(self.poll(), Poll::Ready(None)),
-                "the end has to stay the end"
+                matches!(polled, Poll::Ready(None)),
+                "`None` after the end, for ever"
             );
         }
         output
     }
 
-    /// Polls to the end or an error, also where nothing woke the task.
+    /// Polls the body until it ends or fails, even if nothing wakes the task.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the body does not end, or if a frame follows the trailers.
     #[track_caller]
     pub fn collect(&mut self) -> Output<B::Error> {
-        let mut output = Output {
-            frames: Vec::new(),
-            trailers: None,
-            error: None,
-        };
+        let mut output = Output::default();
         for _ in 0..100_000 {
             let Poll::Ready(polled) = self.poll() else {
                 continue;
             };
             assert!(
                 polled.is_none() || output.trailers.is_none(),
-                "something came after the trailers"
+                "nothing follows the trailers"
             );
             match polled {
                 None => return output,
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => output.frames.push(data),
-                    Err(frame) => output.trailers = frame.into_trailers().ok(),
-                },
+                Some(Ok(frame)) => output.push(frame),
                 Some(Err(error)) => {
                     output.error = Some(error);
                     return output;
@@ -116,15 +138,17 @@ impl<B: Body<Data = Bytes>> Driver<B> {
         panic!("the body does not end");
     }
 
+    /// Returns the number of wake-ups so far.
     pub fn wakes(&self) -> usize {
         self.wakes.0.load(Ordering::SeqCst)
     }
 
+    /// Drops the body.
     pub fn drop_body(&mut self) {
         self.body = None;
     }
 
-    /// The same body, polled with another waker.
+    /// Moves the body to another task: it is polled with another waker from now on.
     pub fn in_another_task(self) -> Self {
         let wakes = Arc::<Wakes>::default();
         Self {
@@ -134,16 +158,18 @@ impl<B: Body<Data = Bytes>> Driver<B> {
         }
     }
 
-    /// How many wakers of this task there are.
+    /// Returns the number of wakers of this task, the driver's own two references included.
     pub fn waker_references(&self) -> usize {
         Arc::strong_count(&self.wakes)
     }
 
+    /// Returns the body's `is_end_stream`, or `true` if it has been dropped.
     pub fn is_end_stream(&self) -> bool {
         self.body.as_ref().is_none_or(|body| body.is_end_stream())
     }
 
-    pub fn size_hint(&self) -> http_body::SizeHint {
+    /// Returns the body's `size_hint`.
+    pub fn size_hint(&self) -> SizeHint {
         self.body
             .as_ref()
             .map(|body| body.size_hint())
@@ -152,12 +178,39 @@ impl<B: Body<Data = Bytes>> Driver<B> {
 }
 
 impl<E> Output<E> {
+    /// Adds a frame.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the frame is neither data nor trailers.
+    pub fn push(&mut self, frame: Frame<Bytes>) {
+        match frame.into_data() {
+            Ok(data) => self.frames.push(data),
+            Err(frame) => {
+                let trailers = frame.into_trailers();
+                self.trailers = Some(trailers.unwrap_or_else(|_| panic!("data or trailers")));
+            }
+        }
+    }
+
+    /// Returns the bytes of all data frames.
     pub fn bytes(&self) -> Vec<u8> {
         self.frames.concat()
     }
 
+    /// Returns the bytes of all data frames as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes()).into_owned()
+    }
+}
+
+impl<E> Default for Output<E> {
+    fn default() -> Self {
+        Self {
+            frames: Vec::new(),
+            trailers: None,
+            error: None,
+        }
     }
 }
 

@@ -35,7 +35,7 @@ use tower::{Layer, service_fn};
 use tower_sse_completion::{Shutdown, SseCompletionLayer};
 use tracing::{Level, Metadata, Subscriber, span};
 
-use super::{script::Script, server::event_stream};
+use crate::{exchange::event_stream_response, script::Script};
 
 /// How often streams ended so, and with a close event or without one.
 pub type Tally = BTreeMap<(&'static str, bool), usize>;
@@ -97,7 +97,7 @@ impl Observed {
             move |request: Request<Incoming>| {
                 let script = upstream(request.uri().path());
                 let body = Body::new(Counted::new(script, &seen));
-                async { Ok::<_, Infallible>(event_stream(body)) }
+                async { Ok::<_, Infallible>(event_stream_response(body)) }
             }
         }));
         let mut builder = auto::Builder::new(TokioExecutor::new());

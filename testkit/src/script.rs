@@ -1,4 +1,4 @@
-//! An upstream that does what a script says, and notices when it is treated badly.
+//! An upstream that follows a script.
 
 use std::{
     collections::VecDeque,
@@ -14,48 +14,64 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-/// What one poll does.
+/// What one poll of the upstream does.
 #[derive(Debug, Clone)]
 pub enum Step {
+    /// Returns this data.
     Data(Bytes),
-    /// Nothing now, and no wake-up.
+    /// Is pending, and wakes nothing.
     Pending,
-    /// Nothing now, but the waker is woken: what tokio's cooperative budget does.
+    /// Is pending, and wakes the task, as a body does that yields.
     Yield,
+    /// Returns [`trailers`].
     Trailers,
+    /// Fails with a [`ScriptError`]. The script has ended.
     Error,
+    /// Panics. The script has ended.
     Panic,
 }
 
 /// What every poll after the last step does.
 #[derive(Debug, Clone)]
-pub enum Then {
+pub enum AfterScript {
+    /// The first poll returns `None`. Further ones panic.
     End,
+    /// Is pending, and wakes nothing.
     Pending,
-    /// The same data, always ready.
+    /// Returns the same data, always ready.
     Repeat(Bytes),
 }
 
-/// What the upstream says of its end before it returns `None`.
+/// What `is_end_stream` returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndStream {
-    /// Never, like most bodies.
-    Unsaid,
-    /// As soon as nothing but `None` is left.
-    Said,
-    /// Always.
-    Lied,
+    /// Always `false`, like most bodies.
+    Unknown,
+    /// `true` as soon as only `None` is left.
+    Known,
+    /// Always `true`, although more may follow.
+    Wrong,
 }
 
 pin_project! {
-    /// `!Unpin`, so that it stays where it is pinned.
+    /// A body that follows a script, and panics when it is polled after its end. It is not `Unpin`.
+    ///
+    /// ```
+    /// use testkit::{driver::Driver, script::{Script, Step, data}};
+    ///
+    /// let upstream = Script::new([data("data: 1\n\n"), Step::Trailers]);
+    /// let output = Driver::new(upstream).collect();
+    /// assert_eq!(output.text(), "data: 1\n\n");
+    /// assert!(output.trailers.is_some());
+    /// ```
+    #[derive(Debug)]
     pub struct Script {
         steps: VecDeque<Step>,
-        then: Then,
+        after: AfterScript,
         end_stream: EndStream,
         size_hint: SizeHint,
         ended: bool,
@@ -65,24 +81,27 @@ pin_project! {
     }
 }
 
+#[derive(Debug)]
 struct LogOnDrop(Arc<Log>);
 
-/// What was done to an upstream.
+/// What has been done to an upstream.
 #[derive(Debug, Default)]
 pub struct Log {
     polls: AtomicUsize,
     dropped: AtomicBool,
 }
 
+/// The error of [`Step::Error`]. Its text is a secret that must not reach the client.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ScriptError;
 
 impl Script {
+    /// Returns a body that follows these steps and ends.
     pub fn new(steps: impl IntoIterator<Item = Step>) -> Self {
         Self {
             steps: steps.into_iter().collect(),
-            then: Then::End,
-            end_stream: EndStream::Unsaid,
+            after: AfterScript::End,
+            end_stream: EndStream::Unknown,
             size_hint: SizeHint::default(),
             ended: false,
             log: LogOnDrop(Arc::default()),
@@ -90,48 +109,53 @@ impl Script {
         }
     }
 
-    /// These frames, and the end.
+    /// Returns a body that yields these data frames and ends.
     pub fn frames<T: AsRef<[u8]>>(frames: impl IntoIterator<Item = T>) -> Self {
-        Self::new(frames.into_iter().map(|frame| data(frame.as_ref())))
+        Self::new(frames.into_iter().map(data))
     }
 
-    pub fn then(mut self, then: Then) -> Self {
-        self.then = then;
+    /// Sets what every poll after the last step does. The default is [`AfterScript::End`].
+    pub fn then(mut self, after: AfterScript) -> Self {
+        self.after = after;
         self
     }
 
+    /// Sets what `is_end_stream` returns. The default is [`EndStream::Unknown`].
     pub fn end_stream(mut self, end_stream: EndStream) -> Self {
         self.end_stream = end_stream;
         self
     }
 
+    /// Sets what `size_hint` returns. The default is an unknown size.
     pub fn size_hint(mut self, size_hint: SizeHint) -> Self {
         self.size_hint = size_hint;
         self
     }
 
+    /// Returns the log of this upstream, which outlives it.
     pub fn log(&self) -> Arc<Log> {
         Arc::clone(&self.log.0)
     }
 }
 
+/// Returns a step with this data.
 pub fn data(data: impl AsRef<[u8]>) -> Step {
     Step::Data(Bytes::copy_from_slice(data.as_ref()))
 }
 
-/// What [`Step::Trailers`] gives.
+/// Returns the trailers of [`Step::Trailers`].
 pub fn trailers() -> HeaderMap {
-    HeaderMap::from_iter([(
-        http::HeaderName::from_static("x-checksum"),
-        HeaderValue::from_static("abc"),
-    )])
+    let name = HeaderName::from_static("x-checksum");
+    HeaderMap::from_iter([(name, HeaderValue::from_static("abc"))])
 }
 
 impl Log {
+    /// Returns the number of calls of `poll_frame`.
     pub fn polls(&self) -> usize {
         self.polls.load(Ordering::SeqCst)
     }
 
+    /// Returns `true` once the upstream has been dropped.
     pub fn dropped(&self) -> bool {
         self.dropped.load(Ordering::SeqCst)
     }
@@ -162,15 +186,15 @@ impl Body for Script {
             }
             Some(Step::Panic) => {
                 *this.ended = true;
-                panic!("the upstream panics, as its script says");
+                panic!("the script has a panic here");
             }
-            None => match &this.then {
-                Then::End => {
+            None => match &this.after {
+                AfterScript::End => {
                     *this.ended = true;
                     return Poll::Ready(None);
                 }
-                Then::Pending => return Poll::Pending,
-                Then::Repeat(data) => Frame::data(data.clone()),
+                AfterScript::Pending => return Poll::Pending,
+                AfterScript::Repeat(data) => Frame::data(data.clone()),
             },
         };
         Poll::Ready(Some(Ok(frame)))
@@ -178,9 +202,9 @@ impl Body for Script {
 
     fn is_end_stream(&self) -> bool {
         match self.end_stream {
-            EndStream::Unsaid => false,
-            EndStream::Said => self.steps.is_empty() && matches!(self.then, Then::End),
-            EndStream::Lied => true,
+            EndStream::Unknown => false,
+            EndStream::Known => self.steps.is_empty() && matches!(self.after, AfterScript::End),
+            EndStream::Wrong => true,
         }
     }
 

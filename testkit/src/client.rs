@@ -28,7 +28,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::server::Version;
+use crate::server::Version;
 
 /// One connection. It is reset when this is dropped.
 pub struct Client {

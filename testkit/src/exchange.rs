@@ -1,0 +1,102 @@
+//! Sends one response through a layer.
+
+use std::{
+    convert::Infallible,
+    future::{Future, Ready, ready},
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
+use http::{HeaderValue, Request, Response, header::CONTENT_TYPE, request::Parts};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tower_layer::Layer;
+use tower_service::Service;
+use tower_sse_completion::{CancelWhen, SseCompletionLayer};
+
+/// The default close event.
+pub const CLOSE: &[u8] = b"event: close\ndata:\n\n";
+
+/// A service that has one response, for one request.
+#[derive(Debug)]
+pub struct OneResponse<B>(Option<Response<B>>);
+
+impl<B> Service<Request<()>> for OneResponse<B> {
+    type Response = Response<B>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<B>, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _request: Request<()>) -> Self::Future {
+        ready(Ok(self.0.take().expect("one request")))
+    }
+}
+
+/// Sends a response through the layer, in answer to this request.
+///
+/// # Panics
+///
+/// Panics if the layer's service does not respond at its first poll.
+pub fn through<L, B, T>(layer: &L, request: Request<()>, response: Response<B>) -> Response<T>
+where
+    L: Layer<OneResponse<B>>,
+    L::Service: Service<Request<()>, Response = Response<T>, Error = Infallible>,
+{
+    let future = layer.layer(OneResponse(Some(response))).call(request);
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(response)) => response,
+        Poll::Pending => panic!("the service did not respond at once"),
+    }
+}
+
+/// Sends a successful `text/event-stream` response with this body through the layer, and returns the wrapped body.
+///
+/// ```
+/// use testkit::{driver::Driver, exchange::{CLOSE, event_stream}, script::Script};
+/// use tower_sse_completion::SseCompletionLayer;
+///
+/// let body = event_stream(&SseCompletionLayer::new(), Script::frames([""; 0]));
+/// assert_eq!(Driver::new(body).rest().bytes(), CLOSE);
+/// ```
+pub fn event_stream<L, B, T>(layer: &L, upstream: B) -> T
+where
+    L: Layer<OneResponse<B>>,
+    L::Service: Service<Request<()>, Response = Response<T>, Error = Infallible>,
+{
+    through(layer, Request::new(()), event_stream_response(upstream)).into_body()
+}
+
+/// Returns a successful `text/event-stream` response with this body.
+pub fn event_stream_response<B>(body: B) -> Response<B> {
+    let mut response = Response::new(body);
+    let content_type = HeaderValue::from_static("text/event-stream");
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+/// Returns a layer whose streams are cancelled by this token.
+pub fn cancelled_by(
+    token: &CancellationToken,
+) -> SseCompletionLayer<CancelWhen<impl Fn(&Parts) -> WaitForCancellationFutureOwned + Clone + use<>>>
+{
+    let token = token.clone();
+    SseCompletionLayer::new().cancel_when(move |_| token.clone().cancelled_owned())
+}
+
+/// Spends the cooperative budget of the current task. Until its next yield, tokio's channels and timers are pending
+/// regardless of their state.
+///
+/// # Panics
+///
+/// Panics outside of a task of a tokio runtime.
+pub fn spend_budget() {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut is_spent = || {
+        pin!(tokio::task::consume_budget())
+            .poll(&mut cx)
+            .is_pending()
+    };
+    assert!((0..1000).any(|_| is_spent()), "only a task has a budget");
+}

@@ -1,0 +1,31 @@
+//! Tools for testing services that return event streams.
+//!
+//! - [`script`]: an upstream that follows a script, and panics when it is polled after its end.
+//! - [`driver`]: polls a body without a runtime, and counts the wake-ups.
+//! - [`decoder`]: decodes an event stream as the HTML standard says.
+//! - [`reports`]: collects the reports of a layer.
+//! - [`exchange`]: sends one response through a layer.
+//!
+//! With the feature `net`, servers and clients on loopback sockets:
+//!
+//! - [`server`]: serves a service over HTTP/1.1 and HTTP/2, and sends requests to it.
+//! - [`observed`]: a server that counts its connections, streams, reports and log events.
+//! - [`client`]: a client that stops reading, half-closes or resets its connection when the test says so.
+//! - [`chunked`]: a client that reads an HTTP/1.1 response chunk by chunk.
+
+#[cfg(feature = "net")]
+pub mod chunked;
+#[cfg(feature = "net")]
+pub mod client;
+pub mod decoder;
+pub mod driver;
+pub mod exchange;
+#[cfg(feature = "net")]
+pub mod observed;
+pub mod reports;
+pub mod script;
+#[cfg(feature = "net")]
+pub mod server;
+
+/// Where tests enumerate many inputs: `step_by` this, so that Miri, which is a thousand times slower, checks a sample.
+pub const MIRI_STRIDE: usize = if cfg!(miri) { 29 } else { 1 };
