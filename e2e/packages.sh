@@ -21,3 +21,11 @@ need_node() {
         PATH=$1/node_modules/.bin:$PATH
     fi
 }
+
+# need_venv DIRECTORY REQUIREMENTS: a Python environment in this directory, with the packages that this file names.
+need_venv() {
+    need python3 python3
+    python3 -c "import ensurepip" 2>/dev/null || need ensurepip python3-venv
+    python3 -m venv "$1"
+    "$1/bin/pip" install --quiet --disable-pip-version-check --requirement "$2"
+}

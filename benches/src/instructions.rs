@@ -1,173 +1,157 @@
-//! The instruction counts: what is counted, and the record that new counts are held against.
+//! Counts instructions with callgrind.
 
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    process::ChildStdout,
+    process::{ChildStdout, Command, Stdio},
+    sync::{Mutex, PoisonError},
+    thread,
 };
 
-use crate::{
-    callgrind::{Line, count, count_lines},
-    subjects::SUBJECTS,
-};
+use crate::variants::Variant;
 
 pub const EVENT_STREAM: &str = "text/event-stream";
+pub const JSON: &str = "application/json";
 
-/// What is polled: a name, the content type, how the upstream cuts, whether it is silent before each frame, and how many
-/// frames make two runs.
-pub struct Case {
-    pub name: &'static str,
-    content_type: &'static str,
-    cut: &'static str,
-    silence: &'static str,
-    frames: [u64; 2],
-}
-
-const fn case(name: &'static str, cut: &'static str, silence: &'static str) -> Case {
-    Case {
-        name,
-        content_type: EVENT_STREAM,
-        cut,
-        silence,
-        frames: [1_000, 5_000],
-    }
-}
-
-pub const CASES: [Case; 8] = [
-    case("20 B", "20", "ready"),
-    case("100 B", "100", "ready"),
-    case("1 KiB", "1024", "ready"),
-    case("64 KiB", "65536", "ready"),
-    case("100 B and silence", "100", "silence"),
-    case("8 KiB, misaligned", "chunks", "ready"),
-    case("1 byte", "bytes", "ready"),
-    Case {
-        content_type: "application/json",
-        ..case("not an event stream", "100", "ready")
-    },
+/// The frames that are counted: a name, and the arguments of the program `frames`.
+pub const CASES: [(&str, [&str; 3]); 8] = [
+    ("20 B", [EVENT_STREAM, "20", "ready"]),
+    ("100 B", [EVENT_STREAM, "100", "ready"]),
+    ("1 KiB", [EVENT_STREAM, "1024", "ready"]),
+    ("64 KiB", [EVENT_STREAM, "65536", "ready"]),
+    ("100 B and silence", [EVENT_STREAM, "100", "silence"]),
+    ("8 KiB, misaligned", [EVENT_STREAM, "chunks", "ready"]),
+    ("1 byte", [EVENT_STREAM, "bytes", "ready"]),
+    ("not an event stream", [JSON, "100", "ready"]),
 ];
 
-/// Where an event stream is delivered by an axum server, and by whom.
-pub const SERVER_VARIANTS: [&str; 5] = [
-    "bare",
-    "hand_written",
-    "hand_written_boxed",
-    "do_nothing",
-    "layer",
-];
-
-/// Who answers requests.
+/// The subjects of the program `requests`.
 pub const REQUEST_SUBJECTS: [&str; 5] = ["bare", "do_nothing", "none", "shutdown", "all_options"];
 
-/// What a program does, but for how many units of work.
-pub struct Work<'a> {
+/// Instructions per unit of work, by the name of the work.
+pub type Counts = BTreeMap<String, f64>;
+
+/// Work of which a program of this package does a given number of units.
+#[derive(Debug, Clone)]
+pub struct Work {
+    pub name: String,
     program: &'static str,
-    arguments: Vec<&'a str>,
-    units: [u64; 2],
-    meanwhile: fn(&mut BufReader<ChildStdout>),
+    arguments: Vec<&'static str>,
 }
 
-/// The figures that are recorded, by name: those of this crate, and the bare ones below them.
-pub fn guarded() -> BTreeMap<String, f64> {
-    let mut counts = BTreeMap::new();
-    for case in &CASES {
-        for subject in ["bare", "none", "token", "shutdown", "all_options"] {
-            let name = format!("frame, {}, {subject}", case.name);
-            counts.insert(name, case.frame(subject).count());
-        }
-    }
-    for subject in ["bare", "none", "shutdown", "all_options"] {
-        for content_type in ["application/json", EVENT_STREAM] {
-            let name = format!("request, {content_type}, {subject}");
-            counts.insert(name, request(subject, content_type, "2").count());
-        }
-    }
-    counts
+/// The units of a short run and of a long one. Their difference leaves out everything that a program does once.
+const UNITS: [u32; 2] = [1_000, 5_000];
+
+/// Returns the work whose counts are recorded: that of this crate, and the bare body for comparison.
+pub fn guarded() -> Vec<Work> {
+    let frames = ["bare", "none", "token", "shutdown", "all_options"].map(frames);
+    let requests = ["bare", "none", "shutdown", "all_options"].map(requests);
+    frames.into_iter().chain(requests).flatten().collect()
 }
 
-impl Case {
-    /// A frame, the silence before it included.
-    pub fn frame(&self, subject: &'static str) -> Work<'static> {
-        debug_assert!(SUBJECTS.contains(&subject));
-        Work {
-            program: "frames",
-            arguments: vec![subject, self.content_type, self.cut, self.silence],
-            units: self.frames,
-            meanwhile: |_output| {},
-        }
-    }
+/// Returns a frame of each case, with the silence before the frame.
+pub fn frames(subject: &'static str) -> Vec<Work> {
+    let frame = |(name, arguments): (&str, [&'static str; 3])| Work {
+        name: format!("frame, {name}, {subject}"),
+        program: "frames",
+        arguments: [&[subject], &arguments[..]].concat(),
+    };
+    CASES.map(frame).to_vec()
 }
 
-/// A request, and its answer of one frame, whose body is polled so often: twice, to its end.
-pub fn request<'a>(subject: &'a str, content_type: &'a str, polls: &'a str) -> Work<'a> {
-    Work {
+/// Returns a request for each content type, with its response of one frame, which is polled to its end.
+pub fn requests(subject: &'static str) -> Vec<Work> {
+    let request = |content_type| Work {
+        name: format!("request, {content_type}, {subject}"),
         program: "requests",
-        arguments: vec![subject, content_type, polls, "count"],
-        units: [1_000, 5_000],
-        meanwhile: |_output| {},
-    }
+        arguments: vec![subject, content_type, "2", "count"],
+    };
+    [JSON, EVENT_STREAM].map(request).to_vec()
 }
 
-/// An event that an axum server delivers by itself.
-pub fn delivery(variant: &str) -> Work<'_> {
+/// Returns a request for an event stream whose body is not polled, and one whose body is polled once.
+pub fn starts(subject: &'static str) -> Vec<Work> {
+    let start = |(name, polls)| Work {
+        name: format!("{name}, {subject}"),
+        program: "requests",
+        arguments: vec![subject, EVENT_STREAM, polls, "count"],
+    };
+    [("head", "0"), ("first event", "1")].map(start).to_vec()
+}
+
+/// Returns an event that an axum server delivers in a write of its own.
+pub fn delivery(variant: Variant) -> Work {
     Work {
+        name: format!("delivery, {}", variant.name()),
         program: "server",
-        arguments: vec![variant],
-        units: [1_000, 5_000],
-        meanwhile: |output| {
-            let mut address = String::new();
-            output
-                .read_line(&mut address)
-                .expect("the server's address");
-            let mut server = TcpStream::connect(address.trim()).expect("a connection");
-            let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
-            server.write_all(request).expect("a request");
-            let mut answer = Vec::new();
-            server.read_to_end(&mut answer).expect("an answer");
-        },
+        arguments: vec![variant.name()],
     }
 }
 
-impl Work<'_> {
-    /// How many instructions a unit of it takes. Whatever the program does besides, such as starting, does not count.
-    pub fn count(&self) -> f64 {
-        let [few, many] = self.units.map(|units| self.run(units, count));
-        self.per_unit(few, many)
-    }
-
-    /// The same, by the lines of the source that they come from.
-    pub fn count_lines(&self) -> BTreeMap<Line, f64> {
-        let [few, mut many] = self.units.map(|units| self.run(units, count_lines));
-        for line in few.keys() {
-            many.entry(line.clone()).or_default();
+/// Counts the instructions of all this work, on all processors.
+pub fn count(work: impl IntoIterator<Item = Work>) -> Counts {
+    let left = Mutex::new(work.into_iter().collect::<Vec<_>>());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let count_rest = || {
+        let mut counts = Counts::new();
+        while let Some(work) = next() {
+            let [short, long] = UNITS.map(|units| work.run(units));
+            let units = UNITS[1] - UNITS[0];
+            counts.insert(work.name, (long - short) / f64::from(units));
         }
-        let per_unit = |(line, many)| {
-            let few = few.get(&line).copied().unwrap_or(0);
-            (line, self.per_unit(few, many))
-        };
-        many.into_iter().map(per_unit).collect()
-    }
-
-    fn run<T>(
-        &self,
-        units: u64,
-        run: impl FnOnce(&str, &[&str], fn(&mut BufReader<ChildStdout>)) -> T,
-    ) -> T {
-        let units = units.to_string();
-        let arguments = [&self.arguments[..], &[&units]].concat();
-        run(&program(self.program), &arguments, self.meanwhile)
-    }
-
-    fn per_unit(&self, few: u64, many: u64) -> f64 {
-        (many as f64 - few as f64) / (self.units[1] - self.units[0]) as f64
-    }
+        counts
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(count_rest)).collect();
+        let counts = threads.into_iter().map(|thread| thread.join());
+        counts
+            .flat_map(|counts| counts.expect("no panic"))
+            .collect()
+    })
 }
 
-/// A program of this package, which is beside the one that runs.
+/// Returns the path of a program of this package, which is beside the running one.
 pub fn program(name: &str) -> String {
     let this = std::env::current_exe().expect("the path of this program");
     let program = this.with_file_name(name);
     assert!(program.exists(), "{} is not built", program.display());
     program.display().to_string()
+}
+
+impl Work {
+    /// Returns the instructions of a whole run.
+    fn run(&self, units: u32) -> f64 {
+        let mut child = Command::new("valgrind")
+            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+            .arg(program(self.program))
+            .args(&self.arguments)
+            .arg(units.to_string())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("valgrind is installed");
+        if self.program == "server" {
+            receive(child.stdout.take().expect("a pipe"));
+        }
+        let output = child.wait_with_output().expect("a running child");
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{self:?} failed:\n{log}");
+        let count = log.lines().find_map(|line| line.split_once("Collected :"));
+        let count = count.and_then(|(_, count)| count.trim().parse().ok());
+        count.unwrap_or_else(|| panic!("no count of {self:?}:\n{log}"))
+    }
+}
+
+/// Reads the event stream of the server that prints its address.
+fn receive(server: ChildStdout) {
+    let mut address = String::new();
+    let read = BufReader::new(server).read_line(&mut address);
+    read.expect("the server's address");
+    let mut server = TcpStream::connect(address.trim()).expect("a connection");
+    let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    server.write_all(request).expect("a request");
+    let mut response = Vec::new();
+    server.read_to_end(&mut response).expect("a response");
 }

@@ -1,10 +1,9 @@
-//! What the benchmarks share.
+//! The code that the benchmarks share.
 
-pub mod callgrind;
 pub mod instructions;
-pub mod options;
 pub mod process;
 pub mod statistics;
 pub mod subjects;
 pub mod subscriber;
 pub mod upstream;
+pub mod variants;

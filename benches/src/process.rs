@@ -1,17 +1,17 @@
-//! Programs as processes of their own: servers, and what the kernel says of them, and others.
+//! Other programs, and what the kernel counts of them.
 
 use std::{
-    fs, io,
-    io::{BufRead, BufReader},
+    fs,
+    io::{self, BufRead, BufReader, Write},
     net::SocketAddr,
-    process::{Child, Command, ExitStatus},
+    process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// It is killed when this is dropped.
+/// A server process, which is killed when it is dropped.
 #[derive(Debug)]
 pub struct Server {
     process: Child,
@@ -19,16 +19,17 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it, and waits until it has printed `http://` and its address.
+    /// Starts the server, and waits until it has printed `http://` and its address.
     ///
     /// # Errors
     ///
-    /// Where it cannot be started, or ends without that.
+    /// Fails if the server does not start, or ends without an address.
     pub fn start(command: &mut Command) -> io::Result<Self> {
         let (output, writer) = io::pipe()?;
+        command.stdin(Stdio::piped());
         command.stdout(writer.try_clone()?).stderr(writer);
         let process = command.spawn()?;
-        // The command has the other ends of the pipe, and they would keep it open.
+        // The command holds the other ends of the pipe, which would keep it open.
         command.stdout(io::stderr()).stderr(io::stderr());
         let mut server = Self {
             process,
@@ -42,27 +43,36 @@ impl Server {
             if let Some((_, address)) = line.split_once("http://") {
                 let address = address.split_whitespace().next().unwrap_or_default();
                 server.address = address.parse().map_err(io::Error::other)?;
-                // It must not wait for somebody to read its log.
+                // A full pipe would block the server.
                 thread::spawn(move || lines.for_each(drop));
                 return Ok(server);
             }
             log += &line;
             log.push('\n');
         }
-        Err(io::Error::other(format!(
-            "{command:?} does not listen:\n{log}"
-        )))
+        let message = format!("{command:?} does not listen:\n{log}");
+        Err(io::Error::other(message))
+    }
+
+    /// Writes a line to the input of the server.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the server has ended.
+    pub fn command(&mut self, line: &str) -> io::Result<()> {
+        let input = self.process.stdin.as_mut().expect("a pipe");
+        input.write_all(format!("{line}\n").as_bytes())
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What its threads have used so far.
+    /// Returns the CPU time of all threads.
     ///
     /// # Errors
     ///
-    /// Where it has ended.
+    /// Fails if the server has ended.
     pub fn cpu_time(&self) -> io::Result<Duration> {
         let mut nanoseconds = 0;
         for thread in fs::read_dir(format!("/proc/{}/task", self.process.id()))? {
@@ -72,11 +82,11 @@ impl Server {
         Ok(Duration::from_nanos(nanoseconds))
     }
 
-    /// How many bytes of its memory are resident.
+    /// Returns the resident memory in bytes.
     ///
     /// # Errors
     ///
-    /// Where it has ended.
+    /// Fails if the server has ended.
     pub fn memory(&self) -> io::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -87,17 +97,17 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Where it has ended.
+    /// Fails if the server has ended.
     pub fn terminate(&self) -> io::Result<()> {
         let process = Pid::from_child(&self.process);
         Ok(kill_process(process, Signal::TERM)?)
     }
 
-    /// Whether it has ended, without waiting.
+    /// Returns the exit status if the server has ended.
     ///
     /// # Errors
     ///
-    /// Where the kernel does not say.
+    /// Fails if the kernel does not return the status.
     pub fn status(&mut self) -> io::Result<Option<ExitStatus>> {
         self.process.try_wait()
     }
@@ -105,7 +115,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Where it has ended already, so much the better.
+        // An error means that the process has ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -113,14 +123,14 @@ impl Drop for Server {
 
 fn number(text: Option<&str>) -> io::Result<u64> {
     let number = text.and_then(|text| text.parse().ok());
-    number.ok_or_else(|| io::Error::other("the kernel says something else"))
+    number.ok_or_else(|| io::Error::other("no number in a file of /proc"))
 }
 
-/// What this program prints.
+/// Runs a program, and returns its output.
 ///
 /// # Errors
 ///
-/// Where it cannot be started or fails: then with what it says.
+/// Fails if the program does, with its error output.
 pub fn output(program: &str, arguments: &[&str]) -> io::Result<String> {
     let output = Command::new(program).args(arguments).output()?;
     if !output.status.success() {

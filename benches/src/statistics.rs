@@ -1,6 +1,6 @@
-//! Medians, their spread, and what can be said of a ratio that was measured many times.
+//! Medians and confidence intervals.
 
-/// A median, and what is around it: the quartiles, or where it is with some confidence.
+/// A median, and an interval around it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {
     pub lower: f64,
@@ -10,11 +10,11 @@ pub struct Spread {
 
 const RESAMPLES: usize = 2000;
 
-/// The median and the quartiles.
+/// Returns the median and the quartiles.
 ///
 /// # Panics
 ///
-/// Where there is no value.
+/// Panics if there is no value.
 pub fn quartiles(values: &[f64]) -> Spread {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -26,32 +26,28 @@ pub fn quartiles(values: &[f64]) -> Spread {
     }
 }
 
-/// How `y` grows with `x`: the exponent of the power law through these points, which is 1 where it grows linearly.
-pub fn exponent(points: &[(f64, f64)]) -> f64 {
-    let count = points.len() as f64;
-    let logarithms: Vec<_> = points.iter().map(|(x, y)| (x.ln(), y.ln())).collect();
-    let mean_x = logarithms.iter().map(|(x, _)| x).sum::<f64>() / count;
-    let mean_y = logarithms.iter().map(|(_, y)| y).sum::<f64>() / count;
-    let covariance: f64 = logarithms
-        .iter()
-        .map(|(x, y)| (x - mean_x) * (y - mean_y))
-        .sum();
-    let variance: f64 = logarithms.iter().map(|(x, _)| (x - mean_x).powi(2)).sum();
-    covariance / variance
-}
-
-/// The median of all values, and where it is with a confidence of 95 %.
-///
-/// A bootstrap of two levels: the groups are drawn again, and then the values of each. What one process has in common
-/// with itself, such as where its memory lies, is not taken for many measurements.
+/// Returns the median of each column.
 ///
 /// # Panics
 ///
-/// Where there is no value.
+/// Panics if there is no row.
+pub fn medians<const N: usize>(rows: &[[f64; N]]) -> [f64; N] {
+    std::array::from_fn(|column| {
+        let values: Vec<f64> = rows.iter().map(|row| row[column]).collect();
+        quartiles(&values).median
+    })
+}
+
+/// Returns the median of all values and its confidence interval of 95 %, by a bootstrap of two levels: over the groups,
+/// and over the values of each group. The values of one process are thus not taken for independent measurements.
+///
+/// # Panics
+///
+/// Panics if there is no value.
 pub fn median_with_confidence(groups: &[Vec<f64>]) -> Spread {
-    // The same numbers give the same interval.
+    // A fixed seed, so that equal values have equal intervals.
     let mut random = fastrand::Rng::with_seed(1);
-    let mut medians: Vec<f64> = (0..RESAMPLES)
+    let mut resampled: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
             let mut drawn = Vec::new();
             for _ in groups {
@@ -61,11 +57,11 @@ pub fn median_with_confidence(groups: &[Vec<f64>]) -> Spread {
             median(&mut drawn)
         })
         .collect();
-    medians.sort_by(f64::total_cmp);
+    resampled.sort_by(f64::total_cmp);
     Spread {
-        lower: medians[RESAMPLES / 40],
+        lower: resampled[RESAMPLES / 40],
         median: median(&mut groups.concat()),
-        upper: medians[RESAMPLES - 1 - RESAMPLES / 40],
+        upper: resampled[RESAMPLES - 1 - RESAMPLES / 40],
     }
 }
 
@@ -82,12 +78,7 @@ mod tests {
     fn quartiles_are_those_of_the_sorted_values() {
         let spread = quartiles(&[5.0, 1.0, 4.0, 2.0, 3.0]);
         assert_eq!((spread.lower, spread.median, spread.upper), (2.0, 3.0, 4.0));
-    }
-
-    #[test]
-    fn the_exponent_of_a_square_is_two() {
-        let points = [10.0, 100.0, 1000.0].map(|x: f64| (x, 3.0 * x * x));
-        assert!((exponent(&points) - 2.0).abs() < 1e-9);
+        assert_eq!(medians(&[[1.0, 6.0], [3.0, 4.0], [2.0, 5.0]]), [2.0, 5.0]);
     }
 
     #[test]

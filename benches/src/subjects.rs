@@ -1,4 +1,4 @@
-//! What is measured: the bare upstream, what others put around it, and this crate's body.
+//! The bodies that are measured: the bare upstream, other wrappers of it, and the body of this crate.
 
 use std::{
     convert::Infallible,
@@ -26,10 +26,13 @@ use tower_sse_completion::{Shutdown, SseCompletionLayer};
 
 use crate::upstream::Upstream;
 
+/// The default close event.
+pub const CLOSE_EVENT: Bytes = Bytes::from_static(b"event: close\ndata:\n\n");
+
 type Inner = BoxCloneSyncService<Request<Empty<Bytes>>, Response<Upstream>, Infallible>;
 type Item = Result<Frame<Bytes>, Infallible>;
 
-/// The subjects of the table of frames, in its order.
+/// All subjects, in the order of the table.
 pub const SUBJECTS: [&str; 13] = [
     "bare",
     "do_nothing",
@@ -46,7 +49,11 @@ pub const SUBJECTS: [&str; 13] = [
     "all_options",
 ];
 
-/// Polls this subject to its end, and returns how many bytes came.
+/// Polls the body of this subject to its end, and returns the number of its bytes.
+///
+/// # Panics
+///
+/// Panics if there is no such subject.
 pub fn poll_to_end(subject: &str, content_type: &'static str, upstream: Upstream) -> usize {
     let shutdown = Shutdown::new();
     match subject {
@@ -70,10 +77,11 @@ pub fn poll_to_end(subject: &str, content_type: &'static str, upstream: Upstream
             let layer = ResponseBodyTimeoutLayer::new(Duration::from_secs(30));
             poll_all(pin!(through(layer, content_type, upstream)))
         }
-        "hand_written" => poll_all(pin!(StreamBody::new(hand_written(
-            upstream,
-            Ok(close_event())
-        )))),
+        "hand_written" => {
+            let close_event = Ok(Frame::data(CLOSE_EVENT));
+            let frames = hand_written(upstream, close_event, &CancellationToken::new());
+            poll_all(pin!(StreamBody::new(frames)))
+        }
         "select" => poll_all(pin!(StreamBody::new(selected(upstream)))),
         "sse" => poll_all(pin!(sse(upstream).into_response().into_body())),
         "sse_keep_alive" => {
@@ -104,13 +112,14 @@ pub fn poll_to_end(subject: &str, content_type: &'static str, upstream: Upstream
     }
 }
 
-/// A body around another one, for [`MapResponseBodyLayer`]: the least that a layer with a body of its own does.
+/// Returns a body around another one, for [`MapResponseBodyLayer`]: the minimum of a layer with a body of its own.
 pub fn do_nothing<B: Body<Data = Bytes>>(
     upstream: B,
 ) -> MapFrame<B, impl FnMut(Frame<Bytes>) -> Frame<Bytes>> {
     upstream.map_frame(|frame| frame.map_data(|mut data| data.copy_to_bytes(data.remaining())))
 }
 
+/// Returns the layer with all options that cost something per event.
 pub fn all_options(shutdown: &Shutdown) -> SseCompletionLayer {
     let minute = Duration::from_secs(60);
     SseCompletionLayer::new()
@@ -124,22 +133,25 @@ pub fn all_options(shutdown: &Shutdown) -> SseCompletionLayer {
         .expect("durations above zero")
 }
 
-/// What users who know the combinators write.
-pub fn hand_written<S: Stream>(upstream: S, close_event: S::Item) -> impl Stream<Item = S::Item> {
-    let token = CancellationToken::new();
+/// Returns the stream that users write with combinators.
+pub fn hand_written<S: Stream>(
+    upstream: S,
+    close_event: S::Item,
+    token: &CancellationToken,
+) -> impl Stream<Item = S::Item> + use<S> {
     upstream
-        .take_until(token.cancelled_owned())
+        .take_until(token.clone().cancelled_owned())
         .chain(stream::iter([close_event]))
 }
 
-/// What most people write.
+/// Returns the stream that users write with `select!`.
 fn selected(mut upstream: Upstream) -> impl Stream<Item = Item> {
     let token = CancellationToken::new();
     async_stream::stream! {
         loop {
             tokio::select! {
                 () = token.cancelled() => {
-                    yield Ok(close_event());
+                    yield Ok(Frame::data(CLOSE_EVENT));
                     break;
                 }
                 item = upstream.next() => match item {
@@ -151,11 +163,7 @@ fn selected(mut upstream: Upstream) -> impl Stream<Item = Item> {
     }
 }
 
-fn close_event() -> Frame<Bytes> {
-    Frame::data(Bytes::from_static(b"event: close\ndata:\n\n"))
-}
-
-/// axum's own encoder, which the keep-alive is compared with.
+/// Returns the stream through axum's encoder.
 fn sse(upstream: Upstream) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
     Sse::new(upstream.map(|_item| Ok(sse::Event::default().data("x"))))
 }
@@ -163,7 +171,7 @@ fn sse(upstream: Upstream) -> Sse<impl Stream<Item = Result<sse::Event, Infallib
 fn inner(content_type: &'static str, upstream: Upstream) -> Inner {
     let upstream = std::sync::Arc::new(std::sync::Mutex::new(Some(upstream)));
     BoxCloneSyncService::new(service_fn(move |_request| {
-        let upstream = upstream.lock().expect("nothing panics").take();
+        let upstream = upstream.lock().expect("no panic").take();
         let response = Response::builder().header("content-type", content_type);
         std::future::ready(Ok(response
             .body(upstream.expect("one request"))
@@ -180,11 +188,11 @@ where
         .layer(inner(content_type, upstream))
         .oneshot(Request::new(Empty::new()))
         .now_or_never();
-    let Ok(response) = response.expect("no waiting");
+    let Ok(response) = response.expect("a response at once");
     response.into_body()
 }
 
-/// Through a virtual call, as in every framework, so that no body melts into this loop.
+/// Polls through a virtual call, as every framework does, so that no body is inlined into the loop.
 fn poll_all<E>(mut body: Pin<&mut dyn Body<Data = Bytes, Error = E>>) -> usize {
     let mut cx = Context::from_waker(Waker::noop());
     let mut bytes = 0;

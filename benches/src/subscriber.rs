@@ -1,40 +1,39 @@
-//! A client of an event stream over HTTP/1.1 that counts: what arrives, whether it was closed, and how it ended.
-
-mod decoder;
+//! A client of an event stream over HTTP/1.1 that counts the events.
 
 use std::{io, net::SocketAddr};
 
 use memchr::memmem;
+use testkit::{chunked::ChunkDecoder, decoder::Decoder};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use decoder::Decoder;
-
 #[derive(Debug)]
 pub struct Subscriber {
     socket: TcpStream,
+    chunks: ChunkDecoder,
     decoder: Decoder,
-    /// Events that came together with the head.
-    came_with_head: u64,
+    /// The number of events that have been decoded and not returned.
+    unread: u64,
+    closed: bool,
 }
 
-/// What a client can tell of an end.
+/// The end of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// The last chunk has come.
+    /// The last chunk has arrived.
     Clean,
-    /// The connection was closed or reset in front of it.
+    /// The connection was closed or reset before the last chunk.
     Cut,
 }
 
 impl Subscriber {
-    /// Asks for this path, and waits for the head of the response.
+    /// Requests this path, and returns when the head of the response has arrived.
     ///
     /// # Errors
     ///
-    /// Where there is no server, or its answer is no event stream.
+    /// Fails if the connection does, or if the response is not an event stream.
     pub async fn new(server: SocketAddr, path: &str) -> io::Result<Self> {
         let mut socket = TcpStream::connect(server).await?;
         socket.set_nodelay(true)?;
@@ -58,56 +57,60 @@ impl Subscriber {
             "\r\ncontent-type: text/event-stream",
         ];
         if !expected.iter().all(|part| head.contains(part)) {
-            return Err(io::Error::other(format!("no event stream:\n{head}")));
+            return Err(io::Error::other(format!("not an event stream:\n{head}")));
         }
-        let mut decoder = Decoder::default();
-        let came_with_head = decoder.feed(body)?;
-        Ok(Self {
+        let mut subscriber = Self {
             socket,
-            decoder,
-            came_with_head,
-        })
+            chunks: ChunkDecoder::default(),
+            decoder: Decoder::new(),
+            unread: 0,
+            closed: false,
+        };
+        subscriber.feed(body)?;
+        Ok(subscriber)
     }
 
-    /// Waits for more, and returns how many events came, close events left out, or how the stream has ended.
+    /// Waits for events, and returns their number, close events excluded.
     ///
     /// # Errors
     ///
-    /// With the end of the stream.
+    /// Returns the end of the stream after its last event.
     ///
     /// # Cancellation safety
     ///
-    /// Nothing is lost.
+    /// This method is cancellation safe.
     pub async fn read(&mut self) -> Result<u64, End> {
-        if self.came_with_head > 0 {
-            return Ok(std::mem::take(&mut self.came_with_head));
-        }
-        loop {
-            if self.decoder.is_at_end() {
+        while self.unread == 0 {
+            if self.chunks.is_finished() {
                 return Err(End::Clean);
             }
             self.socket.readable().await.map_err(|_| End::Cut)?;
-            match self.read_ready() {
-                Ok(Some(events)) => return Ok(events),
-                Ok(None) => {}
+            // Many subscribers share a thread, so none of them keeps a buffer.
+            let mut buffer = [0; 16 * 1024];
+            match self.socket.try_read(&mut buffer) {
+                Ok(0) => return Err(End::Cut),
+                Ok(length) => self.feed(&buffer[..length]).map_err(|_| End::Cut)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Err(End::Cut),
             }
         }
+        Ok(std::mem::take(&mut self.unread))
     }
 
-    /// Whether there was an event named `close` that a browser dispatches.
-    pub fn saw_close_event(&self) -> bool {
-        self.decoder.saw_close_event()
+    /// Returns `true` after an event of the type `close`.
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
-    fn read_ready(&mut self) -> io::Result<Option<u64>> {
-        // Many subscribers share a thread, so none of them keeps a buffer.
-        let mut buffer = [0; 16 * 1024];
-        match self.socket.try_read(&mut buffer) {
-            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(length) => self.decoder.feed(&buffer[..length]).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
+    fn feed(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while let Some(data) = self.chunks.next_data(&mut bytes)? {
+            for event in self.decoder.feed(data) {
+                match event.event_type.as_str() {
+                    "close" => self.closed = true,
+                    _ => self.unread += 1,
+                }
+            }
         }
+        Ok(())
     }
 }

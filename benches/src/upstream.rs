@@ -1,4 +1,4 @@
-//! The upstream of the benchmarks: frames that are ready, with silence in between where that is asked for.
+//! The upstream of the benchmarks.
 
 use std::{
     convert::Infallible,
@@ -11,20 +11,20 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http_body::{Body, Frame};
 
-/// How the upstream cuts its events.
+/// The way in which an upstream divides its events into frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
     /// A frame for each event of this many bytes.
     Aligned(usize),
-    /// Frames of 8 KiB over events of 100 bytes, as a proxy has them.
+    /// Frames of 8 KiB of events of 100 bytes, like those of a proxy.
     Chunks,
-    /// Frames of 8 KiB of an event that has a line for every so many bytes, and no end.
+    /// Frames of 8 KiB of an endless event with lines of this many bytes.
     Lines(usize),
     /// A frame for each byte of events of 100 bytes.
     Bytes,
 }
 
-/// So many frames, and then the end.
+/// A body with a given number of frames, which are ready.
 #[derive(Debug, Clone)]
 pub struct Upstream {
     frames: &'static [&'static [u8]],
@@ -35,6 +35,7 @@ pub struct Upstream {
 }
 
 impl Cut {
+    /// Parses an argument of the program `frames`.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "chunks" => Some(Self::Chunks),
@@ -43,7 +44,7 @@ impl Cut {
         }
     }
 
-    /// What the frames repeat. Static, so that a frame costs nothing by itself.
+    /// Returns the frames that an upstream repeats. They are static, so that a frame has no cost of its own.
     fn frames(self) -> &'static [&'static [u8]] {
         let (text, length) = match self {
             Self::Aligned(length) => (event(length), length),
@@ -57,7 +58,7 @@ impl Cut {
     }
 }
 
-/// An event of this many bytes.
+/// Returns an event of this many bytes.
 pub fn event(length: usize) -> Vec<u8> {
     let mut event = b"data: ".to_vec();
     event.resize(length - 2, b'x');
@@ -66,7 +67,8 @@ pub fn event(length: usize) -> Vec<u8> {
 }
 
 impl Upstream {
-    /// With `silence` there is nothing yet before every frame, as in a server that waits for events.
+    /// Returns an upstream with this many frames. With `silence`, it is pending once before each frame, like that of a server
+    /// that waits for events.
     pub fn new(cut: Cut, frames: usize, silence: bool) -> Self {
         Self {
             frames: cut.frames(),

@@ -1,4 +1,4 @@
-//! Polls one subject: `frames SUBJECT CONTENT_TYPE CUT ready|silence FRAMES`. Run under callgrind.
+//! Polls the body of one subject: `frames SUBJECT CONTENT_TYPE CUT ready|silence FRAMES`. Run under callgrind.
 
 use benchmarks::{
     subjects::poll_to_end,
@@ -12,7 +12,7 @@ fn main() {
     };
     let frames = frames.parse().expect("a number of frames");
     let upstream = Upstream::new(
-        Cut::parse(cut).expect("a way to cut"),
+        Cut::parse(cut).expect("a division into frames"),
         frames,
         silence == "silence",
     );

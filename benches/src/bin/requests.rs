@@ -1,7 +1,7 @@
-//! Answers requests: `requests SUBJECT CONTENT_TYPE POLLS count|time|allocations|memory REQUESTS`.
+//! Responds to requests: `requests SUBJECT CONTENT_TYPE POLLS count|allocations|memory REQUESTS`.
 //!
-//! The body of each answer is polled so many times, and dropped: the second poll finds its end. `count` is for callgrind,
-//! the others print what one request takes. `memory` is what a body holds, itself included, while its upstream is silent.
+//! The body of each response is polled this many times and dropped: the second poll returns its end. `count` is for
+//! callgrind. The others print the allocations of a request, or the bytes that a body holds while its upstream is silent.
 
 use std::{
     convert::Infallible,
@@ -10,7 +10,6 @@ use std::{
     mem,
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
-    time::Instant,
 };
 
 use axum::body::Body;
@@ -24,7 +23,7 @@ use tower::{Layer, Service, service_fn};
 use tower_http::map_response_body::MapResponseBodyLayer;
 use tower_sse_completion::{Shutdown, SseCompletionLayer};
 
-/// What is done with the answers.
+/// The use of the responses.
 struct Task<'a> {
     what: &'a str,
     polls: usize,
@@ -34,7 +33,7 @@ struct Task<'a> {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [subject, content_type, polls, what, requests] = &arguments[..] else {
-        panic!("usage: requests SUBJECT CONTENT_TYPE POLLS count|time|allocations|memory REQUESTS");
+        panic!("usage: requests SUBJECT CONTENT_TYPE POLLS count|allocations|memory REQUESTS");
     };
     let content_type: &'static str = content_type.clone().leak();
     let upstream = Upstream::new(Cut::Aligned(100), 1, what == "memory");
@@ -57,7 +56,7 @@ fn main() {
         "none" => task.run(layer.layer(service)),
         "shutdown" => task.run(layer.shutdown(&shutdown).layer(service)),
         "all_options" => task.run(all_options(&shutdown).layer(service)),
-        other => panic!("there is no subject {other:?}"),
+        other => panic!("no subject {other:?}"),
     }
 }
 
@@ -79,33 +78,28 @@ impl Task<'_> {
     {
         let requests = self.requests;
         let per_request = |all: f64| println!("{}", all / requests as f64);
-        // What is only done once is done.
-        self.answer(&mut service);
-        let mut answer_all = || (0..requests).for_each(|_| drop(self.answer(&mut service)));
+        // The first request allocates what all later ones share.
+        self.send(&mut service);
+        let mut send_all = || (0..requests).for_each(|_| drop(self.send(&mut service)));
         match self.what {
-            "count" => answer_all(),
-            "time" => {
-                let start = Instant::now();
-                answer_all();
-                per_request(start.elapsed().as_nanos() as f64);
-            }
+            "count" => send_all(),
             "allocations" => {
-                per_request(allocation_counter::measure(answer_all).count_total as f64);
+                per_request(allocation_counter::measure(send_all).count_total as f64);
             }
             "memory" => {
                 let counted = allocation_counter::measure(|| {
                     let mut held = Vec::with_capacity(requests);
-                    held.extend((0..requests).map(|_| self.answer(&mut service)));
+                    held.extend((0..requests).map(|_| self.send(&mut service)));
                     mem::forget(held);
                 });
                 per_request(counted.bytes_current as f64);
             }
-            other => panic!("nothing is known of {other:?}"),
+            other => panic!("no measurement {other:?}"),
         }
     }
 
-    /// Sends a request through this service, and polls the body of the answer.
-    fn answer<S, B>(&self, service: &mut S) -> B
+    /// Sends a request through this service, and polls the body of the response.
+    fn send<S, B>(&self, service: &mut S) -> B
     where
         S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
         B: http_body::Body<Data = Bytes> + Unpin,
@@ -113,7 +107,7 @@ impl Task<'_> {
         let mut cx = Context::from_waker(Waker::noop());
         let response = pin!(service.call(black_box(Request::new(()))));
         let Poll::Ready(Ok(response)) = response.poll(&mut cx) else {
-            panic!("a response without waiting");
+            panic!("the response is pending");
         };
         let mut body = response.into_body();
         let polled: Pin<&mut dyn http_body::Body<Data = Bytes, Error = B::Error>> = pin!(&mut body);

@@ -1,4 +1,4 @@
-//! How fast misaligned frames pass, beside memchr on the same bytes, in gigabytes per second.
+//! The throughput of misaligned frames, compared with memchr on the same bytes.
 
 use std::{
     hint::black_box,
@@ -21,7 +21,7 @@ fn main() {
         let upstream = Upstream::new(cut, FRAMES, false);
         black_box(poll_to_end("shutdown", "text/event-stream", upstream));
     };
-    let sides: [(&str, &dyn Fn()); 4] = [
+    let variants: [(&str, &dyn Fn()); 4] = [
         ("events of 100 bytes", &|| through_layer(Cut::Chunks)),
         ("an endless event, lines of 100 bytes", &|| {
             through_layer(Cut::Lines(100));
@@ -29,22 +29,22 @@ fn main() {
         ("an endless event, lines of 16 bytes", &|| {
             through_layer(Cut::Lines(16));
         }),
-        // Bytes that are not there, so that every one is looked at.
+        // The frames do not contain these bytes, so that memchr reads all of each frame.
         ("memchr2 over the same bytes", &|| {
             for _ in 0..FRAMES {
                 black_box(memchr2(0, 1, black_box(chunk)));
             }
         }),
     ];
-    let mut times = sides.map(|_| Vec::new());
+    let mut times = variants.map(|_| Vec::new());
     for _ in 0..ROUNDS {
-        for ((_, run), times) in sides.iter().zip(&mut times) {
+        for ((_, run), times) in variants.iter().zip(&mut times) {
             times.push(time(run));
         }
     }
     println!("| 8 KiB frames | GB/s, median of {ROUNDS} |");
     println!("|---|---|");
-    for ((name, _), times) in sides.iter().zip(&mut times) {
+    for ((name, _), times) in variants.iter().zip(&mut times) {
         times.sort();
         let seconds = times[ROUNDS / 2].as_secs_f64();
         println!("| {name} | {:.1} |", (FRAMES * 8192) as f64 / seconds / 1e9);

@@ -1,4 +1,4 @@
-//! What a server does while its streams are open: how fast, with how much CPU time and memory.
+//! Throughput, CPU time and memory of a server with open streams.
 
 use std::{
     io,
@@ -9,69 +9,52 @@ use std::{
     time::{Duration, Instant},
 };
 
-use benchmarks::{process::Server, statistics::quartiles, subscriber::Subscriber};
+use benchmarks::{process::Server, subscriber::Subscriber};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::{task::JoinSet, time};
 
-use crate::{Rounds, stack::Stack};
+use crate::{Row, stack::Stack};
 
-#[derive(Debug, Clone, Copy)]
-pub struct Load {
-    /// To all clients together, where the server sends one event after the other, as fast as it can.
-    events_per_second: f64,
-    /// How much of a core the server used for that.
-    cpu_share: f64,
-    /// CPU time for each event then.
-    microseconds_per_event: f64,
-    /// The same where the rate is given.
-    microseconds_per_event_at_rate: f64,
-    kibibytes_per_client: f64,
-}
-
-/// What happened in a while.
-struct Busy {
-    time: Duration,
-    events: f64,
-    cpu_time: Duration,
-}
-
-/// So many get events all the time.
+/// The clients of a busy server.
 const BUSY_CLIENTS: usize = 100;
 const WARM_UP: Duration = Duration::from_millis(300);
-/// What every server can keep up with.
+const BUSY: Duration = Duration::from_secs(2);
+/// An interval that every server can keep.
 const INTERVAL_MS: u64 = 50;
 /// One event, and then silence.
 const IDLE_MS: u64 = 600_000;
 
+/// Measures the columns of the table.
+///
 /// # Errors
 ///
-/// Where the server does not start, or clients cannot connect.
-pub async fn measure(stack: Stack, idle_clients: usize, busy_time: Duration) -> io::Result<Load> {
+/// Fails if the server does not start, or if clients cannot connect.
+pub async fn measure(stack: &Stack, idle_clients: usize) -> io::Result<[f64; 5]> {
     let server = stack.start()?;
-    // What the first clients need, all later ones share.
+    // The first clients allocate what all later ones share.
     drop(subscribers(&server, &stack.path(IDLE_MS), 10).await?);
     let before = server.memory()?;
     let idle = subscribers(&server, &stack.path(IDLE_MS), idle_clients).await?;
     let memory = server.memory()?.saturating_sub(before);
     drop(idle);
 
-    let as_fast_as_it_can = busy(&server, &stack.path(0), busy_time).await?;
-    let at_rate = busy(&server, &stack.path(INTERVAL_MS), busy_time).await?;
-    let seconds = as_fast_as_it_can.time.as_secs_f64();
-    Ok(Load {
-        events_per_second: as_fast_as_it_can.events / seconds,
-        cpu_share: as_fast_as_it_can.cpu_time.as_secs_f64() / seconds,
-        microseconds_per_event: as_fast_as_it_can.microseconds_per_event(),
-        microseconds_per_event_at_rate: at_rate.microseconds_per_event(),
-        kibibytes_per_client: memory as f64 / 1024.0 / idle_clients as f64,
-    })
+    let [events_per_second, share, time_per_event] = busy(&server, &stack.path(0)).await?;
+    let [_, _, time_at_rate] = busy(&server, &stack.path(INTERVAL_MS)).await?;
+    let memory = memory as f64 / 1024.0 / idle_clients as f64;
+    Ok([
+        events_per_second,
+        share,
+        time_per_event,
+        time_at_rate,
+        memory,
+    ])
 }
 
-/// Connects so many clients that each have their first event.
+/// Connects clients, and returns when each has its first event.
 ///
 /// # Errors
 ///
-/// Where one does not get there.
+/// Fails if a client cannot connect.
 pub async fn subscribers(
     server: &Server,
     path: &str,
@@ -91,10 +74,10 @@ pub async fn subscribers(
         .await
 }
 
-/// How many events arrive in a while, and what CPU time they cost.
-async fn busy(server: &Server, path: &str, time: Duration) -> io::Result<Busy> {
+/// Returns the events per second, the share of a core and the microseconds of CPU time per event.
+async fn busy(server: &Server, path: &str) -> io::Result<[f64; 3]> {
     let events = Arc::new(AtomicU64::new(0));
-    // They end with this.
+    // Aborts the clients when it is dropped.
     let mut clients = JoinSet::new();
     for _ in 0..BUSY_CLIENTS {
         let mut subscriber = Subscriber::new(server.address(), path).await?;
@@ -106,69 +89,31 @@ async fn busy(server: &Server, path: &str, time: Duration) -> io::Result<Busy> {
         });
     }
     time::sleep(WARM_UP).await;
-    let now = || {
-        io::Result::Ok((
-            Instant::now(),
-            events.load(Ordering::Relaxed),
-            server.cpu_time()?,
-        ))
-    };
-    let (start, events_before, cpu_before) = now()?;
-    time::sleep(time).await;
-    let (end, events, cpu) = now()?;
-    Ok(Busy {
-        time: end - start,
-        events: (events - events_before) as f64,
-        cpu_time: cpu - cpu_before,
-    })
+    let start = Instant::now();
+    let (events_before, cpu_before) = (events.swap(0, Ordering::Relaxed), server.cpu_time()?);
+    assert!(events_before > 0, "the server sends no events");
+    time::sleep(BUSY).await;
+    let (events, cpu) = (events.load(Ordering::Relaxed) as f64, server.cpu_time()?);
+    let (time, cpu) = (
+        start.elapsed().as_secs_f64(),
+        (cpu - cpu_before).as_secs_f64(),
+    );
+    Ok([events / time, cpu / time, cpu * 1e6 / events])
 }
 
-pub fn print_table(idle_clients: usize, loads: Rounds<Load>) {
-    let rounds = loads[0].1.len();
+pub fn print_table(idle_clients: usize, loads: &[Row<5>]) {
     let rate = 1000 / INTERVAL_MS * BUSY_CLIENTS as u64;
     println!(
-        "Events to {BUSY_CLIENTS} clients, each sent by itself, as fast as a server with one thread can and at {rate} \
-         events per second, and memory with {idle_clients} idle clients (medians of {rounds}):\n"
+        "Events to {BUSY_CLIENTS} clients, each in a write of its own, as fast as a server with one thread can and at {rate} \
+         events per second, and memory with {idle_clients} idle clients (medians of 3):\n\n\
+         | server | events per second | of a core | CPU time per event | CPU time per event at {rate}/s | memory per client |\n\
+         |---|--:|--:|--:|--:|--:|"
     );
-    println!(
-        "| server | events per second | of a core | CPU time per event | CPU time per event at {rate}/s | memory per client |"
-    );
-    println!("|---|--:|--:|--:|--:|--:|");
-    for (stack, load) in Load::medians(loads) {
+    for (name, [events, share, time, time_at_rate, memory]) in loads {
         println!(
-            "| {} | {:.0} | {:.0} % | {:.1} µs | {:.1} µs | {:.1} KiB |",
-            stack.name(),
-            load.events_per_second,
-            100.0 * load.cpu_share,
-            load.microseconds_per_event,
-            load.microseconds_per_event_at_rate,
-            load.kibibytes_per_client,
+            "| {name} | {events:.0} | {:.0} % | {time:.1} µs | {time_at_rate:.1} µs | {memory:.1} KiB |",
+            100.0 * share,
         );
     }
     println!();
-}
-
-impl Busy {
-    fn microseconds_per_event(&self) -> f64 {
-        self.cpu_time.as_secs_f64() * 1e6 / self.events
-    }
-}
-
-impl Load {
-    fn medians(loads: Rounds<Self>) -> Vec<(Stack, Self)> {
-        let of_stack = |(stack, loads): (Stack, Vec<Self>)| {
-            let median = |value: fn(&Self) -> f64| {
-                quartiles(&loads.iter().map(value).collect::<Vec<_>>()).median
-            };
-            let load = Self {
-                events_per_second: median(|load| load.events_per_second),
-                cpu_share: median(|load| load.cpu_share),
-                microseconds_per_event: median(|load| load.microseconds_per_event),
-                microseconds_per_event_at_rate: median(|load| load.microseconds_per_event_at_rate),
-                kibibytes_per_client: median(|load| load.kibibytes_per_client),
-            };
-            (stack, load)
-        };
-        loads.into_iter().map(of_stack).collect()
-    }
 }

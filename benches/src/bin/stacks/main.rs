@@ -1,70 +1,78 @@
-//! Python servers and axum, with the same clients: `stacks [--seconds N] [CLIENTS]`. `benches/python/run` starts it.
+//! Servers under load and at their end, all with the same clients: axum without and with the layer, and a Python stack.
 //!
-//! Each server is one process with one thread for its event loop. This process has the clients, with one thread too.
+//! ```text
+//! stacks python CLIENTS          all servers; needs UVICORN, which benches/python/run sets
+//! stacks drain CLIENTS ROUNDS    the end of the axum servers; fails if a stream of the layer lacks its close event
+//! ```
+//!
+//! Each server is a process with one thread for its event loop. This process has the clients, also with one thread.
 
 mod ending;
 mod load;
 mod serve;
 mod stack;
 
-use std::{
-    env,
-    error::Error,
-    io,
-    time::{Duration, Instant},
-};
+use std::{env, error::Error, io, time::Duration};
 
-use benchmarks::options::Options;
+use benchmarks::statistics::medians;
 use tokio::runtime::Builder;
 
-use crate::stack::Stack;
+use crate::stack::{STACKS, Stack};
 
-/// What was measured of each stack.
-type Rounds<T> = Vec<(Stack, Vec<T>)>;
+/// The name of a stack, and its measurements.
+type Row<const N: usize> = (&'static str, [f64; N]);
+
+const USAGE: &str = "usage: stacks python CLIENTS | stacks drain CLIENTS ROUNDS";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     rlimit::increase_nofile_limit(u64::MAX)?;
     let arguments: Vec<String> = env::args().skip(1).collect();
-    match &arguments[..] {
-        [serve, side] if serve == "serve" => return Ok(runtime.block_on(serve::serve(side))?),
-        [..] => {}
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let end = |clients, bound| {
+        let runtime = &runtime;
+        move |stack: &Stack| runtime.block_on(ending::measure(stack, clients, bound))
+    };
+    match arguments[..] {
+        ["serve", variant] => runtime.block_on(serve::serve(variant))?,
+        ["python", clients] => {
+            let (clients, bound) = (clients.parse()?, Duration::from_secs(5));
+            let loads = measure(
+                3,
+                |stack| stack.is_loaded,
+                |stack| runtime.block_on(load::measure(stack, clients)),
+            )?;
+            load::print_table(clients, &loads);
+            let endings = measure(3, |stack| stack.is_compared, end(clients, bound))?;
+            ending::print_table(clients, bound, &endings);
+        }
+        ["drain", clients, rounds] => {
+            let (clients, bound) = (clients.parse()?, Duration::from_secs(3));
+            let endings = measure(rounds.parse()?, Stack::is_axum, end(clients, bound))?;
+            ending::print_table(clients, bound, &endings);
+        }
+        _ => return Err(USAGE.into()),
     }
-
-    let options = Options::from_command_line(120, &[1_000]);
-    let clients = options.streams[0];
-    let half = options.time / 2;
-    // Once through all stacks takes no longer than a small run may.
-    let busy_time = (options.time / 60).clamp(Duration::from_millis(500), Duration::from_secs(2));
-    let bound = (options.time / 24).clamp(Duration::from_secs(3), Duration::from_secs(5));
-    let loads = rounds(half, &Stack::LOADED, |stack| {
-        runtime.block_on(load::measure(stack, clients, busy_time))
-    })?;
-    load::print_table(clients, loads);
-    let endings = rounds(half, &Stack::ENDED, |stack| {
-        runtime.block_on(ending::measure(stack, clients, bound))
-    })?;
-    ending::print_table(clients, bound, endings);
     Ok(())
 }
 
-/// All stacks, one after the other, until the time is over.
-fn rounds<T>(
-    time: Duration,
-    stacks: &[Stack],
-    mut measure: impl FnMut(Stack) -> io::Result<T>,
-) -> Result<Rounds<T>, Box<dyn Error>> {
-    let mut measured: Vec<_> = stacks.iter().map(|&stack| (stack, Vec::new())).collect();
-    let start = Instant::now();
-    let mut round = Duration::ZERO;
-    // A round that would end too late is not begun.
-    while measured[0].1.is_empty() || start.elapsed() + round < time {
-        let round_start = Instant::now();
-        for (stack, values) in &mut measured {
-            let value = measure(*stack);
-            values.push(value.map_err(|error| format!("{}: {error}", stack.name()))?);
+/// Measures the stacks in turns, and returns the medians of the rounds.
+fn measure<const N: usize>(
+    rounds: usize,
+    selected: impl Fn(&Stack) -> bool,
+    mut measure: impl FnMut(&Stack) -> io::Result<[f64; N]>,
+) -> io::Result<Vec<Row<N>>> {
+    let stacks = STACKS.iter().filter(|stack| selected(stack));
+    let mut measured: Vec<_> = stacks.map(|stack| (stack, Vec::new())).collect();
+    for _ in 0..rounds {
+        for (stack, rows) in &mut measured {
+            let row = measure(stack)
+                .map_err(|error| io::Error::other(format!("{}: {error}", stack.name)))?;
+            rows.push(row);
         }
-        round = round_start.elapsed();
     }
-    Ok(measured)
+    let medians = measured
+        .iter()
+        .map(|(stack, rows)| (stack.name, medians(rows)));
+    Ok(medians.collect())
 }

@@ -1,14 +1,10 @@
-//! The axum server: numbered events for ever, with a pause in between, or none but for the other streams.
+//! The axum server: numbered events for ever.
 
 use std::{collections::HashMap, convert::Infallible, io, time::Duration};
 
-use axum::{
-    Router,
-    extract::Query,
-    response::sse::{Event, Sse},
-    routing::get,
-    serve::ListenerExt,
-};
+use axum::{Router, extract::Query, serve::ListenerExt};
+use benchmarks::variants::{Stop, Variant};
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::{
     net::TcpListener,
@@ -16,51 +12,49 @@ use tokio::{
     task, time,
 };
 use tokio_stream::wrappers::IntervalStream;
-use tower_sse_completion::{Shutdown, SseCompletionLayer};
 
-/// With the layer where the side is `layer`, until SIGTERM.
+/// Serves until SIGTERM.
 ///
 /// # Errors
 ///
-/// Where it cannot listen.
-pub async fn serve(side: &str) -> io::Result<()> {
+/// Fails if the server cannot listen.
+pub async fn serve(variant: &str) -> io::Result<()> {
+    let variant = Variant::of(variant);
     let mut terminate = signal(SignalKind::terminate())?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("http://{}", listener.local_addr()?);
 
-    let shutdown = Shutdown::new();
-    let mut app = Router::new().route("/events", get(events));
-    if side == "layer" {
-        app = app.layer(SseCompletionLayer::new().shutdown(&shutdown));
-    }
+    let stop = Stop::default();
+    let handler_stop = stop.clone();
+    let handler = async move |Query(parameters): Query<HashMap<String, u64>>| {
+        variant.respond(&handler_stop, events(parameters["interval_ms"]))
+    };
+    let app = Router::new().route("/events", variant.route(&stop, handler));
     // As uvicorn does.
-    let listener = listener.tap_io(|socket| {
-        socket.set_nodelay(true).expect("a connection");
+    let listener = listener.tap_io(|socket| socket.set_nodelay(true).expect("a connection"));
+    let signal = stop.shutdown.after(async move {
+        terminate.recv().await;
+        stop.token.cancel();
     });
     axum::serve(listener, app)
-        .with_graceful_shutdown(shutdown.after(async move { terminate.recv().await }))
+        .with_graceful_shutdown(signal)
         .await
 }
 
-async fn events(
-    Query(parameters): Query<HashMap<String, u64>>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+/// Returns events with this pause between them. Without a pause, each event lets the other streams run.
+fn events(interval_ms: u64) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
     let numbers = stream::iter(1_u64..);
-    Sse::new(match parameters["interval_ms"] {
+    let numbers = match interval_ms {
         0 => numbers
             .then(async |number| {
                 task::yield_now().await;
-                numbered(number)
+                number
             })
             .left_stream(),
         interval => IntervalStream::new(time::interval(Duration::from_millis(interval)))
             .zip(numbers)
-            .map(|(_, number)| numbered(number))
+            .map(|(_, number)| number)
             .right_stream(),
-    })
-}
-
-fn numbered(number: u64) -> Result<Event, Infallible> {
-    let event = Event::default().id(number.to_string());
-    Ok(event.data(format!("event {number}")))
+    };
+    numbers.map(|number| Ok(format!("id: {number}\ndata: event {number}\n\n").into()))
 }

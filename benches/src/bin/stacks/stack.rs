@@ -4,103 +4,118 @@ use std::{env, io, process::Command};
 
 use benchmarks::process::Server;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stack {
-    /// Starlette alone, which knows nothing of event streams.
-    Starlette,
-    StarletteWithTimeout,
-    SseStarlette,
-    SseStarletteWithTimeout,
-    /// With a close event by hand, from its `shutdown_event`.
-    SseStarletteFarewell,
-    Axum,
-    AxumWithLayer,
+#[derive(Debug)]
+pub struct Stack {
+    pub name: &'static str,
+    /// The stack differs from the others under load.
+    pub is_loaded: bool,
+    /// The stack is part of the comparison with Python.
+    pub is_compared: bool,
+    program: Program,
 }
 
-/// For `--timeout-graceful-shutdown`, in seconds.
-const GRACE: &str = "1";
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Program {
+    /// Uvicorn, with a page of `app.py` and these options.
+    Uvicorn(&'static str, &'static [&'static str]),
+    /// This program as a server, with this variant.
+    Axum(&'static str),
+}
+
+const GRACE: &[&str] = &["--timeout-graceful-shutdown", "1"];
+
+const fn stack(name: &'static str, is_loaded: bool, program: Program) -> Stack {
+    Stack {
+        name,
+        is_loaded,
+        is_compared: true,
+        program,
+    }
+}
+
+pub const STACKS: [Stack; 8] = [
+    stack("Starlette on uvicorn", true, Program::Uvicorn("plain", &[])),
+    stack(
+        "Starlette on uvicorn `--timeout-graceful-shutdown 1`",
+        false,
+        Program::Uvicorn("plain", GRACE),
+    ),
+    stack(
+        "sse-starlette on uvicorn",
+        true,
+        Program::Uvicorn("events", &[]),
+    ),
+    stack(
+        "sse-starlette on uvicorn `--timeout-graceful-shutdown 1`",
+        false,
+        Program::Uvicorn("events", GRACE),
+    ),
+    stack(
+        "sse-starlette on uvicorn, hand-written close event",
+        false,
+        Program::Uvicorn("farewell", &[]),
+    ),
+    stack("axum", true, Program::Axum("bare")),
+    Stack {
+        is_compared: false,
+        ..stack(
+            "axum, hand-written close event",
+            false,
+            Program::Axum("hand_written"),
+        )
+    },
+    stack("axum with the layer", true, Program::Axum("layer")),
+];
 
 impl Stack {
-    /// Those that differ under load.
-    pub const LOADED: [Self; 4] = [
-        Self::Starlette,
-        Self::SseStarlette,
-        Self::Axum,
-        Self::AxumWithLayer,
-    ];
-
-    /// Those that differ in how they end.
-    pub const ENDED: [Self; 7] = [
-        Self::Starlette,
-        Self::StarletteWithTimeout,
-        Self::SseStarlette,
-        Self::SseStarletteWithTimeout,
-        Self::SseStarletteFarewell,
-        Self::Axum,
-        Self::AxumWithLayer,
-    ];
-
-    pub fn name(self) -> String {
-        let (name, option) = match self {
-            Self::Starlette => ("Starlette on uvicorn", false),
-            Self::StarletteWithTimeout => ("Starlette on uvicorn", true),
-            Self::SseStarlette => ("sse-starlette on uvicorn", false),
-            Self::SseStarletteWithTimeout => ("sse-starlette on uvicorn", true),
-            Self::SseStarletteFarewell => ("sse-starlette on uvicorn, close event by hand", false),
-            Self::Axum => ("axum", false),
-            Self::AxumWithLayer => ("axum with the layer", false),
-        };
-        match option {
-            true => format!("{name} `--timeout-graceful-shutdown {GRACE}`"),
-            false => name.to_owned(),
-        }
+    pub fn is_axum(&self) -> bool {
+        matches!(self.program, Program::Axum(_))
     }
 
-    /// Numbered events with this pause in between.
-    pub fn path(self, interval_ms: u64) -> String {
-        let page = match self {
-            Self::Starlette | Self::StarletteWithTimeout => "plain",
-            Self::SseStarletteFarewell => "farewell",
-            _ => "events",
+    pub fn has_layer(&self) -> bool {
+        self.program == Program::Axum("layer")
+    }
+
+    /// Returns the path of numbered events with this pause between them.
+    pub fn path(&self, interval_ms: u64) -> String {
+        let page = match self.program {
+            Program::Uvicorn(page, _) => page,
+            Program::Axum(_) => "events",
         };
         format!("/{page}?interval_ms={interval_ms}")
     }
 
+    /// Starts the server.
+    ///
     /// # Errors
     ///
-    /// Where it does not start.
-    pub fn start(self) -> io::Result<Server> {
-        let mut command = match self {
-            Self::Axum => serve("without")?,
-            Self::AxumWithLayer => serve("layer")?,
-            _ => uvicorn()?,
+    /// Fails if the server does not start.
+    pub fn start(&self) -> io::Result<Server> {
+        let mut command = match self.program {
+            Program::Axum(variant) => {
+                let mut command = Command::new(env::current_exe()?);
+                command.args(["serve", variant]);
+                command
+            }
+            Program::Uvicorn(_, options) => {
+                let uvicorn = env::var_os("UVICORN").ok_or_else(|| {
+                    io::Error::other("UVICORN is not set; use benches/python/run")
+                })?;
+                let mut command = Command::new(uvicorn);
+                command
+                    .args([
+                        "app:app",
+                        "--port",
+                        "0",
+                        "--no-access-log",
+                        "--no-use-colors",
+                    ])
+                    .args(["--loop", "uvloop", "--http", "httptools", "--app-dir"])
+                    .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/python"))
+                    .args(options);
+                command
+            }
         };
-        if let Self::StarletteWithTimeout | Self::SseStarletteWithTimeout = self {
-            command.args(["--timeout-graceful-shutdown", GRACE]);
-        }
         Server::start(&mut command)
     }
-}
-
-fn serve(side: &str) -> io::Result<Command> {
-    let mut command = Command::new(env::current_exe()?);
-    command.args(["serve", side]);
-    Ok(command)
-}
-
-/// With its faster event loop and parser.
-fn uvicorn() -> io::Result<Command> {
-    let program = env::var_os("UVICORN")
-        .ok_or_else(|| io::Error::other("UVICORN is not set; use benches/python/run"))?;
-    let mut command = Command::new(program);
-    command.args([
-        "app:app",
-        "--port",
-        "0",
-        "--no-access-log",
-        "--no-use-colors",
-    ]);
-    command.args(["--loop", "uvloop", "--http", "httptools"]);
-    command.args(["--app-dir", concat!(env!("CARGO_MANIFEST_DIR"), "/python")]);
-    Ok(command)
 }
