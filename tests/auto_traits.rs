@@ -1,13 +1,11 @@
 //! The public types ask of their users no more than their parts do, stay small, and print nothing of the data.
 
-mod support;
-
 use std::{cell::Cell, convert::Infallible, future, marker::PhantomPinned, rc::Rc};
 
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Request, Response};
-use support::{event_stream, script::Script};
+use testkit::{exchange::event_stream, script::Script};
 use tower::Service;
 use tower_sse_completion::{
     CancelWhen, CloseEvent, Ending, FirstOf, InvalidCloseEvent, NeverCancel, ResponseBody,
@@ -117,8 +115,8 @@ fn c18_no_bound_is_added_to_services_bodies_data_or_errors() {
     let Some(Ok(response)) = response else {
         panic!("a response")
     };
-    let mut body = support::driver::Driver::new(response.into_body());
-    assert_eq!(body.data(), support::CLOSE);
+    let mut body = testkit::driver::Driver::new(response.into_body());
+    assert_eq!(body.data(), testkit::exchange::CLOSE);
     assert_eq!(polls.get(), 1);
 }
 

@@ -1,7 +1,5 @@
 //! Streams of bytes are completed just as bodies are.
 
-mod support;
-
 use std::{
     pin::{Pin, pin},
     sync::{
@@ -15,9 +13,10 @@ use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt, stream::FusedStream};
 use http::Method;
 use http_body_util::BodyDataStream;
-use support::{
-    CLOSE, STRIDE, cancelled_by, event_stream,
-    script::{Script, ScriptError, Step, Then, data},
+use testkit::{
+    MIRI_STRIDE,
+    exchange::{CLOSE, cancelled_by, event_stream},
+    script::{AfterScript, Script, ScriptError, Step, data},
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{CloseEvent, Ending, SseCompletionLayer};
@@ -61,7 +60,7 @@ fn scripts() -> impl Iterator<Item = (Vec<Step>, bool)> {
 #[test]
 fn same_bytes_come_out_of_a_stream_as_out_of_a_body() {
     let mut compared = 0;
-    for (steps, is_cancelled) in scripts().step_by(STRIDE) {
+    for (steps, is_cancelled) in scripts().step_by(MIRI_STRIDE) {
         let outputs: [Items; 2] = [false, true].map(|as_body| {
             let token = CancellationToken::new();
             let layer = cancelled_by(&token);
@@ -82,13 +81,13 @@ fn same_bytes_come_out_of_a_stream_as_out_of_a_body() {
         assert_eq!(outputs[0], outputs[1], "{steps:?}");
         compared += 1;
     }
-    assert!(compared > 150 / STRIDE, "{compared}");
+    assert!(compared > 150 / MIRI_STRIDE, "{compared}");
 }
 
 #[test]
 fn c10_silent_stream_ends_with_the_close_event_when_it_is_cancelled() {
     let token = CancellationToken::new();
-    let upstream = Script::frames(["data: 1\n\n", "data: half"]).then(Then::Pending);
+    let upstream = Script::frames(["data: 1\n\n", "data: half"]).then(AfterScript::Pending);
     let log = upstream.log();
     let mut stream = pin!(cancelled_by(&token).byte_stream(BodyDataStream::new(upstream)));
     assert_eq!(items(&mut stream), [Ok(Bytes::from("data: 1\n\n"))]);
@@ -141,7 +140,7 @@ fn c16_stream_is_reported_once() {
         items(&mut stream);
     }
     {
-        let upstream = Script::new([]).then(Then::Pending);
+        let upstream = Script::new([]).then(AfterScript::Pending);
         let mut stream = pin!(layer.byte_stream(BodyDataStream::new(upstream)));
         items(&mut stream);
     }
@@ -200,7 +199,7 @@ async fn deadlines_and_shutdowns_hold_for_streams_too() {
         .clone()
         .max_age(Duration::from_secs(5))
         .expect("not zero");
-    let silent = || BodyDataStream::new(Script::new([]).then(Then::Pending));
+    let silent = || BodyDataStream::new(Script::new([]).then(AfterScript::Pending));
 
     let mut stream = pin!(expiring.byte_stream(silent()));
     let event = stream.next().await.expect("an item").expect("no error");

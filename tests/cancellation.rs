@@ -1,7 +1,5 @@
 //! Cancelled streams: promptly, whatever the upstream does, and without losing what it had ready.
 
-mod support;
-
 use std::{
     collections::VecDeque,
     convert::Infallible,
@@ -20,12 +18,10 @@ use futures_util::{FutureExt, stream};
 use http::request::Parts;
 use http_body::Frame;
 use http_body_util::StreamBody;
-use support::{
-    CLOSE, cancelled_by,
+use testkit::{
     driver::Driver,
-    event_stream,
-    script::{EndStream, Script, ScriptError, Step, Then, data, trailers},
-    spend_budget,
+    exchange::{CLOSE, cancelled_by, event_stream, spend_budget},
+    script::{AfterScript, EndStream, Script, ScriptError, Step, data, trailers},
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{CancelWhen, NeverCancel, ResponseBody, SseCompletionLayer};
@@ -33,13 +29,13 @@ use tower_sse_completion::{CancelWhen, NeverCancel, ResponseBody, SseCompletionL
 const EVENT: &[u8] = b"data: x\n\n";
 
 fn endless() -> Script {
-    Script::new([]).then(Then::Repeat(Bytes::from_static(EVENT)))
+    Script::new([]).then(AfterScript::Repeat(Bytes::from_static(EVENT)))
 }
 
 #[test]
 fn c10_close_event_follows_cancellation_while_upstream_is_pending() {
     let token = CancellationToken::new();
-    let upstream = Script::frames([EVENT]).then(Then::Pending);
+    let upstream = Script::frames([EVENT]).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(&cancelled_by(&token), upstream));
     assert_eq!(body.data(), EVENT);
     assert!(body.poll().is_pending());
@@ -57,7 +53,7 @@ fn c10_close_event_follows_cancellation_while_upstream_is_pending() {
 #[test]
 fn c10_upstream_is_dropped_before_the_close_event_is_handed_out() {
     let token = CancellationToken::new();
-    let upstream = Script::new([]).then(Then::Pending);
+    let upstream = Script::new([]).then(AfterScript::Pending);
     let log = upstream.log();
     let dropped_before = Arc::new(AtomicUsize::new(0));
     let layer = cancelled_by(&token).close_event_with({
@@ -100,7 +96,7 @@ fn c11_upstream_that_is_always_ready_cannot_outrun_the_cancellation() {
 fn c11_upstream_whose_comments_are_always_ready_cannot_outrun_the_cancellation() {
     for whole in [":\n", "\n", "data: x\n\n:\n", "data: x\r\r"] {
         let token = CancellationToken::new();
-        let upstream = Script::frames([EVENT]).then(Then::Repeat(whole.into()));
+        let upstream = Script::frames([EVENT]).then(AfterScript::Repeat(whole.into()));
         let mut body = Driver::new(event_stream(&cancelled_by(&token), upstream));
         assert_eq!(body.data(), EVENT);
         assert_eq!(body.data(), whole);
@@ -114,7 +110,7 @@ fn c11_upstream_whose_comments_are_always_ready_cannot_outrun_the_cancellation()
 fn c11_what_is_ready_when_the_cancellation_is_seen_still_gets_out() {
     let token = CancellationToken::new();
     token.cancel();
-    let upstream = Script::frames(["data: 1\n\n", "da", "ta: 2\n\n"]).then(Then::Pending);
+    let upstream = Script::frames(["data: 1\n\n", "da", "ta: 2\n\n"]).then(AfterScript::Pending);
     let output = Driver::new(event_stream(&cancelled_by(&token), upstream)).rest();
     assert_eq!(
         output.text(),
@@ -133,7 +129,7 @@ fn c11_at_most_32_ready_frames_follow_a_cancellation_that_was_seen() {
 #[test]
 fn c11_unfinished_event_is_discarded() {
     let token = CancellationToken::new();
-    let upstream = Script::frames(["data: 1\n\nid: 77\ndata: {"]).then(Then::Pending);
+    let upstream = Script::frames(["data: 1\n\nid: 77\ndata: {"]).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(&cancelled_by(&token), upstream));
     assert_eq!(body.data(), "data: 1\n\n");
     assert!(body.poll().is_pending());
@@ -145,7 +141,7 @@ fn c11_unfinished_event_is_discarded() {
 fn c11_budget_of_the_executor_does_not_lose_the_last_message() {
     let token = CancellationToken::new();
     token.cancel();
-    let upstream = Script::new([Step::Yield, data(EVENT)]).then(Then::Pending);
+    let upstream = Script::new([Step::Yield, data(EVENT)]).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(&cancelled_by(&token), upstream));
     assert_eq!(body.data(), EVENT);
     assert_eq!(body.data(), CLOSE);
@@ -210,7 +206,7 @@ async fn c11_message_queued_before_the_cancellation_gets_out_of_a_real_channel()
 #[cfg(feature = "tokio")]
 #[tokio::test]
 async fn c11_cancellation_is_seen_when_the_upstream_ends_with_the_budget_spent() {
-    for end_stream in [EndStream::Unsaid, EndStream::Said] {
+    for end_stream in [EndStream::Unknown, EndStream::Known] {
         let (send, receive) = tokio::sync::watch::channel(false);
         let layer = SseCompletionLayer::new().cancel_when(move |_| {
             let mut receive = receive.clone();
@@ -248,7 +244,7 @@ fn c11_end_of_the_upstream_after_the_cancellation_is_cancelled() {
 
 #[test]
 fn c11_handler_that_ends_by_the_same_signal_still_gets_its_close_event() {
-    for end_stream in [EndStream::Unsaid, EndStream::Said] {
+    for end_stream in [EndStream::Unknown, EndStream::Known] {
         for end in [None, Some(Step::Error), Some(Step::Trailers)] {
             let token = CancellationToken::new();
             let upstream = Script::new([data(EVENT), data(EVENT)].into_iter().chain(end))
@@ -281,7 +277,7 @@ fn c13_nothing_is_polled_after_it_has_finished() {
         }
     });
     let upstream = Script::new([data(EVENT), Step::Pending, Step::Pending, data(EVENT)])
-        .then(Then::Repeat(Bytes::from_static(EVENT)));
+        .then(AfterScript::Repeat(Bytes::from_static(EVENT)));
     let output = Driver::new(event_stream(&layer, upstream)).rest();
     assert_eq!(output.frames.last().map(|frame| &frame[..]), Some(CLOSE));
     assert_eq!(polls.load(Ordering::SeqCst), 4);
@@ -304,7 +300,7 @@ fn c15_moment_of_the_cancellation_makes_no_difference() {
         if moment == Moment::BeforeTheRequest {
             token.cancel();
         }
-        let upstream = Script::new([]).then(Then::Pending);
+        let upstream = Script::new([]).then(AfterScript::Pending);
         let mut body = Driver::new(event_stream(&cancelled_by(&token), upstream));
         if moment == Moment::BeforeTheFirstPoll {
             token.cancel();
@@ -358,7 +354,7 @@ fn c15_several_cancellations_end_a_stream_by_the_first_that_fires() {
             .cancel_when(of(0))
             .cancel_when(of(1))
             .cancel_when(of(2));
-        let upstream = Script::new([]).then(Then::Pending);
+        let upstream = Script::new([]).then(AfterScript::Pending);
         let mut body = Driver::new(event_stream(&layer, upstream));
         assert!(body.poll().is_pending());
         tokens[which].cancel();
@@ -384,9 +380,10 @@ fn cancellation_is_made_from_the_head_of_the_request() {
             .insert(name, http::HeaderValue::from_static("1"));
         let response = http::Response::builder()
             .header("content-type", "text/event-stream")
-            .body(Script::new([]).then(Then::Pending))
+            .body(Script::new([]).then(AfterScript::Pending))
             .expect("a valid response");
-        let mut body = Driver::new(support::through(&layer, request, response).into_body());
+        let mut body =
+            Driver::new(testkit::exchange::through(&layer, request, response).into_body());
         match body.poll_while_woken() {
             Poll::Ready(_) => assert_eq!(expected, CLOSE),
             Poll::Pending => assert_eq!(expected, b""),
@@ -429,14 +426,14 @@ fn c17_cancellation_is_polled_when_pending_and_every_few_ready_frames() {
     }
     assert_eq!(counted.take(), 10, "ready frames");
 
-    let upstream = Script::frames([b"data: x\n\ndata: y"; 320]).then(Then::Pending);
+    let upstream = Script::frames([b"data: x\n\ndata: y"; 320]).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(&layer, upstream));
     for _ in 0..320 {
         body.data();
     }
     assert!(counted.take() <= 10, "frames of any kind");
 
-    let upstream = Script::new([]).then(Then::Pending);
+    let upstream = Script::new([]).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(&layer, upstream));
     assert!(body.poll().is_pending());
     counted.take();
@@ -451,7 +448,7 @@ fn cancellation_is_not_polled_for_other_responses() {
     let counted = Counted::default();
     let layer = counted.layer();
     let response = http::Response::new(Script::frames(["{}"]));
-    let response = support::through(&layer, http::Request::new(()), response);
+    let response = testkit::exchange::through(&layer, http::Request::new(()), response);
     Driver::new(response.into_body()).collect();
     assert_eq!(counted.take(), 0);
 }

@@ -1,14 +1,11 @@
 //! The close event itself: what may be in it, and what its bytes are.
 
-mod support;
-
 use std::time::Duration;
 
-use support::{
-    CLOSE,
+use testkit::{
     decoder::{Event, decode},
     driver::Driver,
-    event_stream,
+    exchange::{CLOSE, event_stream},
     script::Script,
 };
 use tower_sse_completion::{CloseEvent, InvalidCloseEvent, SseCompletionLayer};
@@ -44,7 +41,7 @@ fn c8_default_is_twenty_bytes_with_a_data_line() {
 #[test]
 fn c8_default_is_dispatched_by_a_conforming_client() {
     let event = decoded(CloseEvent::new());
-    assert_eq!((&*event.kind, &*event.data), ("close", ""));
+    assert_eq!((&*event.event_type, &*event.data), ("close", ""));
     assert!(
         decode(b"event: close\n\n").events.is_empty(),
         "without a data line it would not be"
@@ -111,7 +108,7 @@ fn c8_retry_stands_inside_the_event_behind_the_data() -> Result<(), InvalidClose
 #[test]
 fn c8_retry_is_in_whole_milliseconds() -> Result<(), InvalidCloseEvent> {
     let event = CloseEvent::new().retry(Duration::from_micros(2999))?;
-    assert_eq!(decode(&encoded(event)).reconnection_time, Some(2));
+    assert_eq!(decode(&encoded(event)).retry, Some(milliseconds(2)));
     Ok(())
 }
 
@@ -143,11 +140,11 @@ fn c8_retry_range_that_ends_before_it_starts_is_refused() {
 #[test]
 fn c8_retry_between_draws_for_each_stream() -> Result<(), InvalidCloseEvent> {
     let event = CloseEvent::new().retry_between(milliseconds(1000)..=milliseconds(60_000))?;
-    let drawn: Vec<u64> = (0..32)
-        .filter_map(|_| decode(&encoded(event.clone())).reconnection_time)
+    let drawn: Vec<_> = (0..32)
+        .filter_map(|_| decode(&encoded(event.clone())).retry)
         .collect();
     assert_eq!(drawn.len(), 32);
-    assert!(drawn.iter().all(|time| (1000..=60_000).contains(time)));
+    assert!(drawn.iter().all(|time| (milliseconds(1000)..=milliseconds(60_000)).contains(time)));
     let text = encoded(event).escape_ascii().to_string();
     assert_eq!(text.matches("retry: ").count(), 1, "{text}");
     assert!(
@@ -160,9 +157,9 @@ fn c8_retry_between_draws_for_each_stream() -> Result<(), InvalidCloseEvent> {
 #[test]
 fn c8_retry_range_of_one_value_and_the_largest_duration_work() -> Result<(), InvalidCloseEvent> {
     let one = CloseEvent::new().retry_between(milliseconds(7)..=milliseconds(7))?;
-    assert_eq!(decode(&encoded(one)).reconnection_time, Some(7));
+    assert_eq!(decode(&encoded(one)).retry, Some(milliseconds(7)));
     let longest = CloseEvent::new().retry(Duration::MAX)?;
-    assert_eq!(decode(&encoded(longest)).reconnection_time, Some(u64::MAX));
+    assert_eq!(decode(&encoded(longest)).retry, Some(milliseconds(u64::MAX)));
     Ok(())
 }
 

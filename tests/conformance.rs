@@ -3,7 +3,6 @@
 
 #[path = "vectors/published.rs"]
 mod published;
-mod support;
 mod vectors;
 
 use std::{
@@ -13,12 +12,11 @@ use std::{
 };
 
 use published::PUBLISHED;
-use support::{
-    CLOSE, cancelled_by,
+use testkit::{
     decoder::{Event, boundaries, decode},
     driver::Driver,
-    event_stream,
-    script::{Script, Then},
+    exchange::{CLOSE, cancelled_by, event_stream},
+    script::{AfterScript, Script},
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{Ending, SseCompletionLayer, StreamReport};
@@ -127,7 +125,7 @@ fn c6_decoders_see_the_events_of_a_cancelled_stream_and_then_the_close_event() {
         let out = [before, after].concat();
         let mut expected = case.decoded.events.clone();
         expected.push(Event {
-            kind: "close".to_owned(),
+            event_type: "close".to_owned(),
             data: String::new(),
             last_event_id: case.decoded.last_event_id.clone(),
         });
@@ -149,7 +147,7 @@ fn c6_decoders_see_the_events_of_a_cancelled_stream_and_then_the_close_event() {
 fn cancelled(frames: &[&[u8]]) -> (Vec<u8>, Vec<u8>, StreamReport) {
     let token = CancellationToken::new();
     let (observer, report) = report();
-    let upstream = Script::frames(frames).then(Then::Pending);
+    let upstream = Script::frames(frames).then(AfterScript::Pending);
     let layer = cancelled_by(&token).on_end(observer);
     let mut body = Driver::new(event_stream(&layer, upstream));
     let mut before = Vec::new();

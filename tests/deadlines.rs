@@ -1,7 +1,5 @@
 //! Greatest age, idle timeout and keep-alive, on tokio's paused clock.
 
-mod support;
-
 use std::{
     sync::{
         Arc,
@@ -13,12 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::StreamBody;
-use support::{
-    CLOSE, STRIDE, cancelled_by,
+use testkit::{
+    MIRI_STRIDE,
     driver::Driver,
-    event_stream,
-    script::{EndStream, Script, ScriptError, Step, Then, data},
-    spend_budget,
+    exchange::{CLOSE, cancelled_by, event_stream, spend_budget},
+    script::{AfterScript, EndStream, Script, ScriptError, Step, data},
 };
 use tokio::{
     sync::mpsc,
@@ -83,7 +80,7 @@ async fn max_age_ends_a_stream_between_two_events() -> Result<(), InvalidDeadlin
 
 #[tokio::test(start_paused = true)]
 async fn max_age_ends_a_stream_that_is_never_quiet() -> Result<(), InvalidDeadline> {
-    let upstream = Script::new([]).then(Then::Repeat(Bytes::from_static(b"data: x\n\n")));
+    let upstream = Script::new([]).then(AfterScript::Repeat(Bytes::from_static(b"data: x\n\n")));
     let layer = layer().max_age(SECOND)?;
     let mut body: Driver<ResponseBody<_>> = Driver::new(event_stream(&layer, upstream));
     for _ in 0..100 {
@@ -291,10 +288,10 @@ async fn c19_byte_order_mark_behind_a_keep_alive_does_not_spoil_the_first_event(
     let stream = b"\xEF\xBB\xBFdata: 1\n\n";
     for hold_limit in [64 * 1024, 0, 1, 2, 3, 4]
         .into_iter()
-        .step_by(STRIDE.min(3))
+        .step_by(MIRI_STRIDE.min(3))
     {
         for first in 0..stream.len() {
-            for second in (first..stream.len()).step_by(STRIDE) {
+            for second in (first..stream.len()).step_by(MIRI_STRIDE) {
                 let (send, mut body) = fed(&layer().keep_alive(SECOND)?.hold_limit(hold_limit));
                 pending(&mut body);
                 let mut bytes: Vec<u8> = pass(&mut body, 1).await.remove(0).1.to_vec();
@@ -373,7 +370,7 @@ async fn c19_keep_alive_never_comes_between_cr_and_lf() -> Result<(), InvalidDea
 async fn c19_cancellation_still_closes_behind_a_keep_alive() -> Result<(), InvalidDeadline> {
     let token = CancellationToken::new();
     let layer = cancelled_by(&token).keep_alive(SECOND)?;
-    let upstream = Script::frames(["data: 1\n\n"]).then(Then::Pending);
+    let upstream = Script::frames(["data: 1\n\n"]).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(&layer, upstream));
     body.data();
     assert!(body.poll_while_woken().is_pending());
@@ -396,7 +393,7 @@ async fn c19_keep_alive_is_not_lost_when_the_first_poll_comes_late() -> Result<(
 #[tokio::test(start_paused = true)]
 async fn deadline_that_has_passed_does_not_matter_to_a_stream_that_ends_by_itself()
 -> Result<(), InvalidDeadline> {
-    for end_stream in [EndStream::Unsaid, EndStream::Said] {
+    for end_stream in [EndStream::Unknown, EndStream::Known] {
         let layer = layer().idle_timeout(SECOND)?.max_age(SECOND)?;
         let upstream = Script::frames(["data: 1\n\n", "data: [DONE]\n\n"]).end_stream(end_stream);
         let mut body: Driver<ResponseBody<_>> = Driver::new(event_stream(&layer, upstream));
@@ -502,7 +499,7 @@ async fn endless_durations_never_end_a_stream() -> Result<(), InvalidDeadline> {
 async fn deadlines_wake_no_stream_that_has_ended() -> Result<(), InvalidDeadline> {
     let token = CancellationToken::new();
     let layer = cancelled_by(&token).max_age(SECOND * 10)?;
-    let upstream = Script::new([]).then(Then::Pending);
+    let upstream = Script::new([]).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(&layer, upstream));
     assert!(body.poll().is_pending());
     token.cancel();

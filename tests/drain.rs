@@ -1,7 +1,5 @@
 //! A drain under a real server with two thousand real clients.
 
-mod support;
-
 use std::{
     convert::Infallible,
     net::SocketAddr,
@@ -19,7 +17,7 @@ use axum::{
     routing::get,
 };
 use futures_util::{StreamExt, future, stream};
-use support::server::event_stream;
+use testkit::exchange::event_stream_response;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -49,7 +47,7 @@ async fn serve(
             polls.fetch_add(1, Ordering::SeqCst);
             Ok::<_, Infallible>(kilobytes.clone())
         });
-        event_stream(Body::from_stream(flood))
+        event_stream_response(Body::from_stream(flood))
     };
     let app = Router::new()
         .route("/events", get(events))

@@ -1,16 +1,13 @@
 //! Which responses are completed, and what their heads lose.
 
-mod support;
-
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body::{Body, SizeHint};
 use http_body_util::{BodyExt, Full};
-use support::{
-    CLOSE,
+use testkit::{
     driver::Driver,
+    exchange::{CLOSE, through},
     script::{EndStream, Script, ScriptError, Step, data, trailers},
-    through,
 };
 use tower_sse_completion::{CloseEvent, SkipCompletion, SseCompletionLayer};
 
@@ -150,7 +147,7 @@ fn handler_brings_its_own_close_event() {
 fn c2_other_responses_pass_through_untouched() {
     let upstream = Script::new([data("{\"a\":"), data(""), data("1}"), Step::Trailers])
         .size_hint(SizeHint::with_exact(7))
-        .end_stream(EndStream::Said);
+        .end_stream(EndStream::Known);
     let mut response = Response::new(upstream);
     *response.status_mut() = StatusCode::CREATED;
     for (name, value) in [
@@ -180,7 +177,7 @@ fn c2_other_responses_pass_through_untouched() {
 
 #[test]
 fn c2_end_and_error_of_other_responses_pass_through() {
-    let mut ended = Response::new(Script::new([]).end_stream(EndStream::Said));
+    let mut ended = Response::new(Script::new([]).end_stream(EndStream::Known));
     ended
         .headers_mut()
         .insert("content-type", "text/plain".parse().expect("a header"));

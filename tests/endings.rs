@@ -1,17 +1,14 @@
 //! How streams end: when a close event is due, what goes out around it, and what the hints say meanwhile.
 
-mod support;
-
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http_body::{Body, SizeHint};
 use http_body_util::{Empty, Full};
-use support::{
-    CLOSE,
+use testkit::{
     driver::{Driver, Output},
-    event_stream,
-    script::{EndStream, Script, ScriptError, Step, Then, data, trailers},
+    exchange::{CLOSE, event_stream},
+    script::{AfterScript, EndStream, Script, ScriptError, Step, data, trailers},
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{CloseEvent, Ending, SseCompletionLayer};
@@ -203,7 +200,7 @@ fn c13_end_is_said_with_the_close_event_unless_trailers_follow() {
 
 #[test]
 fn c13_end_is_said_with_the_last_frame_of_an_upstream_that_says_so() {
-    let upstream = frames(["data: x\n\n", "data: y\n\n"]).end_stream(EndStream::Said);
+    let upstream = frames(["data: x\n\n", "data: y\n\n"]).end_stream(EndStream::Known);
     let mut body = Driver::new(event_stream(&layer(), upstream));
     body.data();
     assert!(!body.is_end_stream());
@@ -215,7 +212,7 @@ fn c13_end_is_said_with_the_last_frame_of_an_upstream_that_says_so() {
 #[test]
 fn c13_end_is_not_said_while_anything_is_still_to_go() {
     // Held bytes.
-    let upstream = frames(["data: x\n\ndata: y"]).end_stream(EndStream::Said);
+    let upstream = frames(["data: x\n\ndata: y"]).end_stream(EndStream::Known);
     let mut body = Driver::new(event_stream(&layer(), upstream));
     assert_eq!(body.data(), "data: x\n\n");
     assert!(!body.is_end_stream());
@@ -223,7 +220,7 @@ fn c13_end_is_not_said_while_anything_is_still_to_go() {
     assert!(body.is_end_stream());
 
     // Queued bytes.
-    let upstream = frames(["data: x\n\nda", "ta: y\n\n"]).end_stream(EndStream::Said);
+    let upstream = frames(["data: x\n\nda", "ta: y\n\n"]).end_stream(EndStream::Known);
     let mut body = Driver::new(event_stream(&layer(), upstream));
     body.data();
     assert_eq!(body.data(), "da");
@@ -232,7 +229,7 @@ fn c13_end_is_not_said_while_anything_is_still_to_go() {
     assert!(body.is_end_stream());
 
     // A close event.
-    let upstream = frames(["data: x\n\n"]).end_stream(EndStream::Said);
+    let upstream = frames(["data: x\n\n"]).end_stream(EndStream::Known);
     let layer = layer().close_on_completed(true);
     let mut body = Driver::new(event_stream(&layer, upstream));
     assert_eq!(body.data(), "data: x\n\n");
@@ -243,11 +240,11 @@ fn c13_end_is_not_said_while_anything_is_still_to_go() {
 #[test]
 fn upstream_that_lies_about_its_end_loses_nothing() {
     let upstream = ["data: x\n\n", "data: y", "\n\n", ":\n", "data: z\n\n"];
-    let output = ended(&layer(), frames(upstream).end_stream(EndStream::Lied));
+    let output = ended(&layer(), frames(upstream).end_stream(EndStream::Wrong));
     assert_eq!(output.text(), upstream.concat());
 
     let steps = [data("data: x\n\n"), data("data: y\n\n"), Step::Error];
-    let upstream = Script::new(steps).end_stream(EndStream::Lied);
+    let upstream = Script::new(steps).end_stream(EndStream::Wrong);
     let output = ended(&layer(), upstream);
     assert_eq!(output.text(), "data: x\n\ndata: y\n\n");
     assert_eq!(
@@ -260,7 +257,7 @@ fn upstream_that_lies_about_its_end_loses_nothing() {
 #[test]
 fn c14_hints_promise_nothing_while_a_close_event_may_come() {
     let lies = [SizeHint::with_exact(9), SizeHint::with_exact(0)];
-    for (size_hint, end_stream) in lies.into_iter().zip([EndStream::Unsaid, EndStream::Lied]) {
+    for (size_hint, end_stream) in lies.into_iter().zip([EndStream::Unknown, EndStream::Wrong]) {
         let upstream = frames([":\n", "data: x"])
             .size_hint(size_hint)
             .end_stream(end_stream);
@@ -286,7 +283,7 @@ fn c14_empty_body_is_not_at_its_end_before_its_close_event() {
 
 #[test]
 fn upstream_that_never_ends_is_never_closed() {
-    let upstream = frames(["data: x\n\n"]).then(Then::Pending);
+    let upstream = frames(["data: x\n\n"]).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(&layer(), upstream));
     body.data();
     for _ in 0..100 {

@@ -1,7 +1,5 @@
 //! The examples, over real sockets.
 
-mod support;
-
 #[path = "../examples/before_after.rs"]
 #[allow(dead_code, reason = "main is not called")]
 mod before_after;
@@ -23,7 +21,7 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use support::server::{VERSIONS, Version, receive, request, serve};
+use testkit::server::{VERSIONS, Version, receive, request, serve};
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 use tower_sse_completion::Shutdown;
 

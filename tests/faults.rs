@@ -1,28 +1,27 @@
 //! Clients that leave at the worst moment, over real sockets: nothing is left of them, and each is reported once.
 
-mod support;
-
 use std::time::Duration;
 
 use allocation_counter::AllocationInfo;
 use axum::body::Body;
 use futures_util::future::join_all;
 use hyper::body::Incoming;
-use support::{
-    CLOSE,
-    client::{Client, connect, connect_narrow, piece},
+use testkit::{
+    client::{Client, connect, connect_narrow},
+    exchange::CLOSE,
     observed::{Logged, Observed, Tally, panics},
-    script::{Script, Then, data},
-    server::{VERSIONS, Version, receive},
+    script::{AfterScript, Script, data},
+    server::{VERSIONS, Version, next_data, receive},
+    wait::within,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     runtime::{Builder, Runtime},
     task::yield_now,
-    time::{sleep, timeout},
+    time::sleep,
 };
-use tower_sse_completion::SseCompletionLayer;
+use tower_sse_completion::{Shutdown, SseCompletionLayer};
 use tracing::{Level, subscriber::DefaultGuard};
 
 /// How many there are at a time, for each version, and how often they come: to warm up, and to be measured.
@@ -44,11 +43,9 @@ const DROPPED: (&str, bool) = ("dropped", false);
 const CANCELLED: (&str, bool) = ("cancelled", true);
 const EMPTY: (&str, bool) = ("empty", true);
 
-const LONG: Duration = Duration::from_secs(60);
-
 #[test]
 fn reset_before_the_request_ends_leaves_nothing() {
-    let reports = nothing_is_left(&VERSIONS, async |server, version| {
+    let reports = nothing_is_left(&VERSIONS, async |site, version| {
         let request = match version {
             Version::Http1 => &b"GET /half HTTP/1.1\r\nhost: localhost\r\naccept: */*\r\n\r\n"[..],
             // The preface, SETTINGS, and HEADERS that say `GET /`.
@@ -57,23 +54,23 @@ fn reset_before_the_request_ends_leaves_nothing() {
             }
         };
         for length in 0..request.len() {
-            let mut client = connect(server.address).await;
+            let mut client = connect(site.server.address).await;
             let written = client.write_all(&request[..length]).await;
             written.expect("room in the socket");
         }
-        server.until_accepted(request.len()).await;
+        site.server.until_accepted(request.len()).await;
     });
     assert_eq!(reports, Tally::new(), "there was no stream");
 }
 
 #[test]
 fn reset_within_the_body_of_the_request_leaves_nothing() {
-    let reports = nothing_is_left(&VERSIONS, async |server, version| {
-        drop(open_with_unfinished_request(server, version).await);
+    let reports = nothing_is_left(&VERSIONS, async |site, version| {
+        drop(open_with_unfinished_request(site, version).await);
         match version {
             // hyper does not read a request that the handler does not read, and finds out when it writes.
-            Version::Http1 => server.shutdown.close(),
-            Version::Http2 => server.until_open(0).await,
+            Version::Http1 => site.shutdown.close(),
+            Version::Http2 => site.server.until_open(0).await,
         }
     });
     let each = ROUNDS * CLIENTS;
@@ -84,16 +81,16 @@ fn reset_within_the_body_of_the_request_leaves_nothing() {
 fn reset_within_the_body_of_the_request_is_found_out_by_keep_alive() {
     let layer = SseCompletionLayer::new().keep_alive(Duration::from_millis(20));
     let layer = layer.expect("a valid interval");
-    let reports = nothing_is_left_of(&VERSIONS, layer, false, async |server, version| {
-        drop(open_with_unfinished_request(server, version).await);
+    let reports = nothing_is_left_of(&VERSIONS, layer, false, async |site, version| {
+        drop(open_with_unfinished_request(site, version).await);
     });
     assert_eq!(reports, each_is(DROPPED));
 }
 
 #[test]
 fn reset_before_the_first_event_leaves_nothing() {
-    let reports = nothing_is_left(&VERSIONS, async |server, version| {
-        drop(open(server, version, "/silent").await);
+    let reports = nothing_is_left(&VERSIONS, async |site, version| {
+        drop(open(site, version, "/silent").await);
     });
     assert_eq!(reports, each_is(DROPPED));
 }
@@ -102,10 +99,10 @@ fn reset_before_the_first_event_leaves_nothing() {
 fn reset_within_an_event_leaves_nothing() {
     // One half of it is held back, or on its way.
     for path in ["/half", "/large"] {
-        let reports = nothing_is_left(&VERSIONS, async |server, version| {
-            let mut clients = open(server, version, path).await;
+        let reports = nothing_is_left(&VERSIONS, async |site, version| {
+            let mut clients = open(site, version, path).await;
             for (_, events) in &mut clients {
-                piece(events).await;
+                next_data(events).await;
             }
             drop(clients);
         });
@@ -115,11 +112,11 @@ fn reset_within_an_event_leaves_nothing() {
 
 #[test]
 fn reset_after_the_close_event_leaves_nothing() {
-    let reports = nothing_is_left(&VERSIONS, async |server, version| {
-        let mut clients = open(server, version, "/silent").await;
-        server.shutdown.close();
+    let reports = nothing_is_left(&VERSIONS, async |site, version| {
+        let mut clients = open(site, version, "/silent").await;
+        site.shutdown.close();
         for (_, events) in &mut clients {
-            assert_eq!(piece(events).await, CLOSE);
+            assert_eq!(next_data(events).await, CLOSE);
         }
         drop(clients);
     });
@@ -128,11 +125,11 @@ fn reset_after_the_close_event_leaves_nothing() {
 
 #[test]
 fn reset_at_the_moment_of_the_close_leaves_nothing() {
-    let reports = nothing_is_left(&VERSIONS, async |server, version| {
-        let clients = open(server, version, "/half").await;
+    let reports = nothing_is_left(&VERSIONS, async |site, version| {
+        let clients = open(site, version, "/half").await;
         for (number, client) in clients.into_iter().enumerate() {
             if number == CLIENTS / 2 {
-                server.shutdown.close();
+                site.shutdown.close();
             }
             drop(client);
         }
@@ -144,16 +141,16 @@ fn reset_at_the_moment_of_the_close_leaves_nothing() {
 
 #[test]
 fn reset_of_one_stream_leaves_the_other_streams_of_its_connection_alone() {
-    let reports = nothing_is_left(&[Version::Http2], async |server, version| {
-        let mut clients = open(server, version, "/silent").await;
+    let reports = nothing_is_left(&[Version::Http2], async |site, version| {
+        let mut clients = open(site, version, "/silent").await;
         for (client, events) in &mut clients {
             let mut other = client.get("/half").await.into_body();
-            assert_eq!(piece(&mut other).await, FIRST);
+            assert_eq!(next_data(&mut other).await, FIRST);
             // The first of the two is reset here.
             *events = other;
         }
-        server.until_open(CLIENTS).await;
-        server.shutdown.close();
+        site.server.until_open(CLIENTS).await;
+        site.shutdown.close();
         for (_client, events) in clients {
             assert_eq!(receive(events).await.text().as_bytes(), CLOSE);
         }
@@ -164,12 +161,12 @@ fn reset_of_one_stream_leaves_the_other_streams_of_its_connection_alone() {
 
 #[test]
 fn half_close_is_a_client_that_left() {
-    let reports = nothing_is_left(&VERSIONS, async |server, version| {
-        let clients = open(server, version, "/silent").await;
+    let reports = nothing_is_left(&VERSIONS, async |site, version| {
+        let clients = open(site, version, "/silent").await;
         for (client, _) in &clients {
             client.half_close();
         }
-        server.until_open(0).await;
+        site.server.until_open(0).await;
         for (_client, events) in clients {
             assert!(receive(events).await.error.is_some(), "the server cuts it");
         }
@@ -179,16 +176,16 @@ fn half_close_is_a_client_that_left() {
 
 #[test]
 fn half_close_that_the_server_allows_leaves_the_close_event_to_be_read() {
-    let scenario = async |server: &Observed, version| {
-        let clients = open(server, version, "/silent").await;
+    let scenario = async |site: &Site, version| {
+        let clients = open(site, version, "/silent").await;
         for (client, _) in &clients {
             client.half_close();
         }
         // With the answer to another request, the server has looked at all of its sockets.
-        let mut other = Client::connect(server.address, version).await;
-        assert_eq!(piece(other.get("/empty").await.body_mut()).await, CLOSE);
-        assert_eq!(server.shutdown.open_streams(), CLIENTS);
-        server.shutdown.close();
+        let mut other = Client::connect(site.server.address, version).await;
+        assert_eq!(next_data(other.get("/empty").await.body_mut()).await, CLOSE);
+        assert_eq!(site.shutdown.open_streams(), CLIENTS);
+        site.shutdown.close();
         for (_client, events) in clients {
             assert_eq!(receive(events).await.text().as_bytes(), CLOSE);
         }
@@ -201,13 +198,13 @@ fn half_close_that_the_server_allows_leaves_the_close_event_to_be_read() {
 
 #[test]
 fn client_that_has_stopped_reading_is_open_until_it_leaves() {
-    let reports = nothing_is_left(&VERSIONS, async |server, version| {
-        let clients = open(server, version, "/flood").await;
+    let reports = nothing_is_left(&VERSIONS, async |site, version| {
+        let clients = open(site, version, "/flood").await;
         for (client, _) in &clients {
             client.stop_reading();
         }
-        server.until_blocked().await;
-        let drained = server.shutdown.drain(Duration::ZERO).await;
+        site.server.until_blocked().await;
+        let drained = site.shutdown.drain(Duration::ZERO).await;
         assert_eq!((drained.ended(), drained.still_open()), (0, CLIENTS));
         drop(clients);
     });
@@ -216,13 +213,13 @@ fn client_that_has_stopped_reading_is_open_until_it_leaves() {
 
 #[test]
 fn client_that_had_stopped_reading_has_its_close_event_when_it_reads_on() {
-    let reports = nothing_is_left(&VERSIONS, async |server, version| {
-        let clients = open(server, version, "/flood").await;
+    let reports = nothing_is_left(&VERSIONS, async |site, version| {
+        let clients = open(site, version, "/flood").await;
         for (client, _) in &clients {
             client.stop_reading();
         }
-        server.until_blocked().await;
-        server.shutdown.close();
+        site.server.until_blocked().await;
+        site.shutdown.close();
         for (client, events) in clients {
             client.read_on();
             assert_all_and_close(receive(events).await.text().as_bytes(), &event(FLOOD));
@@ -233,14 +230,14 @@ fn client_that_had_stopped_reading_has_its_close_event_when_it_reads_on() {
 
 #[test]
 fn slow_client_reads_its_close_event_byte_by_byte_over_http_1_1() {
-    let reports = nothing_is_left(&[Version::Http1], async |server, _| {
+    let reports = nothing_is_left(&[Version::Http1], async |site, _| {
         let slow = (0..CLIENTS).map(async |_| {
-            let mut client = connect_narrow(server.address).await;
+            let mut client = connect_narrow(site.server.address).await;
             let request = b"GET /drops HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
             client.write_all(request).await.expect("room in the socket");
             let mut answer = read_slowly(&mut client, 100).await;
-            server.until_blocked().await;
-            server.shutdown.close();
+            site.server.until_blocked().await;
+            site.shutdown.close();
             // From full buffers, which the server fills again as slowly as they are read.
             answer.extend(read_slowly(&mut client, 500).await);
             while let Ok(byte) = client.read_u8().await {
@@ -258,18 +255,18 @@ fn slow_client_reads_its_close_event_byte_by_byte_over_http_1_1() {
 
 #[test]
 fn slow_client_reads_its_close_event_byte_by_byte_over_http_2() {
-    let reports = nothing_is_left(&[Version::Http2], async |server, version| {
+    let reports = nothing_is_left(&[Version::Http2], async |site, version| {
         let slow = (0..CLIENTS).map(async |_| {
-            let mut client = Client::with_window(server.address, version, 1).await;
+            let mut client = Client::with_window(site.server.address, version, 1).await;
             let mut events = client.get("/drops").await.into_body();
             let mut received = Vec::new();
             for _ in 0..50 {
-                let byte = piece(&mut events).await;
+                let byte = next_data(&mut events).await;
                 assert_eq!(byte.len(), 1);
                 received.extend(byte);
                 sleep(Duration::from_millis(1)).await;
             }
-            server.shutdown.close();
+            site.shutdown.close();
             received.extend(receive(events).await.text().into_bytes());
             received
         });
@@ -291,17 +288,17 @@ fn twenty_thousand_clients_that_come_and_go_leave_memory_as_it_was() {
     let mut streams = 0;
     for version in VERSIONS {
         let runtime = runtime();
-        let server = runtime.block_on(Observed::serve(SseCompletionLayer::new(), false, upstream));
+        let site = runtime.block_on(Site::new(SseCompletionLayer::new(), false));
         let come_and_go = |clients| {
             runtime.block_on(async {
                 let visits = |first| (first..clients).step_by(VISITORS);
-                join_all((0..VISITORS).map(|first| visit(&server, version, visits(first)))).await;
-                server.until_all_left().await;
+                join_all((0..VISITORS).map(|first| visit(&site, version, visits(first)))).await;
+                site.until_all_left().await;
             });
         };
         come_and_go(WARM_UP);
         assert_nothing_kept(allocation_counter::measure(|| come_and_go(MEASURED)));
-        let reports = server.reports();
+        let reports = site.server.reports();
         let count = |how| reports.get(&how).copied().unwrap_or_default();
         assert!(count(DROPPED) >= (WARM_UP + MEASURED) / 2, "{reports:?}");
         assert_eq!(count(EMPTY), (WARM_UP + MEASURED) / 4, "{reports:?}");
@@ -312,7 +309,7 @@ fn twenty_thousand_clients_that_come_and_go_leave_memory_as_it_was() {
 
 /// Comes and leaves, sooner or later: with a new connection each time over HTTP/1.1, with a new stream of the same one
 /// over HTTP/2.
-async fn visit(server: &Observed, version: Version, visits: impl Iterator<Item = usize>) {
+async fn visit(site: &Site, version: Version, visits: impl Iterator<Item = usize>) {
     let mut connection = None;
     for number in visits {
         if version == Version::Http1 {
@@ -320,7 +317,7 @@ async fn visit(server: &Observed, version: Version, visits: impl Iterator<Item =
         }
         let client = match &mut connection {
             Some(client) => client,
-            none => none.insert(Client::connect(server.address, version).await),
+            none => none.insert(Client::connect(site.server.address, version).await),
         };
         match number % 4 {
             0 => tokio::select! {
@@ -328,7 +325,7 @@ async fn visit(server: &Observed, version: Version, visits: impl Iterator<Item =
                 () = turns(number % 10) => {}
             },
             1 => drop(client.get("/silent").await),
-            2 => drop(piece(client.get("/half").await.body_mut()).await),
+            2 => drop(next_data(client.get("/half").await.body_mut()).await),
             _ => drop(receive(client.get("/empty").await.into_body()).await.text()),
         }
     }
@@ -348,38 +345,40 @@ fn event(bytes: usize) -> Vec<u8> {
 
 fn upstream(path: &str) -> Script {
     match path {
-        "/silent" => Script::new([]).then(Then::Pending),
-        "/half" => Script::new([data(FIRST), data("id: 2\ndata: {\"half\":")]).then(Then::Pending),
-        "/large" => Script::new([data(event(LARGE))]).then(Then::Pending),
-        "/flood" => Script::new([]).then(Then::Repeat(event(FLOOD).into())),
-        "/drops" => Script::new([]).then(Then::Repeat(DROPS.into())),
+        "/silent" => Script::new([]).then(AfterScript::Pending),
+        "/half" => {
+            Script::new([data(FIRST), data("id: 2\ndata: {\"half\":")]).then(AfterScript::Pending)
+        }
+        "/large" => Script::new([data(event(LARGE))]).then(AfterScript::Pending),
+        "/flood" => Script::new([]).then(AfterScript::Repeat(event(FLOOD).into())),
+        "/drops" => Script::new([]).then(AfterScript::Repeat(DROPS.into())),
         "/empty" => Script::new([]),
         other => panic!("no such path: {other}"),
     }
 }
 
 /// Clients that have the head of their response.
-async fn open(server: &Observed, version: Version, path: &str) -> Vec<(Client, Incoming)> {
+async fn open(site: &Site, version: Version, path: &str) -> Vec<(Client, Incoming)> {
     let clients = (0..CLIENTS).map(async |_| {
-        let mut client = Client::connect(server.address, version).await;
+        let mut client = Client::connect(site.server.address, version).await;
         let events = client.get(path).await.into_body();
         (client, events)
     });
     let clients = join_all(clients).await;
-    server.until_open(CLIENTS).await;
+    site.server.until_open(CLIENTS).await;
     clients
 }
 
 async fn open_with_unfinished_request(
-    server: &Observed,
+    site: &Site,
     version: Version,
 ) -> Vec<(Client, Incoming)> {
     let clients = (0..CLIENTS).map(async |_| {
-        let mut client = Client::connect(server.address, version).await;
-        let unfinished = Body::new(Script::new([data("a=")]).then(Then::Pending));
+        let mut client = Client::connect(site.server.address, version).await;
+        let unfinished = Body::new(Script::new([data("a=")]).then(AfterScript::Pending));
         let response = client.send("POST", "/half", unfinished).await;
         let mut events = response.into_body();
-        assert_eq!(piece(&mut events).await, FIRST);
+        assert_eq!(next_data(&mut events).await, FIRST);
         (client, events)
     });
     join_all(clients).await
@@ -414,7 +413,7 @@ fn assert_chunks_of_drops_and_close(answer: &[u8]) {
 
 /// Runs this with a server for each version, twice: the first time is a warm-up, and after the second one nothing may
 /// be left of it. Returns the reports of all.
-fn nothing_is_left(versions: &[Version], scenario: impl AsyncFn(&Observed, Version)) -> Tally {
+fn nothing_is_left(versions: &[Version], scenario: impl AsyncFn(&Site, Version)) -> Tally {
     nothing_is_left_of(versions, SseCompletionLayer::new(), false, scenario)
 }
 
@@ -422,7 +421,7 @@ fn nothing_is_left_of(
     versions: &[Version],
     layer: SseCompletionLayer,
     half_close: bool,
-    scenario: impl AsyncFn(&Observed, Version),
+    scenario: impl AsyncFn(&Site, Version),
 ) -> Tally {
     let witness = Witness::new();
     let mut reports = Tally::new();
@@ -430,11 +429,10 @@ fn nothing_is_left_of(
         let runtime = runtime();
         let mut round = || {
             runtime.block_on(async {
-                let server = Observed::serve(layer.clone(), half_close, upstream).await;
-                let scenario = timeout(LONG, scenario(&server, version));
-                scenario.await.expect("it takes too long");
-                server.until_all_left().await;
-                for (how, count) in server.reports() {
+                let site = Site::new(layer.clone(), half_close).await;
+                within(scenario(&site, version)).await;
+                site.until_all_left().await;
+                for (how, count) in site.server.reports() {
                     *reports.entry(how).or_default() += count;
                 }
             });
@@ -461,6 +459,24 @@ fn each_is(how: (&'static str, bool)) -> Tally {
 fn assert_nothing_kept(kept: AllocationInfo) {
     assert!(kept.count_current <= KEPT_ALLOCATIONS, "{kept:?}");
     assert!(kept.bytes_current <= KEPT_BYTES, "{kept:?}");
+}
+
+struct Site {
+    server: Observed,
+    shutdown: Shutdown,
+}
+
+impl Site {
+    async fn new(layer: SseCompletionLayer, half_close: bool) -> Self {
+        let shutdown = Shutdown::new();
+        let server = Observed::serve(layer.shutdown(&shutdown), half_close, upstream).await;
+        Self { server, shutdown }
+    }
+
+    async fn until_all_left(&self) {
+        self.server.until_all_left().await;
+        assert_eq!(self.shutdown.open_streams(), 0);
+    }
 }
 
 /// Looks at what this thread logs, and for panics.

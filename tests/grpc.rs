@@ -1,7 +1,5 @@
 //! gRPC beside event streams: the tonic example, over real sockets.
 
-mod support;
-
 #[path = "../examples/tonic.rs"]
 #[allow(dead_code, reason = "main is not called")]
 mod tonic_example;
@@ -14,7 +12,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use support::server::{VERSIONS, receive, request, serve};
+use testkit::server::{VERSIONS, receive, request, serve};
 use tokio::{net::TcpListener, time::timeout};
 use tonic::{Code, transport::Endpoint};
 use tonic_health::{

@@ -1,15 +1,12 @@
 //! How much is held back, and what happens to an unfinished event that is larger.
 
-mod support;
-
 use std::task::Poll;
 
 use bytes::{Buf, Bytes};
-use support::{
-    CLOSE, cancelled_by,
+use testkit::{
     driver::Driver,
-    event_stream,
-    script::{Script, ScriptError, Step, Then, data},
+    exchange::{CLOSE, cancelled_by, event_stream},
+    script::{AfterScript, Script, ScriptError, Step, data},
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{ResponseBody, SseCompletionLayer};
@@ -23,7 +20,7 @@ fn unfinished(length: usize) -> Vec<u8> {
 
 #[test]
 fn c7_unfinished_event_up_to_the_limit_is_held() {
-    let upstream = Script::new([data(unfinished(99)), data("x")]).then(Then::Pending);
+    let upstream = Script::new([data(unfinished(99)), data("x")]).then(AfterScript::Pending);
     let layer = SseCompletionLayer::new().hold_limit(100);
     let mut body = Driver::new(event_stream(&layer, upstream));
     assert!(body.poll().is_pending());
@@ -34,7 +31,7 @@ fn c7_stream_is_closed_again_behind_a_large_event_that_flowed_through() {
     let token = CancellationToken::new();
     let layer = cancelled_by(&token).hold_limit(0);
     let frames = ["data: 1\n\n", "data: 2", "2\n\n"];
-    let upstream = Script::frames(frames).then(Then::Pending);
+    let upstream = Script::frames(frames).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(&layer, upstream));
     for frame in frames {
         assert_eq!(body.data(), frame);
@@ -48,7 +45,7 @@ fn c7_stream_is_closed_again_behind_a_large_event_that_flowed_through() {
 fn c7_default_limit_is_64_kibibytes() {
     let limit = 64 * 1024;
     for (length, held) in [(limit, true), (limit + 1, false)] {
-        let upstream = Script::new([data(unfinished(length))]).then(Then::Pending);
+        let upstream = Script::new([data(unfinished(length))]).then(AfterScript::Pending);
         let mut body = Driver::new(event_stream(&SseCompletionLayer::new(), upstream));
         assert_eq!(body.poll().is_pending(), held);
     }
@@ -57,7 +54,7 @@ fn c7_default_limit_is_64_kibibytes() {
 #[test]
 fn c7_larger_unfinished_event_flows_as_it_comes() {
     let pieces = [unfinished(60), vec![b'y'; 60], vec![b'z'; 10]];
-    let upstream = Script::frames(&pieces).then(Then::Pending);
+    let upstream = Script::frames(&pieces).then(AfterScript::Pending);
     let layer = SseCompletionLayer::new().hold_limit(100);
     let mut body = Driver::new(event_stream(&layer, upstream));
     assert_eq!(body.data(), pieces[0]);
@@ -69,7 +66,7 @@ fn c7_larger_unfinished_event_flows_as_it_comes() {
 #[test]
 fn c7_rest_of_a_frame_that_is_larger_than_the_limit_flows_with_it() {
     let frame = [b"data: 1\n\n", &unfinished(200)[..]].concat();
-    let upstream = Script::frames([&frame[..], b"\n\ndata: 2"]).then(Then::Pending);
+    let upstream = Script::frames([&frame[..], b"\n\ndata: 2"]).then(AfterScript::Pending);
     let layer = SseCompletionLayer::new().hold_limit(100);
     let mut body = Driver::new(event_stream(&layer, upstream));
     assert_eq!(body.data(), frame);
@@ -84,7 +81,7 @@ fn c7_rest_of_a_frame_that_is_larger_than_the_limit_flows_with_it() {
 #[test]
 fn c7_cancellation_within_a_larger_event_ends_the_stream_without_a_close_event() {
     let token = CancellationToken::new();
-    let upstream = Script::new([data(unfinished(200))]).then(Then::Pending);
+    let upstream = Script::new([data(unfinished(200))]).then(AfterScript::Pending);
     let log = upstream.log();
     let layer = cancelled_by(&token).hold_limit(100);
     let mut body = Driver::new(event_stream(&layer, upstream));
@@ -98,7 +95,7 @@ fn c7_cancellation_within_a_larger_event_ends_the_stream_without_a_close_event()
 #[test]
 fn c7_cancellation_after_a_larger_event_closes() {
     let token = CancellationToken::new();
-    let upstream = Script::new([data(unfinished(200)), data("\n\n")]).then(Then::Pending);
+    let upstream = Script::new([data(unfinished(200)), data("\n\n")]).then(AfterScript::Pending);
     let layer = cancelled_by(&token).hold_limit(100);
     let mut body = Driver::new(event_stream(&layer, upstream));
     assert_eq!(body.data().len(), 200);
@@ -155,7 +152,7 @@ fn c7_aligned_frame_is_neither_copied_nor_split_nor_delayed() {
         "data: 6\n\n",
     ]
     .map(Bytes::from);
-    let upstream = Script::new(frames.iter().cloned().map(Step::Data)).then(Then::Pending);
+    let upstream = Script::new(frames.iter().cloned().map(Step::Data)).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(&SseCompletionLayer::new(), upstream));
     for frame in &frames {
         let Poll::Ready(Some(Ok(out))) = body.poll() else {
@@ -168,7 +165,7 @@ fn c7_aligned_frame_is_neither_copied_nor_split_nor_delayed() {
 
 #[test]
 fn c7_upstream_that_yields_empty_frames_for_ever_does_not_keep_a_poll() {
-    let upstream = Script::new([]).then(Then::Repeat(Bytes::new()));
+    let upstream = Script::new([]).then(AfterScript::Repeat(Bytes::new()));
     let log = upstream.log();
     let mut body = Driver::new(event_stream(&SseCompletionLayer::new(), upstream));
     for polls in 1..10 {
@@ -182,7 +179,8 @@ fn c7_upstream_that_yields_empty_frames_for_ever_does_not_keep_a_poll() {
 #[test]
 fn c7_upstream_that_never_finishes_its_event_does_not_keep_a_poll() {
     let token = CancellationToken::new();
-    let upstream = Script::new([data("data: 1\n\ndata: ")]).then(Then::Repeat(Bytes::from("x")));
+    let upstream =
+        Script::new([data("data: 1\n\ndata: ")]).then(AfterScript::Repeat(Bytes::from("x")));
     let log = upstream.log();
     let mut body = Driver::new(event_stream(&cancelled_by(&token), upstream));
     body.data();

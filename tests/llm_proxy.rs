@@ -1,7 +1,5 @@
 //! The proxy example: every way of an upstream to misbehave, cut at every byte, over real sockets.
 
-mod support;
-
 #[path = "../examples/llm_proxy/main.rs"]
 #[allow(dead_code, reason = "main is not called")]
 mod llm_proxy;
@@ -15,7 +13,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use support::server::{VERSIONS, Version, receive, serve};
+use testkit::server::{VERSIONS, Version, receive, serve};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

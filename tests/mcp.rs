@@ -1,7 +1,5 @@
 //! The MCP example, spoken to over sockets: how its streams end when the server shuts down.
 
-mod support;
-
 #[allow(
     dead_code,
     reason = "its main function, which this program does not call"
@@ -17,7 +15,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use support::{decoder::decode, server::receive};
+use testkit::{decoder::decode, server::receive};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::timeout};
 
 const LONG: Duration = Duration::from_secs(20);
@@ -107,9 +105,12 @@ async fn text(body: Incoming) -> String {
 fn assert_closed(text: &str) {
     let decoded = decode(text.as_bytes());
     let last = decoded.events.last().expect("an event");
-    assert_eq!((last.kind.as_str(), last.data.as_str()), ("close", ""));
-    let retry = decoded.reconnection_time.expect("a reconnection time");
-    assert!((500..=2000).contains(&retry), "{retry}");
+    assert_eq!(
+        (last.event_type.as_str(), last.data.as_str()),
+        ("close", "")
+    );
+    let retry = decoded.retry.expect("a reconnection time");
+    assert!((500..=2000).contains(&retry.as_millis()), "{retry:?}");
 }
 
 #[tokio::test]

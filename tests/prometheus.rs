@@ -1,13 +1,11 @@
 //! The metrics example: what Prometheus reads.
 
-mod support;
-
 #[path = "../examples/metrics.rs"]
 #[allow(dead_code, reason = "main is not called")]
 mod metrics_example;
 
 use metrics_exporter_prometheus::PrometheusBuilder;
-use support::server::{Version, receive, request, serve};
+use testkit::server::{Version, receive, request, serve};
 use tower_sse_completion::Shutdown;
 
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! Every completed stream is reported once, and truly.
 
-mod support;
-
 use std::{
     future,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -16,12 +14,11 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
-use support::{
-    STRIDE, cancelled_by,
+use testkit::{
+    MIRI_STRIDE,
     driver::Driver,
-    event_stream,
-    script::{EndStream, Script, Step, Then, data},
-    through,
+    exchange::{cancelled_by, event_stream, through},
+    script::{AfterScript, EndStream, Script, Step, data},
 };
 use tokio::time::advance;
 use tokio_util::sync::CancellationToken;
@@ -121,7 +118,7 @@ fn c16_cancelled_stream_is_reported_with_its_close_event() {
     let layer = reports
         .layer()
         .cancel_when(move |_| cancel.clone().cancelled_owned());
-    let upstream = Script::frames(["data: 1\n\n"]).then(Then::Pending);
+    let upstream = Script::frames(["data: 1\n\n"]).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(&layer, upstream));
     body.data();
     assert!(body.poll().is_pending());
@@ -139,7 +136,7 @@ fn c16_cancellation_within_a_larger_event_is_reported_without_a_close_event() {
         .layer()
         .hold_limit(4)
         .cancel_when(move |_| cancel.clone().cancelled_owned());
-    let upstream = Script::frames(["data: 1"]).then(Then::Pending);
+    let upstream = Script::frames(["data: 1"]).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(&layer, upstream));
     body.data();
     token.cancel();
@@ -189,7 +186,7 @@ fn c16_trailers_complete_the_stream_even_if_it_is_not_polled_again() {
 #[test]
 fn c16_upstream_that_says_its_end_completes_the_stream_even_if_it_is_not_polled_again() {
     let reports = Reports::default();
-    let upstream = Script::frames(["data: 1\n\n", "data: 2\n\n"]).end_stream(EndStream::Said);
+    let upstream = Script::frames(["data: 1\n\n", "data: 2\n\n"]).end_stream(EndStream::Known);
     let mut body = Driver::new(event_stream(&reports.layer(), upstream));
     body.data();
     reports.none();
@@ -202,7 +199,7 @@ fn c16_upstream_that_says_its_end_completes_the_stream_even_if_it_is_not_polled_
     reports.none();
 
     // Not while something is held.
-    let upstream = Script::frames(["data: 1\n\nda"]).end_stream(EndStream::Said);
+    let upstream = Script::frames(["data: 1\n\nda"]).end_stream(EndStream::Known);
     let mut body = Driver::new(event_stream(&reports.layer(), upstream));
     body.data();
     reports.none();
@@ -216,14 +213,14 @@ fn c16_upstream_that_says_its_end_completes_the_stream_even_if_it_is_not_polled_
 #[test]
 fn c16_dropped_body_is_reported_with_what_it_has_sent() {
     let reports = Reports::default();
-    let upstream = Script::frames(["data: 1\n\n", "data: 2\n\nda"]).then(Then::Pending);
+    let upstream = Script::frames(["data: 1\n\n", "data: 2\n\nda"]).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(&reports.layer(), upstream));
     body.data();
     drop(body);
     assert_eq!(facts(&reports.one()), (Ending::Dropped, false, true, 1, 9));
 
     // The second part of an event is still to go.
-    let upstream = Script::frames(["da", "ta: 1\n\n"]).then(Then::Pending);
+    let upstream = Script::frames(["da", "ta: 1\n\n"]).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(&reports.layer(), upstream));
     assert_eq!(body.data(), "da");
     drop(body);
@@ -281,7 +278,7 @@ fn c16_stream_whose_cancellation_panics_is_reported() {
             })
         });
         let steps = (0..frames).map(|_| data("data: 1\n\n"));
-        let upstream = Script::new(steps).then(Then::Pending);
+        let upstream = Script::new(steps).then(AfterScript::Pending);
         let mut body = Driver::new(event_stream(&layer, upstream));
         for _ in 0..frames {
             body.data();
@@ -336,7 +333,7 @@ fn c16_stream_without_an_event_has_no_time_to_the_first() {
 #[test]
 fn c16_upstream_that_says_its_end_is_reported_with_the_last_queued_frame() {
     let reports = Reports::default();
-    let upstream = Script::frames(["da", "ta: 1\n\n"]).end_stream(EndStream::Said);
+    let upstream = Script::frames(["da", "ta: 1\n\n"]).end_stream(EndStream::Known);
     let mut body = Driver::new(event_stream(&reports.layer(), upstream));
     body.data();
     reports.none();
@@ -410,7 +407,7 @@ fn c1_stacked_layers_write_one_close_event_when_both_are_cancelled() {
         let inner = reports.layer().shutdown(&shutdowns[0]);
         let outer = SseCompletionLayer::new().shutdown(&shutdowns[1]);
         let steps = (0..frames).map(|_| data("data: 1\n\n"));
-        let upstream = Script::new(steps).then(Then::Pending);
+        let upstream = Script::new(steps).then(AfterScript::Pending);
         let mut body = stacked(&inner, &outer, upstream);
         shutdowns.iter().for_each(Shutdown::close);
         let text = body.rest().text();
@@ -426,7 +423,7 @@ fn c1_stacked_layers_write_one_close_event_when_both_are_cancelled() {
 
 #[test]
 fn c1_stacked_layers_write_one_close_event_in_front_of_trailers() {
-    for frames in (0..=100).step_by(STRIDE) {
+    for frames in (0..=100).step_by(MIRI_STRIDE) {
         for polls in [0, 1, 20, 31, 32, 33, 64] {
             // It is looked at after every few frames, so that the two layers do not see it at once.
             let token = CancellationToken::new();
@@ -454,7 +451,7 @@ fn c1_shutdown_of_both_layers_counts_and_closes_the_stream_once() {
     let (shutdown, reports) = (Shutdown::new(), Reports::default());
     let inner = reports.layer().shutdown(&shutdown);
     let outer = SseCompletionLayer::new().shutdown(&shutdown);
-    let upstream = Script::new([]).then(Then::Pending);
+    let upstream = Script::new([]).then(AfterScript::Pending);
     let mut body = stacked(&inner, &outer, upstream);
     assert!(body.poll().is_pending());
     assert_eq!(shutdown.open_streams(), 1);
@@ -485,7 +482,7 @@ fn shutdown_that_layer_and_response_both_have_counts_the_stream_once() {
 fn shutdown_of_layers_that_have_another_one_in_between_counts_the_stream_once() {
     let shutdown = Shutdown::new();
     let has = SseCompletionLayer::new().shutdown(&shutdown);
-    let upstream = Script::new([]).then(Then::Pending);
+    let upstream = Script::new([]).then(AfterScript::Pending);
     let response = Response::builder()
         .header("content-type", "text/event-stream")
         .body(upstream)
@@ -513,7 +510,7 @@ fn shutdown_put_into_the_response_between_two_layers_ends_the_stream() {
         for brought in [None, Some(Shutdown::new())] {
             let mut response = Response::builder()
                 .header("content-type", "text/event-stream")
-                .body(Script::new([]).then(Then::Pending))
+                .body(Script::new([]).then(AfterScript::Pending))
                 .expect("a valid response");
             if let Some(brought) = &brought {
                 response.extensions_mut().insert(brought.clone());
@@ -534,7 +531,7 @@ fn shutdown_put_into_the_response_between_two_layers_ends_the_stream() {
         Request::new(()),
         Response::builder()
             .header("content-type", "text/event-stream")
-            .body(Script::new([]).then(Then::Pending))
+            .body(Script::new([]).then(AfterScript::Pending))
             .expect("a valid response"),
     );
     inner.extensions_mut().insert(session);
@@ -547,7 +544,7 @@ fn c1_outer_layer_adds_its_cancellation() {
     let reports = Reports::default();
     let shutdown = Shutdown::new();
     let outer = SseCompletionLayer::new().shutdown(&shutdown);
-    let upstream = Script::frames(["data: 1\n\n"]).then(Then::Pending);
+    let upstream = Script::frames(["data: 1\n\n"]).then(AfterScript::Pending);
     let mut body = stacked(&reports.layer(), &outer, upstream);
     body.data();
     assert!(body.poll().is_pending());
@@ -565,7 +562,7 @@ fn c1_outer_layer_is_not_outrun_by_a_stream_that_the_inner_one_lets_pass() {
     let token = CancellationToken::new();
     token.cancel();
     let both = Stack::new(SseCompletionLayer::new(), cancelled_by(&token));
-    let upstream = Script::new([]).then(Then::Repeat(Bytes::from_static(b"data: 1\n\n")));
+    let upstream = Script::new([]).then(AfterScript::Repeat(Bytes::from_static(b"data: 1\n\n")));
     let output = Driver::new(event_stream(&both, upstream)).rest();
     assert_eq!(output.frames.len(), 33);
     assert!(
@@ -591,7 +588,7 @@ fn c1_marker_is_all_that_is_added_to_the_extensions() {
 fn frames_that_go_the_short_way_are_counted() {
     let reports = Reports::default();
     let event = Bytes::from_static(b"data: 1\n\n");
-    let upstream = Script::new([]).then(Then::Repeat(event));
+    let upstream = Script::new([]).then(AfterScript::Repeat(event));
     let mut body = Driver::new(event_stream(&reports.layer(), upstream));
     for _ in 0..1000 {
         body.data();

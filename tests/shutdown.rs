@@ -1,7 +1,5 @@
 //! `Shutdown`: closing, draining and counting.
 
-mod support;
-
 use std::{
     future,
     sync::{
@@ -15,12 +13,11 @@ use std::{
 
 use futures_util::FutureExt;
 use http::{Method, Request, Response};
-use support::{
-    CLOSE, STRIDE,
+use testkit::{
+    MIRI_STRIDE,
     driver::Driver,
-    event_stream,
-    script::{Script, Then, data},
-    through,
+    exchange::{CLOSE, event_stream, through},
+    script::{AfterScript, Script, data},
 };
 use tokio::time::{Instant, sleep};
 use tower_sse_completion::{CloseEvent, Drained, ResponseBody, Shutdown, SseCompletionLayer};
@@ -33,7 +30,7 @@ fn layer(shutdown: &Shutdown) -> SseCompletionLayer {
 
 /// A stream that has delivered an event, and waits.
 fn idle(layer: &SseCompletionLayer) -> Driver<ResponseBody<Script>> {
-    let upstream = Script::frames(["data: x\n\n"]).then(Then::Pending);
+    let upstream = Script::frames(["data: x\n\n"]).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(layer, upstream));
     body.data();
     assert!(body.poll().is_pending());
@@ -57,7 +54,7 @@ fn c10_close_wakes_and_ends_every_stream() {
 fn c15_close_before_the_stream_starts_ends_it_at_once() {
     let shutdown = Shutdown::new();
     shutdown.close();
-    let upstream = Script::frames(["data: x\n\n"]).then(Then::Pending);
+    let upstream = Script::frames(["data: x\n\n"]).then(AfterScript::Pending);
     let output = Driver::new(event_stream(&layer(&shutdown), upstream)).rest();
     assert_eq!(output.text(), "data: x\n\nevent: close\ndata:\n\n");
 }
@@ -65,7 +62,7 @@ fn c15_close_before_the_stream_starts_ends_it_at_once() {
 #[test]
 fn c15_close_before_the_first_poll_and_twice_is_the_same() {
     let shutdown = Shutdown::new();
-    let upstream = Script::new([]).then(Then::Pending);
+    let upstream = Script::new([]).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(&layer(&shutdown), upstream));
     shutdown.close();
     shutdown.close();
@@ -114,7 +111,7 @@ fn close_with_sends_its_event_unless_the_response_brought_one() {
         let response = Response::builder()
             .header("content-type", "text/event-stream")
             .extension(CloseEvent::new().data("the handler's"))
-            .body(Script::new([]).then(Then::Pending));
+            .body(Script::new([]).then(AfterScript::Pending));
         let response = through(
             &layer,
             Request::new(()),
@@ -142,7 +139,7 @@ fn shutdown_in_the_response_ends_that_stream_alone() {
     let response = Response::builder()
         .header("content-type", "text/event-stream")
         .extension(session.clone())
-        .body(Script::new([]).then(Then::Pending));
+        .body(Script::new([]).then(AfterScript::Pending));
     let response = through(
         &layer,
         Request::new(()),
@@ -188,7 +185,7 @@ fn stream_that_has_the_same_shutdown_twice_counts_once() {
     let with = layer(&shutdown);
     let without = SseCompletionLayer::new();
     let plain = || {
-        let mut response = Response::new(Script::new([]).then(Then::Pending));
+        let mut response = Response::new(Script::new([]).then(AfterScript::Pending));
         let kind = http::HeaderValue::from_static("text/event-stream");
         response.headers_mut().insert("content-type", kind);
         response
@@ -290,7 +287,7 @@ async fn stream_that_starts_during_a_drain_is_ended_at_once() {
     let old = idle(&layer(&shutdown));
     let mut draining = Box::pin(shutdown.drain(GRACE));
     assert!((&mut draining).now_or_never().is_none());
-    let upstream = Script::new([]).then(Then::Pending);
+    let upstream = Script::new([]).then(AfterScript::Pending);
     let mut new = Driver::new(event_stream(&layer(&shutdown), upstream));
     assert_eq!(new.rest().bytes(), CLOSE);
     drop(old);
@@ -329,7 +326,7 @@ async fn draining_ends_subscriptions_at_the_start_of_a_drain() {
         *request.method_mut() = method;
         let response = Response::builder()
             .header("content-type", "text/event-stream")
-            .body(Script::new([data("data: x\n\n")]).then(Then::Pending));
+            .body(Script::new([data("data: x\n\n")]).then(AfterScript::Pending));
         let response = through(&layer, request, response.expect("a valid response"));
         let mut body = Driver::new(response.into_body());
         body.data();
@@ -377,7 +374,7 @@ fn after_waits_for_the_signal_and_then_closes() {
 #[test]
 fn waker_of_a_stream_that_moved_to_another_task_is_the_new_one() {
     let shutdown = Shutdown::new();
-    let upstream = Script::new([]).then(Then::Pending);
+    let upstream = Script::new([]).then(AfterScript::Pending);
     let mut first = Driver::new(event_stream(&layer(&shutdown), upstream));
     assert!(first.poll().is_pending());
     let mut second = first.in_another_task();
@@ -419,7 +416,7 @@ fn c17_quiet_poll_does_not_touch_the_registered_waker() {
 #[test]
 fn stream_that_ended_leaves_no_waker_behind() {
     let shutdown = Shutdown::new();
-    let upstream = Script::frames(["data: x\n\n"]).then(Then::Pending);
+    let upstream = Script::frames(["data: x\n\n"]).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(&layer(&shutdown), upstream));
     let before = body.waker_references();
     body.data();
@@ -431,7 +428,7 @@ fn stream_that_ended_leaves_no_waker_behind() {
 
 #[test]
 fn c15_close_from_another_thread_is_never_missed() {
-    for _ in (0..2_000).step_by(STRIDE) {
+    for _ in (0..2_000).step_by(MIRI_STRIDE) {
         let shutdown = Shutdown::new();
         let start = Arc::new(Barrier::new(2));
         let closer = thread::spawn({
@@ -441,7 +438,7 @@ fn c15_close_from_another_thread_is_never_missed() {
                 shutdown.close();
             }
         });
-        let upstream = Script::new([]).then(Then::Pending);
+        let upstream = Script::new([]).then(AfterScript::Pending);
         start.wait();
         let mut body = Driver::new(event_stream(&layer(&shutdown), upstream));
         let polled = body.poll_while_woken();
@@ -462,7 +459,7 @@ fn streams_that_start_and_end_on_many_threads_are_counted_right() {
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                for round in 0..500 / STRIDE {
+                for round in 0..500 / MIRI_STRIDE {
                     let mut body = idle(&layer(&shutdown));
                     if round % 2 == 0 {
                         body.drop_body();

@@ -1,7 +1,5 @@
 //! What a frame does not cost: allocations. Counted, so in a program of its own.
 
-mod support;
-
 use std::{
     pin::Pin,
     task::{Context, Poll, Waker},
@@ -9,9 +7,9 @@ use std::{
 
 use bytes::Bytes;
 use http_body::Body;
-use support::{
-    cancelled_by, event_stream,
-    script::{Script, Then, data},
+use testkit::{
+    exchange::{cancelled_by, event_stream},
+    script::{AfterScript, Script, data},
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{ResponseBody, Shutdown, SseCompletionLayer};
@@ -33,7 +31,7 @@ fn c17_event_that_arrives_and_goes_out_takes_no_allocation() {
     let token = CancellationToken::new();
     for event in ["data: x\n\n", "data: x\r\n\r\n", "data: x\r\r", ":\n"] {
         let upstream = Script::new([data("data: first\n\n")])
-            .then(Then::Repeat(Bytes::from_static(event.as_bytes())));
+            .then(AfterScript::Repeat(Bytes::from_static(event.as_bytes())));
         let shutdown = Shutdown::new();
         let layer = cancelled_by(&token).shutdown(&shutdown).on_end(|_| {});
         let mut body = Box::pin(event_stream(&layer, upstream));
@@ -46,7 +44,7 @@ fn c17_event_that_arrives_and_goes_out_takes_no_allocation() {
 #[test]
 fn c17_quiet_poll_takes_no_allocation() {
     let token = CancellationToken::new();
-    let upstream = Script::new([]).then(Then::Pending);
+    let upstream = Script::new([]).then(AfterScript::Pending);
     let shutdown = Shutdown::new();
     let layer = cancelled_by(&token).shutdown(&shutdown).on_end(|_| {});
     let mut body = Box::pin(event_stream(&layer, upstream));
@@ -66,7 +64,10 @@ fn shutdown_keeps_at_most_64_bytes_of_a_stream_beside_its_body() {
         let mut cx = Context::from_waker(Waker::noop());
         let allocated = allocation_counter::measure(|| {
             for _ in 0..STREAMS {
-                let mut body = Box::pin(event_stream(layer, Script::new([]).then(Then::Pending)));
+                let mut body = Box::pin(event_stream(
+                    layer,
+                    Script::new([]).then(AfterScript::Pending),
+                ));
                 assert!(body.as_mut().poll_frame(&mut cx).is_pending());
                 bodies.push(body);
             }
@@ -87,7 +88,8 @@ fn c7_event_in_pieces_is_held_in_about_as_much_memory_as_the_limit() {
 }
 
 fn assert_held_within(limit: usize) {
-    let upstream = Script::new([data("data: ")]).then(Then::Repeat(Bytes::from_static(b"x")));
+    let upstream =
+        Script::new([data("data: ")]).then(AfterScript::Repeat(Bytes::from_static(b"x")));
     let layer = SseCompletionLayer::new().hold_limit(limit);
     let body: ResponseBody<_> = event_stream(&layer, upstream);
     let mut body = Box::pin(body);

@@ -1,7 +1,5 @@
 //! What the features `tracing` and `metrics` tell of streams.
 
-mod support;
-
 use std::{
     collections::BTreeMap,
     io,
@@ -10,11 +8,10 @@ use std::{
 
 use http::{Request, Response};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use support::{
+use testkit::{
     driver::Driver,
-    event_stream,
-    script::{Script, Step, Then, data},
-    through,
+    exchange::{event_stream, through},
+    script::{AfterScript, Script, Step, data},
 };
 use tower_sse_completion::{ResponseBody, SseCompletionLayer};
 use tracing_subscriber::fmt::MakeWriter;
@@ -160,7 +157,7 @@ fn snapshot(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
 fn streams_are_measured() {
     let measured = measured(|snapshotter| {
         let layer = SseCompletionLayer::new();
-        let upstream = Script::frames(["data: 1\n\n"]).then(Then::Pending);
+        let upstream = Script::frames(["data: 1\n\n"]).then(AfterScript::Pending);
         let mut open: Driver<ResponseBody<_>> = Driver::new(event_stream(&layer, upstream));
         let unpolled: ResponseBody<_> = event_stream(&layer, Script::new([]));
         drop(unpolled);

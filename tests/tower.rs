@@ -1,15 +1,13 @@
 //! The service among other services: readiness, errors, clones, and requests of every kind.
 
-mod support;
-
 use std::{future, task::Poll};
 
 use futures_util::FutureExt;
 use http::{Request, Response};
-use support::{
-    CLOSE, cancelled_by,
+use testkit::{
     driver::Driver,
-    script::{Script, Then},
+    exchange::{CLOSE, cancelled_by},
+    script::{AfterScript, Script},
 };
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
@@ -19,7 +17,7 @@ use tower_test::mock;
 fn event_stream() -> Response<Script> {
     Response::builder()
         .header("content-type", "text/event-stream")
-        .body(Script::new([]).then(Then::Pending))
+        .body(Script::new([]).then(AfterScript::Pending))
         .expect("a valid response")
 }
 

@@ -1,17 +1,14 @@
 //! What comes out is always a beginning of what went in, cut between two events, and at most a close event: for
 //! every way to cut a stream into frames, and for a cancellation at any point. Judged by the tests' own decoder.
 
-mod support;
-
 use std::task::Poll;
 
 use proptest::prelude::*;
-use support::{
-    CLOSE, cancelled_by,
+use testkit::{
     decoder::{boundaries, decode},
     driver::Driver,
-    event_stream,
-    script::{Script, Step, Then, data},
+    exchange::{CLOSE, cancelled_by, event_stream},
+    script::{AfterScript, Script, Step, data},
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::SseCompletionLayer;
@@ -34,7 +31,7 @@ const STREAMS: &[&[u8]] = &[
 ];
 
 /// Runs these frames through the layer and cancels before the poll of this number, if the stream gets so far.
-fn cancelled_before_poll(frames: &[&[u8]], then: Then, poll: usize) -> Option<Vec<u8>> {
+fn cancelled_before_poll(frames: &[&[u8]], then: AfterScript, poll: usize) -> Option<Vec<u8>> {
     let token = CancellationToken::new();
     let upstream = Script::frames(frames).then(then);
     let mut body = Driver::new(event_stream(&cancelled_by(&token), upstream));
@@ -70,7 +67,7 @@ fn closed_after(bytes: &[u8]) -> Vec<u8> {
 fn assert_whole(frames: &[&[u8]]) {
     let stream = frames.concat();
     for poll in 0..=frames.len() + 2 {
-        for then in [Then::Pending, Then::End] {
+        for then in [AfterScript::Pending, AfterScript::End] {
             if let Some(bytes) = cancelled_before_poll(frames, then, poll) {
                 assert_eq!(
                     bytes.escape_ascii().to_string(),
@@ -116,7 +113,7 @@ fn c6_one_byte_per_frame_keeps_events_whole() {
 fn c5_close_event_completes_a_crlf_that_was_cut() {
     let frames: [&[u8]; 2] = [b"data: x\r\n\r", b""];
     assert_eq!(
-        cancelled_before_poll(&frames, Then::Pending, 9).as_deref(),
+        cancelled_before_poll(&frames, AfterScript::Pending, 9).as_deref(),
         Some(&b"data: x\r\n\r\nevent: close\ndata:\n\n"[..])
     );
 }
@@ -132,7 +129,7 @@ fn c5_lf_in_front_is_in_the_same_frame() {
 #[test]
 fn c6_whole_comment_line_is_not_held_back() {
     for heartbeat in [":\n", ": hi\r\n", ":\r"] {
-        let upstream = Script::frames(["data: x\n\n", heartbeat]).then(Then::Pending);
+        let upstream = Script::frames(["data: x\n\n", heartbeat]).then(AfterScript::Pending);
         let mut body = Driver::new(event_stream(&SseCompletionLayer::new(), upstream));
         body.data();
         assert_eq!(body.data(), heartbeat);
@@ -141,7 +138,8 @@ fn c6_whole_comment_line_is_not_held_back() {
 
 #[test]
 fn c6_whole_comment_line_is_not_held_back_behind_an_event_that_was() {
-    let upstream = Script::frames(["data: x\n\n", "data: y", "z\n\n", ":\n"]).then(Then::Pending);
+    let upstream =
+        Script::frames(["data: x\n\n", "data: y", "z\n\n", ":\n"]).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(&SseCompletionLayer::new(), upstream));
     for out in ["data: x\n\n", "data: y", "z\n\n", ":\n"] {
         assert_eq!(body.data(), out);
@@ -151,7 +149,7 @@ fn c6_whole_comment_line_is_not_held_back_behind_an_event_that_was() {
 #[test]
 fn c6_unfinished_comment_line_and_byte_order_mark_are_held_back() {
     for unfinished in [": hi", "\u{feff}"] {
-        let upstream = Script::frames([unfinished]).then(Then::Pending);
+        let upstream = Script::frames([unfinished]).then(AfterScript::Pending);
         let mut body = Driver::new(event_stream(&SseCompletionLayer::new(), upstream));
         assert!(body.poll().is_pending(), "{unfinished:?}");
     }
@@ -160,7 +158,7 @@ fn c6_unfinished_comment_line_and_byte_order_mark_are_held_back() {
 #[test]
 fn c6_nothing_comes_between_the_frames_of_an_event_that_is_let_go() {
     let token = CancellationToken::new();
-    let upstream = Script::frames(["data: x\n\nda", "ta: y\n\n"]).then(Then::Pending);
+    let upstream = Script::frames(["data: x\n\nda", "ta: y\n\n"]).then(AfterScript::Pending);
     let mut body = Driver::new(event_stream(&cancelled_by(&token), upstream));
     assert_eq!(body.data(), "data: x\n\n");
     assert_eq!(body.data(), "da");
@@ -240,7 +238,7 @@ proptest! {
         hold_limit in prop_oneof![4 => Just(64 * 1024), 1 => 0..40_usize],
     ) {
         let token = CancellationToken::new();
-        let then = if ends { Then::End } else { Then::Pending };
+        let then = if ends { AfterScript::End } else { AfterScript::Pending };
         let layer = cancelled_by(&token).hold_limit(hold_limit);
         let mut body = Driver::new(event_stream(&layer, Script::new(steps).then(then)));
         let mut out = Vec::new();
@@ -267,7 +265,7 @@ proptest! {
         let mut events = with.events.clone();
         if closed {
             let close = events.pop().expect("the close event");
-            prop_assert_eq!((&*close.kind, &*close.data), ("close", ""));
+            prop_assert_eq!((&*close.event_type, &*close.data), ("close", ""));
         }
         prop_assert!(without.events.starts_with(&events), "C6: whole events only");
         prop_assert_eq!(with.last_event_id, decode(forwarded).last_event_id, "C6: the resume point");

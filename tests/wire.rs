@@ -1,7 +1,5 @@
 //! Real servers and real clients, over loopback, with HTTP/1.1 and HTTP/2.
 
-mod support;
-
 use std::{
     convert::Infallible,
     future::{Future, IntoFuture},
@@ -20,9 +18,10 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{Request, Response, request::Parts};
 use http_body_util::{BodyExt, Channel};
-use support::{
-    script::{Script, Step, Then, data, trailers},
-    server::{VERSIONS, event_stream, raw, receive, request, serve},
+use testkit::{
+    exchange::event_stream_response,
+    script::{AfterScript, Script, Step, data, trailers},
+    server::{VERSIONS, raw, receive, request, serve},
 };
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -52,8 +51,8 @@ async fn serve_until(token: &CancellationToken, frames: &'static [&'static str])
         SseCompletionLayer::new()
             .cancel_when(move |_: &Parts| token.clone().cancelled_owned())
             .layer(service_fn(move |_: Request<_>| async move {
-                let body = Body::new(Script::frames(frames).then(Then::Pending));
-                Ok::<_, Infallible>(event_stream(body))
+                let body = Body::new(Script::frames(frames).then(AfterScript::Pending));
+                Ok::<_, Infallible>(event_stream_response(body))
             })),
     )
     .await
@@ -96,8 +95,10 @@ async fn c14_empty_streams_are_closed() {
         || Body::from(":\n"),
     ];
     for body in empty {
-        let address =
-            serve_responses(SseCompletionLayer::new(), move || event_stream(body())).await;
+        let address = serve_responses(SseCompletionLayer::new(), move || {
+            event_stream_response(body())
+        })
+        .await;
         for version in VERSIONS {
             let response = request(address, version, "GET", "/").await;
             assert_eq!(response.headers().get("content-length"), None);
@@ -110,7 +111,7 @@ async fn c14_empty_streams_are_closed() {
 #[tokio::test]
 async fn c3_content_length_of_the_handler_does_not_cut_the_close_event_off() {
     let address = serve_responses(SseCompletionLayer::new(), || {
-        let mut response = event_stream(Body::from(":\n"));
+        let mut response = event_stream_response(Body::from(":\n"));
         let length = http::HeaderValue::from_static("2");
         response.headers_mut().insert("content-length", length);
         response
@@ -140,7 +141,8 @@ async fn c3_content_length_that_axum_sets_does_not_cut_the_close_event_off() {
 #[tokio::test]
 async fn c13_trailers_arrive_behind_the_close_event() {
     let address = serve_responses(SseCompletionLayer::new(), || {
-        let mut response = event_stream(Body::new(Script::new([data(":\n"), Step::Trailers])));
+        let mut response =
+            event_stream_response(Body::new(Script::new([data(":\n"), Step::Trailers])));
         let names = http::HeaderValue::from_static("x-checksum");
         response.headers_mut().insert("trailer", names);
         response
@@ -157,7 +159,8 @@ async fn c13_trailers_arrive_behind_the_close_event() {
 #[tokio::test]
 async fn c1_head_of_an_endless_stream_is_answered_at_once() {
     // axum drops the body, because hyper sends it over HTTP/2.
-    let endless = || async { event_stream(Body::new(Script::new([]).then(Then::Pending))) };
+    let endless =
+        || async { event_stream_response(Body::new(Script::new([]).then(AfterScript::Pending))) };
     let app = Router::new()
         .route("/", get(endless))
         .layer(SseCompletionLayer::new());
@@ -172,7 +175,7 @@ async fn c1_head_of_an_endless_stream_is_answered_at_once() {
 #[tokio::test]
 async fn c1_answer_without_a_body_stays_without_one() {
     let address = serve_responses(SseCompletionLayer::new(), || {
-        let mut response = event_stream(Body::empty());
+        let mut response = event_stream_response(Body::empty());
         *response.status_mut() = http::StatusCode::NO_CONTENT;
         response
     })
@@ -200,8 +203,9 @@ async fn c2_other_response_keeps_its_exact_length() {
 #[tokio::test]
 async fn c1_compression_outside_of_the_layer_compresses_the_close_event() {
     let compression = CompressionLayer::new().compress_when(SizeAbove::new(0));
-    let respond =
-        service_fn(|_: Request<_>| async { Ok::<_, Infallible>(event_stream(Body::from(":\n"))) });
+    let respond = service_fn(|_: Request<_>| async {
+        Ok::<_, Infallible>(event_stream_response(Body::from(":\n")))
+    });
     let outside = ServiceBuilder::new()
         .layer(compression.clone())
         .layer(SseCompletionLayer::new())
@@ -230,7 +234,7 @@ async fn c1_compression_outside_of_the_layer_compresses_the_close_event() {
 /// Two events and an error, in one poll.
 fn failing() -> Response<Body> {
     let steps = [data("data: 1\n\n"), data("data: 2\n\n"), Step::Error];
-    event_stream(Body::new(Script::new(steps)))
+    event_stream_response(Body::new(Script::new(steps)))
 }
 
 #[tokio::test]
@@ -261,12 +265,12 @@ async fn c12_close_event_in_place_of_an_error_saves_the_frames_before_it() {
 #[tokio::test]
 async fn client_that_leaves_drops_the_upstream() {
     for version in VERSIONS {
-        let upstream = Script::frames(["data: 1\n\n"]).then(Then::Pending);
+        let upstream = Script::frames(["data: 1\n\n"]).then(AfterScript::Pending);
         let log = upstream.log();
         let body = std::sync::Arc::new(std::sync::Mutex::new(Some(Body::new(upstream))));
         let address = serve_responses(SseCompletionLayer::new(), move || {
             let body = body.lock().expect("no panic").take();
-            event_stream(body.unwrap_or_default())
+            event_stream_response(body.unwrap_or_default())
         })
         .await;
         let mut body = request(address, version, "GET", "/").await.into_body();
@@ -284,7 +288,10 @@ async fn client_that_leaves_drops_the_upstream() {
 
 #[tokio::test]
 async fn http_1_1_client_sees_the_close_event_and_the_last_chunk() {
-    let address = serve_responses(SseCompletionLayer::new(), || event_stream(Body::empty())).await;
+    let address = serve_responses(SseCompletionLayer::new(), || {
+        event_stream_response(Body::empty())
+    })
+    .await;
     let answer = within(raw(address, "GET / HTTP/1.1")).await;
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
     assert!(head.contains("transfer-encoding: chunked"), "{head}");
@@ -293,7 +300,10 @@ async fn http_1_1_client_sees_the_close_event_and_the_last_chunk() {
 
 #[tokio::test]
 async fn http_1_0_client_sees_the_close_event_and_the_end_of_the_connection() {
-    let address = serve_responses(SseCompletionLayer::new(), || event_stream(Body::empty())).await;
+    let address = serve_responses(SseCompletionLayer::new(), || {
+        event_stream_response(Body::empty())
+    })
+    .await;
     let answer = within(raw(address, "GET / HTTP/1.0")).await;
     assert!(answer.ends_with(&format!("\r\n\r\n{CLOSE}")), "{answer:?}");
 }
@@ -310,7 +320,11 @@ async fn c11_last_message_before_the_cancellation_reaches_the_client() {
             .cancel_when(move |_: &Parts| cancel.clone().cancelled_owned());
         let address = serve(layer.layer(service_fn(move |_: Request<_>| {
             let channel = channel.lock().expect("no panic").take();
-            async { Ok::<_, Infallible>(event_stream(channel.map(Body::new).unwrap_or_default())) }
+            async {
+                Ok::<_, Infallible>(event_stream_response(
+                    channel.map(Body::new).unwrap_or_default(),
+                ))
+            }
         })))
         .await;
         let body = request(address, version, "GET", "/").await.into_body();
@@ -340,7 +354,7 @@ async fn c19_keep_alive_comes_behind_a_long_replay()
                 let _sender = &sender;
                 event
             });
-            event_stream(Body::from_stream(events))
+            event_stream_response(Body::from_stream(events))
         })
         .await;
         let mut body = request(address, version, "GET", "/").await.into_body();

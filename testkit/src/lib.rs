@@ -5,6 +5,7 @@
 //! - [`decoder`]: decodes an event stream as the HTML standard says.
 //! - [`reports`]: collects the reports of a layer.
 //! - [`exchange`]: sends one response through a layer.
+//! - [`wait`]: waits with a limit, so that a test fails instead of hanging.
 //!
 //! With the feature `net`, servers and clients on loopback sockets:
 //!
@@ -26,6 +27,7 @@ pub mod reports;
 pub mod script;
 #[cfg(feature = "net")]
 pub mod server;
+pub mod wait;
 
 /// Where tests enumerate many inputs: `step_by` this, so that Miri, which is a thousand times slower, checks a sample.
 pub const MIRI_STRIDE: usize = if cfg!(miri) { 29 } else { 1 };

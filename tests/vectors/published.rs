@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use sse_core::{SseDecoder, SseEvent};
 use sse_stream::SseByteStream;
 
-use crate::support::decoder::{Decoded, Event};
+use testkit::decoder::{Decoded, Event};
 
 pub(crate) struct Published {
     pub(crate) name: &'static str,
@@ -46,12 +47,9 @@ fn eventsource_stream(stream: Bytes) -> Option<Decoded> {
     let mut events = EventStream::new(stream::iter([Ok::<_, Infallible>(stream)]));
     while let Some(event) = events.next().now_or_never()? {
         let event = event.ok()?;
-        let retry = event
-            .retry
-            .and_then(|retry| retry.as_millis().try_into().ok());
-        decoded.reconnection_time = retry.or(decoded.reconnection_time);
+        decoded.retry = event.retry.or(decoded.retry);
         decoded.events.push(Event {
-            kind: event.event,
+            event_type: event.event,
             data: event.data,
             last_event_id: event.id,
         });
@@ -66,7 +64,7 @@ fn sse_core(mut stream: Bytes) -> Option<Decoded> {
     while let Some(event) = decoder.next(&mut stream) {
         match event.ok()? {
             SseEvent::Message(event) => decoded.events.push(Event {
-                kind: event.event.into_owned(),
+                event_type: event.event.into_owned(),
                 data: event.data,
                 last_event_id: event
                     .last_event_id
@@ -74,7 +72,7 @@ fn sse_core(mut stream: Bytes) -> Option<Decoded> {
                     .unwrap_or_default()
                     .to_owned(),
             }),
-            SseEvent::Retry(retry) => decoded.reconnection_time = Some(retry.into()),
+            SseEvent::Retry(retry) => decoded.retry = Some(Duration::from_millis(retry.into())),
         }
     }
     decoded.last_event_id = decoder.last_event_id().map_or("", |id| id).to_owned();
@@ -87,12 +85,12 @@ fn sse_stream(stream: Bytes) -> Option<Decoded> {
     let mut blocks = SseByteStream::new(stream::iter([Ok::<_, Infallible>(stream)]));
     while let Some(block) = blocks.next().now_or_never()? {
         let block = block.ok()?;
-        decoded.reconnection_time = block.retry.or(decoded.reconnection_time);
+        decoded.retry = block.retry.map(Duration::from_millis).or(decoded.retry);
         decoded.last_event_id = block.id.unwrap_or(decoded.last_event_id);
         let Some(data) = block.data else { continue };
         let kind = block.event.filter(|kind| !kind.is_empty());
         decoded.events.push(Event {
-            kind: kind.unwrap_or_else(|| "message".to_owned()),
+            event_type: kind.unwrap_or_else(|| "message".to_owned()),
             data,
             last_event_id: decoded.last_event_id.clone(),
         });
