@@ -144,7 +144,11 @@ fn c8_retry_between_draws_for_each_stream() -> Result<(), InvalidCloseEvent> {
         .filter_map(|_| decode(&encoded(event.clone())).retry)
         .collect();
     assert_eq!(drawn.len(), 32);
-    assert!(drawn.iter().all(|time| (milliseconds(1000)..=milliseconds(60_000)).contains(time)));
+    assert!(
+        drawn
+            .iter()
+            .all(|time| (milliseconds(1000)..=milliseconds(60_000)).contains(time))
+    );
     let text = encoded(event).escape_ascii().to_string();
     assert_eq!(text.matches("retry: ").count(), 1, "{text}");
     assert!(
@@ -159,7 +163,10 @@ fn c8_retry_range_of_one_value_and_the_largest_duration_work() -> Result<(), Inv
     let one = CloseEvent::new().retry_between(milliseconds(7)..=milliseconds(7))?;
     assert_eq!(decode(&encoded(one)).retry, Some(milliseconds(7)));
     let longest = CloseEvent::new().retry(Duration::MAX)?;
-    assert_eq!(decode(&encoded(longest)).retry, Some(milliseconds(u64::MAX)));
+    assert_eq!(
+        decode(&encoded(longest)).retry,
+        Some(milliseconds(u64::MAX))
+    );
     Ok(())
 }
 

@@ -369,10 +369,7 @@ async fn open(site: &Site, version: Version, path: &str) -> Vec<(Client, Incomin
     clients
 }
 
-async fn open_with_unfinished_request(
-    site: &Site,
-    version: Version,
-) -> Vec<(Client, Incoming)> {
+async fn open_with_unfinished_request(site: &Site, version: Version) -> Vec<(Client, Incoming)> {
     let clients = (0..CLIENTS).map(async |_| {
         let mut client = Client::connect(site.server.address, version).await;
         let unfinished = Body::new(Script::new([data("a=")]).then(AfterScript::Pending));
