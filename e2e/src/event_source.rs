@@ -1,21 +1,18 @@
-//! A client with the semantics of `EventSource`, written from the HTML standard, 9.2. It shares nothing with the crate.
+//! A client with the semantics of `EventSource`, written from the HTML standard, 9.2.
 
 mod connection;
-mod decoder;
 
 use std::{net::SocketAddr, time::Duration};
 
 use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use testkit::decoder::{Decoder, Event};
 use tokio::time;
 
-pub use self::{
-    connection::{Connection, Version},
-    decoder::{Decoder, Event},
-};
+pub use self::connection::{Connection, Version};
 
-/// Reads an event stream, and connects again when it has ended, as often as it ends.
+/// Reads an event stream, and reconnects whenever the stream has ended.
 #[derive(Debug)]
 pub struct EventSource {
     address: SocketAddr,
@@ -25,22 +22,23 @@ pub struct EventSource {
     state: State,
 }
 
-/// What an [`EventSource`] has to tell.
+/// A step in the life of an [`EventSource`].
 #[derive(Debug)]
-pub enum Happening {
-    /// It connects for the first time, or again.
+pub enum ClientEvent {
+    /// The client connects, for the first time or again.
     Connecting,
-    /// The answer is an event stream, with these headers.
+    /// The response is an event stream with these headers.
     Opened(HeaderMap),
+    /// An event has been dispatched.
     Event(Event),
-    /// The stream has ended, and it will connect again.
+    /// The stream has ended. The client will reconnect.
     Ended {
-        /// With a last chunk, rather than by a connection that was cut.
+        /// `true` after a last chunk, `false` if the connection was cut.
         clean: bool,
     },
-    /// Nobody took the connection, and it will try again.
+    /// The connection was refused. The client will try again.
     Unreachable,
-    /// The answer was no event stream. It will not connect again.
+    /// The response is not an event stream. The client will not reconnect.
     Failed(StatusCode),
 }
 
@@ -56,16 +54,16 @@ enum State {
 struct Stream {
     body: Incoming,
     decoder: Decoder,
-    /// In the order in which they were dispatched, the next one last.
+    /// The events that `next` has not returned yet, the next one last.
     events: Vec<Event>,
     _connection: Connection,
 }
 
-/// "Probably in the region of a few seconds", says the standard. This is what Chromium takes.
+/// The reconnection time of Chromium. The standard recommends "a few seconds".
 const RECONNECTION_TIME: Duration = Duration::from_secs(3);
 
 impl EventSource {
-    /// One that has not connected yet.
+    /// Returns a client that has not connected yet.
     pub fn new(address: SocketAddr, path: &str) -> Self {
         Self {
             address,
@@ -76,48 +74,48 @@ impl EventSource {
         }
     }
 
-    /// Waits for what happens next.
-    pub async fn next(&mut self) -> Happening {
+    /// Waits for the next step.
+    pub async fn next(&mut self) -> ClientEvent {
         loop {
             match &mut self.state {
                 State::Waiting(delay) => {
                     time::sleep(*delay).await;
                     self.state = State::Connecting;
-                    return Happening::Connecting;
+                    return ClientEvent::Connecting;
                 }
                 State::Connecting => return self.connect().await,
                 State::Open(stream) => {
                     if let Some(event) = stream.events.pop() {
-                        return Happening::Event(event);
+                        return ClientEvent::Event(event);
                     }
                     if let Some(clean) = stream.read().await {
                         self.state = State::Waiting(self.reconnection_time);
-                        return Happening::Ended { clean };
+                        return ClientEvent::Ended { clean };
                     }
                     self.last_event_id = stream.decoder.last_event_id().to_owned();
-                    if let Some(time) = stream.decoder.reconnection_time() {
+                    if let Some(time) = stream.decoder.retry() {
                         self.reconnection_time = time;
                     }
                 }
-                State::Failed(status) => return Happening::Failed(*status),
+                State::Failed(status) => return ClientEvent::Failed(*status),
             }
         }
     }
 
-    async fn connect(&mut self) -> Happening {
-        let answer = async {
+    async fn connect(&mut self) -> ClientEvent {
+        let response = async {
             let mut connection = Connection::open(self.address, Version::Http1).await?;
             let response = connection.get(&self.path, &self.last_event_id).await?;
             Ok::<_, connection::Error>((response, connection))
         };
-        let Ok((response, connection)) = answer.await else {
+        let Ok((response, connection)) = response.await else {
             self.state = State::Waiting(self.reconnection_time);
-            return Happening::Unreachable;
+            return ClientEvent::Unreachable;
         };
         let (head, body) = response.into_parts();
         if head.status != StatusCode::OK || !is_event_stream(&head.headers) {
             self.state = State::Failed(head.status);
-            return Happening::Failed(head.status);
+            return ClientEvent::Failed(head.status);
         }
         self.state = State::Open(Box::new(Stream {
             body,
@@ -125,12 +123,12 @@ impl EventSource {
             events: Vec::new(),
             _connection: connection,
         }));
-        Happening::Opened(head.headers)
+        ClientEvent::Opened(head.headers)
     }
 }
 
 impl Stream {
-    /// Reads on, or tells whether the stream has ended cleanly.
+    /// Reads the next frame. Returns `Some` at the end of the stream, with `true` if the end is clean.
     async fn read(&mut self) -> Option<bool> {
         match self.body.frame().await {
             Some(Ok(frame)) => {

@@ -1,6 +1,4 @@
-//! What the programs of the end-to-end tests share.
+//! The client and the proxies of the end-to-end tests.
 
 pub mod event_source;
-pub mod ports;
 pub mod proxy;
-pub mod rolling_restart;

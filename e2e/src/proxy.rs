@@ -1,9 +1,9 @@
-//! nginx, HAProxy or Caddy in front of two instances, for as long as a value lives.
+//! nginx, HAProxy or Caddy before two instances.
 
 use std::{
     fs,
     io::{Error, Result},
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::{
         fs::{MetadataExt, chown},
         process::CommandExt,
@@ -16,8 +16,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::time;
 
-use crate::ports::free_address;
-
+/// The program of a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Nginx,
@@ -25,32 +24,46 @@ pub enum Kind {
     Caddy,
 }
 
-/// What a proxy is started with: a file of the folder `proxies`, changed or as it is.
+/// The configuration of a proxy: a file of the folder `proxies`, with changes.
 #[derive(Debug, Clone)]
 pub struct Config {
     kind: Kind,
     text: String,
 }
 
-/// A process that is killed when this is dropped. Its files are in a folder that goes with it.
+/// A running proxy. Its process is killed and its folder is removed when it is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     child: Child,
     directory: TempDir,
-    /// Where it speaks HTTP/1.1.
+    /// The address for HTTP/1.1.
     pub http1: SocketAddr,
-    /// Where it speaks HTTP/2 without TLS.
+    /// The address for HTTP/2 without TLS.
     pub http2: SocketAddr,
 }
 
-/// The user and the group `nobody` of Debian. Proxies do not run as root, not even where the tests do.
+/// The user and the group `nobody` of Debian. Proxies do not run as root, even if the tests do.
 const NOBODY: u32 = 65534;
 
 const LONG: Duration = Duration::from_secs(30);
 
+/// Returns an unused loopback address. Its port is outside of the range for outgoing connections, so that a server that
+/// restarts finds the port free again.
+///
+/// # Errors
+///
+/// Fails if no port is free.
+pub fn free_address() -> Result<SocketAddr> {
+    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, fastrand::u16(20_000..32_000)));
+    let listener = (0..100).find_map(|_| listen().ok());
+    listener.map_or_else(listen, Ok)?.local_addr()
+}
+
 impl Kind {
+    /// All proxies.
     pub const ALL: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Caddy];
 
+    /// Returns the name of the program.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
@@ -68,7 +81,7 @@ impl Kind {
     }
 
     fn command(self, config: &Path) -> Command {
-        // Debian has two of them where only root looks for commands.
+        // Debian installs two of them outside of the `PATH` of users.
         let system = Path::new("/usr/sbin").join(self.name());
         let mut command = match system.exists() {
             true => Command::new(system),
@@ -86,7 +99,7 @@ impl Kind {
 }
 
 impl Config {
-    /// The file as it is.
+    /// Returns the file without changes.
     pub fn of(kind: Kind) -> Self {
         Self {
             kind,
@@ -94,11 +107,11 @@ impl Config {
         }
     }
 
-    /// Leaves a line out.
+    /// Removes a line.
     ///
     /// # Panics
     ///
-    /// Where the file has no such line: a test of what the line does would prove nothing.
+    /// Panics unless the file has exactly one such line: a test of the effect of the line would prove nothing.
     #[must_use]
     pub fn without(mut self, setting: &str) -> Self {
         let lines = self.text.lines();
@@ -108,11 +121,11 @@ impl Config {
         self
     }
 
-    /// Replaces a text wherever it stands.
+    /// Replaces every occurrence of this text.
     ///
     /// # Panics
     ///
-    /// Where the file has no such text.
+    /// Panics if the file has no such text.
     #[must_use]
     pub fn replace(mut self, text: &str, by: &str) -> Self {
         assert!(self.text.contains(text), "{text:?} in {:?}", self.kind);
@@ -120,25 +133,27 @@ impl Config {
         self
     }
 
-    /// How long the proxy waits for the next bytes of an instance, where it has such a limit. The default is an hour.
+    /// Sets the maximum time for which nginx and HAProxy wait for the next bytes of an instance. The default is an hour.
     #[must_use]
     pub fn timeout(mut self, seconds: u32) -> Self {
         self.text = self.text.replace("{{timeout}}", &seconds.to_string());
         self
     }
 
-    /// Starts the proxy, and waits until it takes connections.
+    /// Starts the proxy, and waits until it accepts connections.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the proxy is not installed or refuses its configuration.
     pub async fn start(self, instances: [SocketAddr; 2]) -> Result<Proxy> {
         let config = self.timeout(60 * 60);
-        // Somebody else may take a port between the look at it and the start of the proxy.
-        let mut last = None;
-        for _ in 0..3 {
-            match config.try_start(instances).await {
-                Ok(proxy) => return Ok(proxy),
-                Err(error) => last = Some(error),
+        // Another process may take the port before the proxy does.
+        for _ in 0..2 {
+            if let Ok(proxy) = config.try_start(instances).await {
+                return Ok(proxy);
             }
         }
-        Err(last.expect("an error of the last of three tries"))
+        config.try_start(instances).await
     }
 
     async fn try_start(&self, instances: [SocketAddr; 2]) -> Result<Proxy> {
@@ -184,7 +199,7 @@ impl Config {
 }
 
 impl Proxy {
-    pub fn log(&self) -> String {
+    fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
@@ -203,7 +218,7 @@ impl Proxy {
             }
             if started.elapsed() > LONG {
                 return Err(Error::other(format!(
-                    "takes no connections: {}",
+                    "the proxy accepts no connections: {}",
                     self.log()
                 )));
             }
@@ -214,7 +229,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // Errors say that it is gone already.
+        // An error means that the process has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

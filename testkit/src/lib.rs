@@ -3,6 +3,7 @@
 //! - [`script`]: an upstream that follows a script, and panics when it is polled after its end.
 //! - [`driver`]: polls a body without a runtime, and counts the wake-ups.
 //! - [`decoder`]: decodes an event stream as the HTML standard says.
+//! - [`chunked`]: decodes the chunked transfer coding of HTTP/1.1; with `net`, reads a response chunk by chunk.
 //! - [`reports`]: collects the reports of a layer.
 //! - [`exchange`]: sends one response through a layer.
 //! - [`wait`]: waits with a limit, so that a test fails instead of hanging.
@@ -12,9 +13,7 @@
 //! - [`server`]: serves a service over HTTP/1.1 and HTTP/2, and sends requests to it.
 //! - [`observed`]: a server that counts its connections, streams, reports and log events.
 //! - [`client`]: a client that stops reading, half-closes or resets its connection when the test says so.
-//! - [`chunked`]: a client that reads an HTTP/1.1 response chunk by chunk.
 
-#[cfg(feature = "net")]
 pub mod chunked;
 #[cfg(feature = "net")]
 pub mod client;

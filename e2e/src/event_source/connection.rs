@@ -1,4 +1,4 @@
-//! One connection to a server, over HTTP/1.1 or HTTP/2.
+//! A connection to a server, over HTTP/1.1 or HTTP/2.
 
 use std::net::SocketAddr;
 
@@ -22,13 +22,14 @@ pub struct Connection {
     task: JoinHandle<()>,
 }
 
+/// The HTTP version of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     Http1,
     Http2,
 }
 
-/// Why there is no answer.
+/// The reason why there is no response.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Debug)]
@@ -38,9 +39,14 @@ enum Sender {
 }
 
 impl Connection {
+    /// Connects to this server.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the connection or its handshake does.
     pub async fn open(address: SocketAddr, version: Version) -> Result<Self, Error> {
         let stream = TokioIo::new(TcpStream::connect(address).await?);
-        // An error of the connection is an error of the body that is read from it, too.
+        // The body that is read from the connection returns the errors of the connection.
         let (sender, task) = match version {
             Version::Http1 => {
                 let (sender, connection) = http1::handshake(stream).await?;
@@ -60,7 +66,11 @@ impl Connection {
         })
     }
 
-    /// Asks for an event stream, where one has been before if there is an ID.
+    /// Requests an event stream, from after the event with this ID unless the ID is empty.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the connection ends before the head of the response has arrived.
     pub async fn get(
         &mut self,
         path: &str,

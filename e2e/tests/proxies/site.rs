@@ -11,8 +11,7 @@ use axum::{
 };
 use e2e::{
     event_source::Version,
-    ports::free_address,
-    proxy::{Config, Proxy},
+    proxy::{Config, Proxy, free_address},
 };
 use futures_util::{Stream, StreamExt, stream};
 use tokio::{
