@@ -1,6 +1,7 @@
 //! Tools for testing services that return event streams.
 //!
 //! - [`script`]: an upstream that follows a script, and panics when it is polled after its end.
+//! - [`feed`]: an upstream that the test feeds while the stream runs.
 //! - [`driver`]: polls a body without a runtime, and counts the wake-ups.
 //! - [`decoder`]: decodes an event stream as the HTML standard says.
 //! - [`chunked`]: decodes the chunked transfer coding of HTTP/1.1; with `net`, reads a response chunk by chunk.
@@ -20,6 +21,7 @@ pub mod client;
 pub mod decoder;
 pub mod driver;
 pub mod exchange;
+pub mod feed;
 #[cfg(feature = "net")]
 pub mod observed;
 pub mod reports;
