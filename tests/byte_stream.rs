@@ -1,9 +1,9 @@
-//! Streams of bytes are completed just as bodies are.
+//! Streams of bytes are completed as bodies are.
 
 use std::{
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -16,6 +16,7 @@ use http_body_util::BodyDataStream;
 use testkit::{
     MIRI_STRIDE,
     exchange::{CLOSE, cancelled_by, event_stream},
+    reports::Reports,
     script::{AfterScript, Script, ScriptError, Step, data},
 };
 use tokio_util::sync::CancellationToken;
@@ -44,7 +45,7 @@ where
     items
 }
 
-/// Every split in two, and then the end, an error, or a cancellation.
+/// Every split into two frames, and then the end, an error, or a cancellation.
 fn scripts() -> impl Iterator<Item = (Vec<Step>, bool)> {
     STREAMS.into_iter().flat_map(|bytes| {
         (0..=bytes.len()).flat_map(move |split| {
@@ -58,7 +59,7 @@ fn scripts() -> impl Iterator<Item = (Vec<Step>, bool)> {
 }
 
 #[test]
-fn same_bytes_come_out_of_a_stream_as_out_of_a_body() {
+fn stream_and_body_return_the_same_bytes() {
     let mut compared = 0;
     for (steps, is_cancelled) in scripts().step_by(MIRI_STRIDE) {
         let outputs: [Items; 2] = [false, true].map(|as_body| {
@@ -92,14 +93,17 @@ fn c10_silent_stream_ends_with_the_close_event_when_it_is_cancelled() {
     let mut stream = pin!(cancelled_by(&token).byte_stream(BodyDataStream::new(upstream)));
     assert_eq!(items(&mut stream), [Ok(Bytes::from("data: 1\n\n"))]);
     token.cancel();
-    // Without tokio the upstream is asked once more, in a poll of its own.
+    // Without tokio, the upstream is polled once more in a poll of its own.
     let close = [items(&mut stream), items(&mut stream)].concat();
     assert_eq!(close, [Ok(Bytes::from_static(CLOSE))]);
-    assert!(log.dropped(), "the upstream goes before the close event");
+    assert!(
+        log.dropped(),
+        "the upstream is dropped before the close event"
+    );
 }
 
 #[test]
-fn c12_error_is_passed_on_or_replaced_by_the_close_event() {
+fn c12_error_is_forwarded_or_replaced_by_the_close_event() {
     let upstream = || BodyDataStream::new(Script::new([data("data: 1\n\n"), Step::Error]));
     let layer = SseCompletionLayer::new();
     let mut stream = pin!(layer.byte_stream(upstream()));
@@ -112,7 +116,7 @@ fn c12_error_is_passed_on_or_replaced_by_the_close_event() {
 }
 
 #[test]
-fn c13_end_stays_the_end() {
+fn c13_end_is_final() {
     let mut stream = pin!(SseCompletionLayer::new().byte_stream(BodyDataStream::new(
         // Panics when it is polled after its end.
         Script::frames([":\n"])
@@ -127,14 +131,8 @@ fn c13_end_stays_the_end() {
 
 #[test]
 fn c16_stream_is_reported_once() {
-    let endings = Arc::new(Mutex::new(Vec::new()));
-    let layer = SseCompletionLayer::new().on_end({
-        let endings = Arc::clone(&endings);
-        move |report| {
-            let mut endings = endings.lock().expect("no panic");
-            endings.push((report.ending(), report.bytes()));
-        }
-    });
+    let reports = Reports::default();
+    let layer = SseCompletionLayer::new().on_end(reports.observer());
     for frames in [&["data: 1\n\n"][..], &[]] {
         let mut stream = pin!(layer.byte_stream(BodyDataStream::new(Script::frames(frames))));
         items(&mut stream);
@@ -144,12 +142,17 @@ fn c16_stream_is_reported_once() {
         let mut stream = pin!(layer.byte_stream(BodyDataStream::new(upstream)));
         items(&mut stream);
     }
+    let reported = reports.all();
+    let reported: Vec<_> = reported
+        .iter()
+        .map(|report| (report.ending(), report.bytes()))
+        .collect();
     let expected = [
         (Ending::Completed, 9),
         (Ending::Empty, 0),
         (Ending::Dropped, 0),
     ];
-    assert_eq!(*endings.lock().expect("no panic"), expected);
+    assert_eq!(reported, expected);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Clients that leave at the worst moment, over real sockets: nothing is left of them, and each is reported once.
+//! Clients that leave at the worst moment, over loopback sockets: nothing is left of them, and each is reported once.
 
 use std::time::Duration;
 
@@ -24,11 +24,11 @@ use tokio::{
 use tower_sse_completion::{Shutdown, SseCompletionLayer};
 use tracing::{Level, subscriber::DefaultGuard};
 
-/// How many there are at a time, for each version, and how often they come: to warm up, and to be measured.
+/// Number of clients at a time for each version, and number of rounds: the first warms up, the second is measured.
 const CLIENTS: usize = 32;
 const ROUNDS: usize = 2;
 
-/// More than what the runtime and the server keep for later, and less than one allocation for each client.
+/// More than the runtime and the server keep for later, and less than one allocation for each client.
 const KEPT_ALLOCATIONS: i64 = 20;
 const KEPT_BYTES: i64 = 16 * 1024;
 
@@ -36,7 +36,7 @@ const LARGE: usize = 256 * 1024;
 const FLOOD: usize = 4 * 1024;
 
 const FIRST: &[u8] = b"data: 1\n\n";
-/// 16 bytes, which is 10 in the head of a chunk.
+/// 16 bytes, which is `10` as the size of a chunk.
 const DROPS: &str = "data: 90123456\n\n";
 
 const DROPPED: (&str, bool) = ("dropped", false);
@@ -45,10 +45,10 @@ const EMPTY: (&str, bool) = ("empty", true);
 
 #[test]
 fn reset_before_the_request_ends_leaves_nothing() {
-    let reports = nothing_is_left(&VERSIONS, async |site, version| {
+    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
         let request = match version {
             Version::Http1 => &b"GET /half HTTP/1.1\r\nhost: localhost\r\naccept: */*\r\n\r\n"[..],
-            // The preface, SETTINGS, and HEADERS that say `GET /`.
+            // The preface, SETTINGS, and the HEADERS of `GET /`.
             Version::Http2 => {
                 b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x03\x01\x05\0\0\0\x01\x82\x84\x86"
             }
@@ -65,10 +65,10 @@ fn reset_before_the_request_ends_leaves_nothing() {
 
 #[test]
 fn reset_within_the_body_of_the_request_leaves_nothing() {
-    let reports = nothing_is_left(&VERSIONS, async |site, version| {
+    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
         drop(open_with_unfinished_request(site, version).await);
         match version {
-            // hyper does not read a request that the handler does not read, and finds out when it writes.
+            // hyper reads no body that the handler does not read. It notices the reset when it writes.
             Version::Http1 => site.shutdown.close(),
             Version::Http2 => site.server.until_open(0).await,
         }
@@ -78,10 +78,10 @@ fn reset_within_the_body_of_the_request_leaves_nothing() {
 }
 
 #[test]
-fn reset_within_the_body_of_the_request_is_found_out_by_keep_alive() {
+fn reset_within_the_body_of_the_request_is_noticed_by_keep_alive() {
     let layer = SseCompletionLayer::new().keep_alive(Duration::from_millis(20));
     let layer = layer.expect("a valid interval");
-    let reports = nothing_is_left_of(&VERSIONS, layer, false, async |site, version| {
+    let reports = assert_nothing_is_left_of(&VERSIONS, layer, false, async |site, version| {
         drop(open_with_unfinished_request(site, version).await);
     });
     assert_eq!(reports, each_is(DROPPED));
@@ -89,7 +89,7 @@ fn reset_within_the_body_of_the_request_is_found_out_by_keep_alive() {
 
 #[test]
 fn reset_before_the_first_event_leaves_nothing() {
-    let reports = nothing_is_left(&VERSIONS, async |site, version| {
+    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
         drop(open(site, version, "/silent").await);
     });
     assert_eq!(reports, each_is(DROPPED));
@@ -97,9 +97,9 @@ fn reset_before_the_first_event_leaves_nothing() {
 
 #[test]
 fn reset_within_an_event_leaves_nothing() {
-    // One half of it is held back, or on its way.
+    // One half of the event is buffered by the layer, or by the sockets.
     for path in ["/half", "/large"] {
-        let reports = nothing_is_left(&VERSIONS, async |site, version| {
+        let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
             let mut clients = open(site, version, path).await;
             for (_, events) in &mut clients {
                 next_data(events).await;
@@ -112,7 +112,7 @@ fn reset_within_an_event_leaves_nothing() {
 
 #[test]
 fn reset_after_the_close_event_leaves_nothing() {
-    let reports = nothing_is_left(&VERSIONS, async |site, version| {
+    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
         let mut clients = open(site, version, "/silent").await;
         site.shutdown.close();
         for (_, events) in &mut clients {
@@ -125,7 +125,7 @@ fn reset_after_the_close_event_leaves_nothing() {
 
 #[test]
 fn reset_at_the_moment_of_the_close_leaves_nothing() {
-    let reports = nothing_is_left(&VERSIONS, async |site, version| {
+    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
         let clients = open(site, version, "/half").await;
         for (number, client) in clients.into_iter().enumerate() {
             if number == CLIENTS / 2 {
@@ -134,19 +134,19 @@ fn reset_at_the_moment_of_the_close_leaves_nothing() {
             drop(client);
         }
     });
-    // A stream has ended in one of two ways, and not in both.
+    // Each stream has ended once: dropped, or cancelled.
     let ended: usize = reports.values().sum();
     assert_eq!(ended, VERSIONS.len() * ROUNDS * CLIENTS, "{reports:?}");
 }
 
 #[test]
-fn reset_of_one_stream_leaves_the_other_streams_of_its_connection_alone() {
-    let reports = nothing_is_left(&[Version::Http2], async |site, version| {
+fn reset_of_one_stream_does_not_affect_other_streams_of_its_connection() {
+    let reports = assert_nothing_is_left(&[Version::Http2], async |site, version| {
         let mut clients = open(site, version, "/silent").await;
         for (client, events) in &mut clients {
             let mut other = client.get("/half").await.into_body();
             assert_eq!(next_data(&mut other).await, FIRST);
-            // The first of the two is reset here.
+            // The first stream is reset here.
             *events = other;
         }
         site.server.until_open(CLIENTS).await;
@@ -160,8 +160,8 @@ fn reset_of_one_stream_leaves_the_other_streams_of_its_connection_alone() {
 }
 
 #[test]
-fn half_close_is_a_client_that_left() {
-    let reports = nothing_is_left(&VERSIONS, async |site, version| {
+fn half_close_drops_the_stream() {
+    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
         let clients = open(site, version, "/silent").await;
         for (client, _) in &clients {
             client.half_close();
@@ -181,7 +181,7 @@ fn half_close_that_the_server_allows_leaves_the_close_event_to_be_read() {
         for (client, _) in &clients {
             client.half_close();
         }
-        // With the answer to another request, the server has looked at all of its sockets.
+        // After the response to another request, the server has polled all of its sockets.
         let mut other = Client::connect(site.server.address, version).await;
         assert_eq!(next_data(other.get("/empty").await.body_mut()).await, CLOSE);
         assert_eq!(site.shutdown.open_streams(), CLIENTS);
@@ -191,14 +191,14 @@ fn half_close_that_the_server_allows_leaves_the_close_event_to_be_read() {
         }
     };
     let layer = SseCompletionLayer::new();
-    let reports = nothing_is_left_of(&[Version::Http1], layer, true, scenario);
+    let reports = assert_nothing_is_left_of(&[Version::Http1], layer, true, scenario);
     let expected = [(CANCELLED, ROUNDS * CLIENTS), (EMPTY, ROUNDS)];
     assert_eq!(reports, expected.into());
 }
 
 #[test]
 fn client_that_has_stopped_reading_is_open_until_it_leaves() {
-    let reports = nothing_is_left(&VERSIONS, async |site, version| {
+    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
         let clients = open(site, version, "/flood").await;
         for (client, _) in &clients {
             client.stop_reading();
@@ -213,7 +213,7 @@ fn client_that_has_stopped_reading_is_open_until_it_leaves() {
 
 #[test]
 fn client_that_had_stopped_reading_has_its_close_event_when_it_reads_on() {
-    let reports = nothing_is_left(&VERSIONS, async |site, version| {
+    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
         let clients = open(site, version, "/flood").await;
         for (client, _) in &clients {
             client.stop_reading();
@@ -230,7 +230,7 @@ fn client_that_had_stopped_reading_has_its_close_event_when_it_reads_on() {
 
 #[test]
 fn slow_client_reads_its_close_event_byte_by_byte_over_http_1_1() {
-    let reports = nothing_is_left(&[Version::Http1], async |site, _| {
+    let reports = assert_nothing_is_left(&[Version::Http1], async |site, _| {
         let slow = (0..CLIENTS).map(async |_| {
             let mut client = connect_narrow(site.server.address).await;
             let request = b"GET /drops HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
@@ -238,7 +238,7 @@ fn slow_client_reads_its_close_event_byte_by_byte_over_http_1_1() {
             let mut answer = read_slowly(&mut client, 100).await;
             site.server.until_blocked().await;
             site.shutdown.close();
-            // From full buffers, which the server fills again as slowly as they are read.
+            // The buffers are full, and the server fills them as slowly as the client reads.
             answer.extend(read_slowly(&mut client, 500).await);
             while let Ok(byte) = client.read_u8().await {
                 answer.push(byte);
@@ -255,7 +255,7 @@ fn slow_client_reads_its_close_event_byte_by_byte_over_http_1_1() {
 
 #[test]
 fn slow_client_reads_its_close_event_byte_by_byte_over_http_2() {
-    let reports = nothing_is_left(&[Version::Http2], async |site, version| {
+    let reports = assert_nothing_is_left(&[Version::Http2], async |site, version| {
         let slow = (0..CLIENTS).map(async |_| {
             let mut client = Client::with_window(site.server.address, version, 1).await;
             let mut events = client.get("/drops").await.into_body();
@@ -282,7 +282,7 @@ fn slow_client_reads_its_close_event_byte_by_byte_over_http_2() {
 fn twenty_thousand_clients_that_come_and_go_leave_memory_as_it_was() {
     const WARM_UP: usize = 2_000;
     const MEASURED: usize = 18_000;
-    /// At a time. No multiple of the four ways to leave, so that each goes all of them.
+    /// Clients at a time. The number is no multiple of four, so that each client leaves in all four ways.
     const VISITORS: usize = 31;
     let witness = Witness::new();
     let mut streams = 0;
@@ -299,7 +299,7 @@ fn twenty_thousand_clients_that_come_and_go_leave_memory_as_it_was() {
         come_and_go(WARM_UP);
         assert_nothing_kept(allocation_counter::measure(|| come_and_go(MEASURED)));
         let reports = site.server.reports();
-        let count = |how| reports.get(&how).copied().unwrap_or_default();
+        let count = |ending| reports.get(&ending).copied().unwrap_or_default();
         assert!(count(DROPPED) >= (WARM_UP + MEASURED) / 2, "{reports:?}");
         assert_eq!(count(EMPTY), (WARM_UP + MEASURED) / 4, "{reports:?}");
         streams += reports.values().sum::<usize>();
@@ -307,8 +307,8 @@ fn twenty_thousand_clients_that_come_and_go_leave_memory_as_it_was() {
     witness.saw(streams);
 }
 
-/// Comes and leaves, sooner or later: with a new connection each time over HTTP/1.1, with a new stream of the same one
-/// over HTTP/2.
+/// Connects and leaves, sooner or later: with new connections over HTTP/1.1, with new streams of one connection over
+/// HTTP/2.
 async fn visit(site: &Site, version: Version, visits: impl Iterator<Item = usize>) {
     let mut connection = None;
     for number in visits {
@@ -331,14 +331,14 @@ async fn visit(site: &Site, version: Version, visits: impl Iterator<Item = usize
     }
 }
 
-/// Lets all others have this many turns.
+/// Yields to all other tasks this many times.
 async fn turns(number: usize) {
     for _ in 0..number {
         yield_now().await;
     }
 }
 
-/// An event with so many bytes of data.
+/// Returns an event with this many bytes of data.
 fn event(bytes: usize) -> Vec<u8> {
     [b"data: ", &vec![b'x'; bytes][..], b"\n\n"].concat()
 }
@@ -357,7 +357,7 @@ fn upstream(path: &str) -> Script {
     }
 }
 
-/// Clients that have the head of their response.
+/// Connects clients, and waits for the heads of their responses.
 async fn open(site: &Site, version: Version, path: &str) -> Vec<(Client, Incoming)> {
     let clients = (0..CLIENTS).map(async |_| {
         let mut client = Client::connect(site.server.address, version).await;
@@ -397,7 +397,7 @@ fn assert_all_and_close(received: &[u8], each: &[u8]) {
     assert!(whole, "{:?}", String::from_utf8_lossy(received));
 }
 
-/// The same as an answer of HTTP/1.1.
+/// Asserts the same of a response of HTTP/1.1.
 #[track_caller]
 fn assert_chunks_of_drops_and_close(answer: &[u8]) {
     let text = String::from_utf8_lossy(answer);
@@ -408,13 +408,13 @@ fn assert_chunks_of_drops_and_close(answer: &[u8]) {
     assert_eq!(events.replace(&event, ""), "", "{events:?}");
 }
 
-/// Runs this with a server for each version, twice: the first time is a warm-up, and after the second one nothing may
-/// be left of it. Returns the reports of all.
-fn nothing_is_left(versions: &[Version], scenario: impl AsyncFn(&Site, Version)) -> Tally {
-    nothing_is_left_of(versions, SseCompletionLayer::new(), false, scenario)
+/// Runs a scenario with a server for each version, twice: the first round warms up, and after the second round nothing
+/// may be left. Returns all reports.
+fn assert_nothing_is_left(versions: &[Version], scenario: impl AsyncFn(&Site, Version)) -> Tally {
+    assert_nothing_is_left_of(versions, SseCompletionLayer::new(), false, scenario)
 }
 
-fn nothing_is_left_of(
+fn assert_nothing_is_left_of(
     versions: &[Version],
     layer: SseCompletionLayer,
     half_close: bool,
@@ -429,8 +429,8 @@ fn nothing_is_left_of(
                 let site = Site::new(layer.clone(), half_close).await;
                 within(scenario(&site, version)).await;
                 site.until_all_left().await;
-                for (how, count) in site.server.reports() {
-                    *reports.entry(how).or_default() += count;
+                for (ending, count) in site.server.reports() {
+                    *reports.entry(ending).or_default() += count;
                 }
             });
         };
@@ -441,15 +441,15 @@ fn nothing_is_left_of(
     reports
 }
 
-/// All of a test runs on its own thread, where allocations, panics and log events are counted.
+/// A test runs on one thread, where allocations, panics and log events are counted.
 fn runtime() -> Runtime {
     let runtime = Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime")
 }
 
-/// What is reported where each client of every version has one stream.
-fn each_is(how: (&'static str, bool)) -> Tally {
-    [(how, VERSIONS.len() * ROUNDS * CLIENTS)].into()
+/// The expected reports if each client of every version has one stream.
+fn each_is(ending: (&'static str, bool)) -> Tally {
+    [(ending, VERSIONS.len() * ROUNDS * CLIENTS)].into()
 }
 
 #[track_caller]
@@ -458,6 +458,7 @@ fn assert_nothing_kept(kept: AllocationInfo) {
     assert!(kept.bytes_current <= KEPT_BYTES, "{kept:?}");
 }
 
+/// A server, and the shutdown of its layer.
 struct Site {
     server: Observed,
     shutdown: Shutdown,
@@ -476,7 +477,7 @@ impl Site {
     }
 }
 
-/// Looks at what this thread logs, and for panics.
+/// Counts the log events and panics of this thread.
 struct Witness {
     logged: Logged,
     panics: usize,
@@ -493,7 +494,7 @@ impl Witness {
         }
     }
 
-    /// One event for each stream, none of them a warning or an error, and no panic.
+    /// Asserts one log event for each stream, no warning, no error, and no panic.
     #[track_caller]
     fn saw(&self, streams: usize) {
         assert_eq!(self.logged.count(Level::ERROR), 0);
