@@ -86,36 +86,6 @@ fn stream_and_body_return_the_same_bytes() {
 }
 
 #[test]
-fn c10_silent_stream_ends_with_the_close_event_when_it_is_cancelled() {
-    let token = CancellationToken::new();
-    let upstream = Script::frames(["data: 1\n\n", "data: half"]).then(AfterScript::Pending);
-    let log = upstream.log();
-    let mut stream = pin!(cancelled_by(&token).byte_stream(BodyDataStream::new(upstream)));
-    assert_eq!(items(&mut stream), [Ok(Bytes::from("data: 1\n\n"))]);
-    token.cancel();
-    // Without tokio, the upstream is polled once more in a poll of its own.
-    let close = [items(&mut stream), items(&mut stream)].concat();
-    assert_eq!(close, [Ok(Bytes::from_static(CLOSE))]);
-    assert!(
-        log.dropped(),
-        "the upstream is dropped before the close event"
-    );
-}
-
-#[test]
-fn c12_error_is_forwarded_or_replaced_by_the_close_event() {
-    let upstream = || BodyDataStream::new(Script::new([data("data: 1\n\n"), Step::Error]));
-    let layer = SseCompletionLayer::new();
-    let mut stream = pin!(layer.byte_stream(upstream()));
-    let first = Ok(Bytes::from("data: 1\n\n"));
-    assert_eq!(items(&mut stream), [first.clone(), Err(ScriptError)]);
-
-    let mut stream = pin!(layer.close_on_failed(true).byte_stream(upstream()));
-    let close = Ok(Bytes::from_static(CLOSE));
-    assert_eq!(items(&mut stream), [first, close]);
-}
-
-#[test]
 fn c13_end_is_final() {
     let mut stream = pin!(SseCompletionLayer::new().byte_stream(BodyDataStream::new(
         // Panics when it is polled after its end.

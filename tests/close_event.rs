@@ -1,4 +1,4 @@
-//! The close event itself: what may be in it, and what its bytes are.
+//! The close event: its validation and its bytes.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use testkit::{
 };
 use tower_sse_completion::{CloseEvent, InvalidCloseEvent, SseCompletionLayer};
 
-/// The bytes of the event, as an empty stream gets them.
+/// Returns the bytes of the event, which an empty stream sends.
 fn encoded(event: CloseEvent) -> Vec<u8> {
     let layer = SseCompletionLayer::new().close_event(event);
     Driver::new(event_stream(&layer, Script::new([])))
@@ -21,7 +21,7 @@ fn encoded(event: CloseEvent) -> Vec<u8> {
 fn decoded(event: CloseEvent) -> Event {
     let decoded = decode(&encoded(event));
     assert!(!decoded.pending);
-    assert_eq!(decoded.last_event_id, "", "a close event never has an id");
+    assert_eq!(decoded.last_event_id, "", "a close event never has an ID");
     let [event] = &decoded.events[..] else {
         panic!("expected one event, got {:?}", decoded.events)
     };
@@ -44,7 +44,7 @@ fn c8_default_is_dispatched_by_a_conforming_client() {
     assert_eq!((&*event.event_type, &*event.data), ("close", ""));
     assert!(
         decode(b"event: close\n\n").events.is_empty(),
-        "without a data line it would not be"
+        "without a data field, the event is not dispatched"
     );
 }
 
@@ -96,12 +96,12 @@ fn c8_bad_names_are_refused_with_a_reason() {
 }
 
 #[test]
-fn c8_retry_stands_inside_the_event_behind_the_data() -> Result<(), InvalidCloseEvent> {
+fn c8_retry_follows_the_data() -> Result<(), InvalidCloseEvent> {
     let expected = b"event: close\ndata: x\nretry: 1234\n\n";
     let event = CloseEvent::new().data("x").retry(milliseconds(1234))?;
     assert_eq!(encoded(event), expected);
     let event = CloseEvent::new().retry(milliseconds(1234))?.data("x");
-    assert_eq!(encoded(event), expected, "in whatever order it was built");
+    assert_eq!(encoded(event), expected, "in any order");
     Ok(())
 }
 
@@ -171,7 +171,7 @@ fn c8_retry_range_of_one_value_and_the_largest_duration_work() -> Result<(), Inv
 }
 
 #[test]
-fn equal_events_are_equal_however_they_were_built() -> Result<(), InvalidCloseEvent> {
+fn events_are_equal_if_they_were_built_differently() -> Result<(), InvalidCloseEvent> {
     assert_eq!(CloseEvent::named("close")?, CloseEvent::new());
     assert_eq!(CloseEvent::new().data(""), CloseEvent::default());
     assert_ne!(CloseEvent::new().data("x"), CloseEvent::new());

@@ -5,7 +5,7 @@
 mod published;
 mod vectors;
 
-use std::collections::HashSet;
+use std::{collections::HashSet, task::Poll};
 
 use published::PUBLISHED;
 use testkit::{
@@ -104,6 +104,37 @@ fn c5_cancelled_stream_ends_at_its_last_boundary_in_every_framing() {
                 assert_eq!(report.bytes(), boundary as u64, "{}", name());
                 let delivered = case.delivered_before(length) > 0;
                 assert_eq!(report.delivered(), delivered, "{}", name());
+            }
+        }
+    }
+}
+
+#[test]
+fn c6_cancellation_before_any_poll_discards_at_most_the_unfinished_event() {
+    for case in cases() {
+        let length = case.stream.len();
+        let expected = &case.stream[..case.boundary_before(length)];
+        // A cancelled stream forwards up to 32 ready frames. Therefore all complete events are forwarded.
+        for frames in case.framings(length).filter(|frames| frames.len() <= 32) {
+            for polls in 0..=frames.len() + 2 {
+                for after in [AfterScript::Pending, AfterScript::End] {
+                    let token = CancellationToken::new();
+                    let upstream = Script::frames(&frames).then(after);
+                    let mut body = drive(&cancelled_by(&token), upstream);
+                    let mut bytes = Vec::new();
+                    for _ in 0..polls {
+                        if let Poll::Ready(Some(frame)) = body.poll() {
+                            bytes.extend(frame.expect("no error").into_data().expect("data"));
+                        }
+                    }
+                    if body.is_end_stream() {
+                        continue;
+                    }
+                    token.cancel();
+                    bytes.extend(body.rest().bytes());
+                    let name = || format!("{}: {}, {polls} polls", case.name, shown(&frames));
+                    assert_bytes(&bytes, &[expected, &closing(expected)].concat(), name);
+                }
             }
         }
     }

@@ -5,117 +5,12 @@ use std::task::Poll;
 
 use proptest::prelude::*;
 use testkit::{
-    decoder::{boundaries, decode},
+    decoder::decode,
     exchange::{CLOSE, cancelled_by, drive},
     script::{AfterScript, Script, Step, data},
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::SseCompletionLayer;
-
-/// Streams that are hard to cut.
-const STREAMS: &[&[u8]] = &[
-    b"data: 1\n\ndata: 2\n\n",
-    b"data: 1\r\n\r\ndata: 2\r\n\r\n",
-    b"data: 1\r\rdata: 2\r\r",
-    b"id: 7\r\ndata: 1\n\r\ndata: 2\r\n\n",
-    b"data:1\n\r:c\rdata\r\n\r",
-    b"\xEF\xBB\xBFdata: bom\n\n",
-    b"\xEF\xBB\xBF\n:c\n\xEF\xBB\xBF: no comment\n\n",
-    b"\xEF\xBBdata: x\n\ndata: y\n\n",
-    b":\n: c\n\n:\ndata: 1\n: inside\n\n:\n",
-    b"retry: 5\n\nevent: x\n\ndatum: 1\n\ndata\n\n",
-    b"event: e\nid: 1\ndata: a\ndata: b\n\nid\n\nid: 2\n",
-    b"\r\n\r\n\n\n\rdata: x",
-    "data: \u{e9}\u{1f600}\n\ndata:\n\n".as_bytes(),
-];
-
-/// Sends these frames through the layer, and cancels before this poll. Returns `None` if the stream ends earlier.
-fn cancelled_before_poll(frames: &[&[u8]], then: AfterScript, poll: usize) -> Option<Vec<u8>> {
-    let token = CancellationToken::new();
-    let upstream = Script::frames(frames).then(then);
-    let mut body = drive(&cancelled_by(&token), upstream);
-    let mut bytes = Vec::new();
-    for _ in 0..poll {
-        match body.poll() {
-            Poll::Ready(Some(Ok(frame))) => bytes.extend(frame.into_data().expect("data")),
-            Poll::Ready(_) => return None,
-            Poll::Pending => {}
-        }
-    }
-    if body.is_end_stream() {
-        return None;
-    }
-    token.cancel();
-    bytes.extend(body.rest().bytes());
-    Some(bytes)
-}
-
-/// Returns the output that is expected if these bytes have arrived and the stream is closed.
-fn closed_after(bytes: &[u8]) -> Vec<u8> {
-    let whole = boundaries(bytes).pop().unwrap_or(0);
-    let lf: &[u8] = if bytes[..whole].ends_with(b"\r") {
-        b"\n"
-    } else {
-        b""
-    };
-    [&bytes[..whole], lf, CLOSE].concat()
-}
-
-/// Cancels before every poll. There are at most 32 frames, so that all are forwarded after a cancellation, too.
-#[track_caller]
-fn assert_whole(frames: &[&[u8]]) {
-    let stream = frames.concat();
-    for poll in 0..=frames.len() + 2 {
-        for then in [AfterScript::Pending, AfterScript::End] {
-            if let Some(bytes) = cancelled_before_poll(frames, then, poll) {
-                assert_eq!(
-                    bytes.escape_ascii().to_string(),
-                    closed_after(&stream).escape_ascii().to_string(),
-                    "frames {frames:?} cancelled before poll {poll}",
-                );
-            }
-        }
-    }
-    let layer = SseCompletionLayer::new();
-    let output = drive(&layer, Script::frames(frames)).rest();
-    let expected = if decode(&stream).events.is_empty() {
-        closed_after(&stream)
-    } else {
-        stream
-    };
-    assert_eq!(output.bytes(), expected, "frames {frames:?}");
-}
-
-#[test]
-fn c6_every_cut_into_two_and_three_frames_at_every_cancellation_keeps_events_whole() {
-    for stream in STREAMS {
-        for first in 0..=stream.len() {
-            for second in first..=stream.len() {
-                let frames = [&stream[..first], &stream[first..second], &stream[second..]];
-                assert_whole(&frames);
-            }
-        }
-    }
-}
-
-#[test]
-fn c6_one_byte_per_frame_keeps_events_whole() {
-    for stream in STREAMS {
-        for stream in stream.chunks(32) {
-            let frames: Vec<&[u8]> = stream.chunks(1).collect();
-            assert_whole(&frames);
-        }
-    }
-}
-
-#[test]
-fn c5_close_event_completes_a_split_crlf() {
-    let frames: [&[u8]; 2] = [b"data: x\r\n\r", b""];
-    assert_eq!(
-        cancelled_before_poll(&frames, AfterScript::Pending, 9).as_deref(),
-        Some(&b"data: x\r\n\r\nevent: close\ndata:\n\n"[..])
-    );
-}
 
 #[test]
 fn c5_lf_after_a_cr_is_in_the_frame_of_the_close_event() {

@@ -2,10 +2,8 @@
 
 use std::{
     convert::Infallible,
-    error::Error,
-    future::{self, IntoFuture},
+    future::IntoFuture,
     io::Read,
-    net::SocketAddr,
     sync::{Arc, Mutex},
 };
 
@@ -17,40 +15,20 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_LENGTH};
+use http::{HeaderValue, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body_util::Channel;
-use hyper::body::Incoming;
 use testkit::{
     exchange::{cancelled_by, event_stream_response},
     script::{AfterScript, Script, Step, data, trailers},
-    server::{VERSIONS, listen, next_data, raw, receive, request, serve},
+    server::{VERSIONS, listen, next_data, raw, receive, request, serve, serve_responses},
     wait::{until, within},
 };
 use tokio_util::sync::CancellationToken;
-use tower::{Layer, Service, ServiceBuilder, service_fn, util::BoxCloneService};
+use tower::ServiceBuilder;
 use tower_http::compression::{CompressionLayer, predicate::SizeAbove};
 use tower_sse_completion::SseCompletionLayer;
 
 const CLOSE: &str = "event: close\ndata:\n\n";
-
-type Handler = BoxCloneService<Request<Incoming>, Response<Body>, Infallible>;
-
-/// Serves the responses of this closure through this layer.
-async fn serve_responses<L, B>(
-    layer: L,
-    respond: impl Fn() -> Response<Body> + Clone + Send + 'static,
-) -> SocketAddr
-where
-    L: Layer<Handler>,
-    L::Service: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + 'static,
-    B: http_body::Body<Error: Into<Box<dyn Error + Send + Sync>>, Data: Send> + Send + 'static,
-{
-    let handler = service_fn(move |_| future::ready(Ok(respond())));
-    serve(layer.layer(BoxCloneService::new(handler))).await
-}
 
 /// Returns a closure whose first response is an event stream with this body.
 fn once(body: Body) -> impl Fn() -> Response<Body> + Clone + Send {

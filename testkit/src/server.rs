@@ -1,6 +1,6 @@
 //! Serves a service over HTTP/1.1 and HTTP/2, and sends requests to it.
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{convert::Infallible, future::ready, net::SocketAddr};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -18,11 +18,40 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
-use tower::Service;
+use tower::{Layer, Service, service_fn, util::BoxCloneService};
 
 use crate::wait::within;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A service that can be served, which every suitable service implements.
+pub trait HttpService:
+    Service<
+        Request<Incoming>,
+        Response = Response<<Self as HttpService>::Body>,
+        Error = Infallible,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static
+{
+    /// The body of the responses.
+    type Body: Body<Error: Into<BoxError>, Data: Send> + Send + 'static;
+}
+
+impl<S, B> HttpService for S
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+    B: Body<Error: Into<BoxError>, Data: Send> + Send + 'static,
+{
+    type Body = B;
+}
+
+/// A handler that [`serve_responses`] wraps in a layer.
+pub type Handler = BoxCloneService<Request<Incoming>, Response<axum::body::Body>, Infallible>;
 
 /// A version of HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,15 +91,7 @@ pub async fn listen() -> (TcpListener, SocketAddr) {
 /// }
 /// # }
 /// ```
-pub async fn serve<S, B>(service: S) -> SocketAddr
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send,
-    B: Body<Error: Into<BoxError>, Data: Send> + Send + 'static,
-{
+pub async fn serve(service: impl HttpService) -> SocketAddr {
     let (listener, address) = listen().await;
     accept(
         listener,
@@ -81,22 +102,25 @@ where
     address
 }
 
+/// Serves the responses of this closure through this layer, and returns the server's address.
+pub async fn serve_responses<L>(
+    layer: L,
+    respond: impl Fn() -> Response<axum::body::Body> + Clone + Send + 'static,
+) -> SocketAddr
+where
+    L: Layer<Handler, Service: HttpService>,
+{
+    let handler = service_fn(move |_| ready(Ok(respond())));
+    serve(layer.layer(BoxCloneService::new(handler))).await
+}
+
 /// Serves all connections of a listener. Each connection holds a guard while it is open.
-pub(crate) fn accept<S, B, G>(
+pub(crate) fn accept<G: Send + 'static>(
     listener: TcpListener,
     builder: auto::Builder<TokioExecutor>,
-    service: S,
+    service: impl HttpService,
     guard: impl Fn() -> G + Send + 'static,
-) -> JoinHandle<()>
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send,
-    B: Body<Error: Into<BoxError>, Data: Send> + Send + 'static,
-    G: Send + 'static,
-{
+) -> JoinHandle<()> {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let (builder, guard) = (builder.clone(), guard());

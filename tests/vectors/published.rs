@@ -1,4 +1,4 @@
-//! Decoders that others have written, made to say the same as the tests' own.
+//! Published decoders, adapted to the results of the test kit's decoder.
 
 use std::{
     convert::Infallible,
@@ -35,7 +35,7 @@ pub(crate) const PUBLISHED: [Published; 3] = [
 ];
 
 impl Published {
-    /// `None` for an error and for a panic.
+    /// Decodes a whole stream. Returns `None` if the decoder fails or panics.
     pub(crate) fn decode(&self, stream: &[u8]) -> Option<Decoded> {
         let stream = Bytes::copy_from_slice(stream);
         catch_unwind(AssertUnwindSafe(|| (self.decode)(stream))).ok()?
@@ -79,7 +79,7 @@ fn sse_core(mut stream: Bytes) -> Option<Decoded> {
     Some(decoded)
 }
 
-/// It gives blocks of fields, and leaves to its users what lasts from block to block.
+/// `sse-stream` yields blocks of fields, and leaves the state between blocks to its users.
 fn sse_stream(stream: Bytes) -> Option<Decoded> {
     let mut decoded = Decoded::default();
     let mut blocks = SseByteStream::new(stream::iter([Ok::<_, Infallible>(stream)]));
@@ -88,9 +88,9 @@ fn sse_stream(stream: Bytes) -> Option<Decoded> {
         decoded.retry = block.retry.map(Duration::from_millis).or(decoded.retry);
         decoded.last_event_id = block.id.unwrap_or(decoded.last_event_id);
         let Some(data) = block.data else { continue };
-        let kind = block.event.filter(|kind| !kind.is_empty());
+        let event_type = block.event.filter(|event_type| !event_type.is_empty());
         decoded.events.push(Event {
-            event_type: kind.unwrap_or_else(|| "message".to_owned()),
+            event_type: event_type.unwrap_or_else(|| "message".to_owned()),
             data,
             last_event_id: decoded.last_event_id.clone(),
         });
