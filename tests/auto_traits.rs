@@ -1,13 +1,23 @@
-//! The public types ask of their users no more than their parts do, stay small, and print nothing of the data.
+//! The public types need no bound that their parts do not need, are small, and hide data in their `Debug` output.
 
-mod support;
-
-use std::{cell::Cell, convert::Infallible, future, marker::PhantomPinned, rc::Rc};
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    future,
+    marker::PhantomPinned,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
 
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Request, Response};
-use support::{event_stream, script::Script};
+use testkit::{
+    driver::Driver,
+    exchange::{CLOSE, event_stream, event_stream_response},
+    script::Script,
+};
 use tower::Service;
 use tower_sse_completion::{
     CancelWhen, CloseEvent, Ending, FirstOf, InvalidCloseEvent, NeverCancel, ResponseBody,
@@ -48,7 +58,7 @@ fn c18_public_types_are_send_sync_and_unpin_with_their_parts() {
 
 #[cfg(feature = "tokio")]
 #[test]
-fn c18_shutdown_and_what_it_makes_are_send_and_sync() {
+fn c18_shutdown_and_its_futures_are_send_and_sync() {
     use tower_sse_completion::{Drained, Draining, InvalidDeadline, Shutdown};
 
     fn is_both<T: Send + Sync + Unpin + 'static>(_: &T) {}
@@ -62,7 +72,7 @@ fn c18_shutdown_and_what_it_makes_are_send_and_sync() {
     is_send_and_static(&shutdown.after(future::pending::<()>()));
 }
 
-/// A service that is neither `Send` nor `Sync` nor `'static`, with a body and a future like it.
+/// A service that is neither `Send` nor `Sync` nor `'static`, and whose body and future are not, either.
 struct Local<'a>(&'a Rc<Cell<usize>>);
 
 struct LocalBody<'a>(&'a Rc<Cell<usize>>, PhantomPinned);
@@ -72,20 +82,13 @@ impl<'a> Service<Request<()>> for Local<'a> {
     type Error = Rc<()>;
     type Future = future::Ready<Result<Self::Response, Self::Error>>;
 
-    fn poll_ready(
-        &mut self,
-        _cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), Self::Error>> {
-        std::task::Poll::Ready(Ok(()))
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, _request: Request<()>) -> Self::Future {
-        let mut response = Response::new(LocalBody(self.0, PhantomPinned));
-        response.headers_mut().insert(
-            "content-type",
-            http::HeaderValue::from_static("text/event-stream"),
-        );
-        future::ready(Ok(response))
+        let body = LocalBody(self.0, PhantomPinned);
+        future::ready(Ok(event_stream_response(body)))
     }
 }
 
@@ -94,11 +97,11 @@ impl<'a> http_body::Body for LocalBody<'a> {
     type Error = Rc<()>;
 
     fn poll_frame(
-        self: std::pin::Pin<&mut Self>,
-        _cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<&'a [u8]>, Rc<()>>>> {
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<&'a [u8]>, Rc<()>>>> {
         self.0.set(self.0.get() + 1);
-        std::task::Poll::Ready(None)
+        Poll::Ready(None)
     }
 }
 
@@ -117,8 +120,8 @@ fn c18_no_bound_is_added_to_services_bodies_data_or_errors() {
     let Some(Ok(response)) = response else {
         panic!("a response")
     };
-    let mut body = support::driver::Driver::new(response.into_body());
-    assert_eq!(body.data(), support::CLOSE);
+    let mut body = Driver::new(response.into_body());
+    assert_eq!(body.data(), CLOSE);
     assert_eq!(polls.get(), 1);
 }
 
@@ -133,7 +136,7 @@ fn layer_can_be_named() {
 }
 
 #[test]
-fn debug_output_names_the_type_and_tells_nothing_of_the_data() {
+fn debug_output_has_the_name_of_the_type_and_no_data() {
     let body: ResponseBody<Body> = event_stream(&SseCompletionLayer::new(), Body::from("data: x"));
     assert_eq!(format!("{body:?}"), "ResponseBody { .. }");
     let upstream = futures_util::stream::empty::<Result<Bytes, Infallible>>();
@@ -151,7 +154,7 @@ fn debug_output_names_the_type_and_tells_nothing_of_the_data() {
         "close_event: PerStream(..)",
         "on_end: Some(..)",
     ] {
-        assert!(debug.contains(part), "{part} is not in {debug}");
+        assert!(debug.contains(part), "{part} is missing: {debug}");
     }
 }
 

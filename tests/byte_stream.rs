@@ -1,11 +1,9 @@
-//! Streams of bytes are completed just as bodies are.
-
-mod support;
+//! Streams of bytes are completed as bodies are.
 
 use std::{
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -15,9 +13,11 @@ use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt, stream::FusedStream};
 use http::Method;
 use http_body_util::BodyDataStream;
-use support::{
-    CLOSE, STRIDE, cancelled_by, event_stream,
-    script::{Script, ScriptError, Step, Then, data},
+use testkit::{
+    MIRI_STRIDE,
+    exchange::{CLOSE, cancelled_by, event_stream},
+    reports::Reports,
+    script::{AfterScript, Script, ScriptError, Step, data},
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{CloseEvent, Ending, SseCompletionLayer};
@@ -45,7 +45,7 @@ where
     items
 }
 
-/// Every split in two, and then the end, an error, or a cancellation.
+/// Every split into two frames, and then the end, an error, or a cancellation.
 fn scripts() -> impl Iterator<Item = (Vec<Step>, bool)> {
     STREAMS.into_iter().flat_map(|bytes| {
         (0..=bytes.len()).flat_map(move |split| {
@@ -59,9 +59,9 @@ fn scripts() -> impl Iterator<Item = (Vec<Step>, bool)> {
 }
 
 #[test]
-fn same_bytes_come_out_of_a_stream_as_out_of_a_body() {
+fn stream_and_body_return_the_same_bytes() {
     let mut compared = 0;
-    for (steps, is_cancelled) in scripts().step_by(STRIDE) {
+    for (steps, is_cancelled) in scripts().step_by(MIRI_STRIDE) {
         let outputs: [Items; 2] = [false, true].map(|as_body| {
             let token = CancellationToken::new();
             let layer = cancelled_by(&token);
@@ -82,38 +82,11 @@ fn same_bytes_come_out_of_a_stream_as_out_of_a_body() {
         assert_eq!(outputs[0], outputs[1], "{steps:?}");
         compared += 1;
     }
-    assert!(compared > 150 / STRIDE, "{compared}");
+    assert!(compared > 150 / MIRI_STRIDE, "{compared}");
 }
 
 #[test]
-fn c10_silent_stream_ends_with_the_close_event_when_it_is_cancelled() {
-    let token = CancellationToken::new();
-    let upstream = Script::frames(["data: 1\n\n", "data: half"]).then(Then::Pending);
-    let log = upstream.log();
-    let mut stream = pin!(cancelled_by(&token).byte_stream(BodyDataStream::new(upstream)));
-    assert_eq!(items(&mut stream), [Ok(Bytes::from("data: 1\n\n"))]);
-    token.cancel();
-    // Without tokio the upstream is asked once more, in a poll of its own.
-    let close = [items(&mut stream), items(&mut stream)].concat();
-    assert_eq!(close, [Ok(Bytes::from_static(CLOSE))]);
-    assert!(log.dropped(), "the upstream goes before the close event");
-}
-
-#[test]
-fn c12_error_is_passed_on_or_replaced_by_the_close_event() {
-    let upstream = || BodyDataStream::new(Script::new([data("data: 1\n\n"), Step::Error]));
-    let layer = SseCompletionLayer::new();
-    let mut stream = pin!(layer.byte_stream(upstream()));
-    let first = Ok(Bytes::from("data: 1\n\n"));
-    assert_eq!(items(&mut stream), [first.clone(), Err(ScriptError)]);
-
-    let mut stream = pin!(layer.close_on_failed(true).byte_stream(upstream()));
-    let close = Ok(Bytes::from_static(CLOSE));
-    assert_eq!(items(&mut stream), [first, close]);
-}
-
-#[test]
-fn c13_end_stays_the_end() {
+fn c13_end_is_final() {
     let mut stream = pin!(SseCompletionLayer::new().byte_stream(BodyDataStream::new(
         // Panics when it is polled after its end.
         Script::frames([":\n"])
@@ -128,29 +101,28 @@ fn c13_end_stays_the_end() {
 
 #[test]
 fn c16_stream_is_reported_once() {
-    let endings = Arc::new(Mutex::new(Vec::new()));
-    let layer = SseCompletionLayer::new().on_end({
-        let endings = Arc::clone(&endings);
-        move |report| {
-            let mut endings = endings.lock().expect("no panic");
-            endings.push((report.ending(), report.bytes()));
-        }
-    });
+    let reports = Reports::default();
+    let layer = SseCompletionLayer::new().on_end(reports.observer());
     for frames in [&["data: 1\n\n"][..], &[]] {
         let mut stream = pin!(layer.byte_stream(BodyDataStream::new(Script::frames(frames))));
         items(&mut stream);
     }
     {
-        let upstream = Script::new([]).then(Then::Pending);
+        let upstream = Script::new([]).then(AfterScript::Pending);
         let mut stream = pin!(layer.byte_stream(BodyDataStream::new(upstream)));
         items(&mut stream);
     }
+    let reported = reports.all();
+    let reported: Vec<_> = reported
+        .iter()
+        .map(|report| (report.ending(), report.bytes()))
+        .collect();
     let expected = [
         (Ending::Completed, 9),
         (Ending::Empty, 0),
         (Ending::Dropped, 0),
     ];
-    assert_eq!(*endings.lock().expect("no panic"), expected);
+    assert_eq!(reported, expected);
 }
 
 #[test]
@@ -200,7 +172,7 @@ async fn deadlines_and_shutdowns_hold_for_streams_too() {
         .clone()
         .max_age(Duration::from_secs(5))
         .expect("not zero");
-    let silent = || BodyDataStream::new(Script::new([]).then(Then::Pending));
+    let silent = || BodyDataStream::new(Script::new([]).then(AfterScript::Pending));
 
     let mut stream = pin!(expiring.byte_stream(silent()));
     let event = stream.next().await.expect("an item").expect("no error");

@@ -1,19 +1,16 @@
-//! The close event itself: what may be in it, and what its bytes are.
-
-mod support;
+//! The close event: its validation and its bytes.
 
 use std::time::Duration;
 
-use support::{
-    CLOSE,
+use testkit::{
     decoder::{Event, decode},
     driver::Driver,
-    event_stream,
+    exchange::{CLOSE, event_stream},
     script::Script,
 };
 use tower_sse_completion::{CloseEvent, InvalidCloseEvent, SseCompletionLayer};
 
-/// The bytes of the event, as an empty stream gets them.
+/// Returns the bytes of the event, which an empty stream sends.
 fn encoded(event: CloseEvent) -> Vec<u8> {
     let layer = SseCompletionLayer::new().close_event(event);
     Driver::new(event_stream(&layer, Script::new([])))
@@ -24,7 +21,7 @@ fn encoded(event: CloseEvent) -> Vec<u8> {
 fn decoded(event: CloseEvent) -> Event {
     let decoded = decode(&encoded(event));
     assert!(!decoded.pending);
-    assert_eq!(decoded.last_event_id, "", "a close event never has an id");
+    assert_eq!(decoded.last_event_id, "", "a close event never has an ID");
     let [event] = &decoded.events[..] else {
         panic!("expected one event, got {:?}", decoded.events)
     };
@@ -44,10 +41,10 @@ fn c8_default_is_twenty_bytes_with_a_data_line() {
 #[test]
 fn c8_default_is_dispatched_by_a_conforming_client() {
     let event = decoded(CloseEvent::new());
-    assert_eq!((&*event.kind, &*event.data), ("close", ""));
+    assert_eq!((&*event.event_type, &*event.data), ("close", ""));
     assert!(
         decode(b"event: close\n\n").events.is_empty(),
-        "without a data line it would not be"
+        "without a data field, the event is not dispatched"
     );
 }
 
@@ -99,19 +96,19 @@ fn c8_bad_names_are_refused_with_a_reason() {
 }
 
 #[test]
-fn c8_retry_stands_inside_the_event_behind_the_data() -> Result<(), InvalidCloseEvent> {
+fn c8_retry_follows_the_data() -> Result<(), InvalidCloseEvent> {
     let expected = b"event: close\ndata: x\nretry: 1234\n\n";
     let event = CloseEvent::new().data("x").retry(milliseconds(1234))?;
     assert_eq!(encoded(event), expected);
     let event = CloseEvent::new().retry(milliseconds(1234))?.data("x");
-    assert_eq!(encoded(event), expected, "in whatever order it was built");
+    assert_eq!(encoded(event), expected, "in any order");
     Ok(())
 }
 
 #[test]
 fn c8_retry_is_in_whole_milliseconds() -> Result<(), InvalidCloseEvent> {
     let event = CloseEvent::new().retry(Duration::from_micros(2999))?;
-    assert_eq!(decode(&encoded(event)).reconnection_time, Some(2));
+    assert_eq!(decode(&encoded(event)).retry, Some(milliseconds(2)));
     Ok(())
 }
 
@@ -143,11 +140,15 @@ fn c8_retry_range_that_ends_before_it_starts_is_refused() {
 #[test]
 fn c8_retry_between_draws_for_each_stream() -> Result<(), InvalidCloseEvent> {
     let event = CloseEvent::new().retry_between(milliseconds(1000)..=milliseconds(60_000))?;
-    let drawn: Vec<u64> = (0..32)
-        .filter_map(|_| decode(&encoded(event.clone())).reconnection_time)
+    let drawn: Vec<_> = (0..32)
+        .filter_map(|_| decode(&encoded(event.clone())).retry)
         .collect();
     assert_eq!(drawn.len(), 32);
-    assert!(drawn.iter().all(|time| (1000..=60_000).contains(time)));
+    assert!(
+        drawn
+            .iter()
+            .all(|time| (milliseconds(1000)..=milliseconds(60_000)).contains(time))
+    );
     let text = encoded(event).escape_ascii().to_string();
     assert_eq!(text.matches("retry: ").count(), 1, "{text}");
     assert!(
@@ -160,14 +161,17 @@ fn c8_retry_between_draws_for_each_stream() -> Result<(), InvalidCloseEvent> {
 #[test]
 fn c8_retry_range_of_one_value_and_the_largest_duration_work() -> Result<(), InvalidCloseEvent> {
     let one = CloseEvent::new().retry_between(milliseconds(7)..=milliseconds(7))?;
-    assert_eq!(decode(&encoded(one)).reconnection_time, Some(7));
+    assert_eq!(decode(&encoded(one)).retry, Some(milliseconds(7)));
     let longest = CloseEvent::new().retry(Duration::MAX)?;
-    assert_eq!(decode(&encoded(longest)).reconnection_time, Some(u64::MAX));
+    assert_eq!(
+        decode(&encoded(longest)).retry,
+        Some(milliseconds(u64::MAX))
+    );
     Ok(())
 }
 
 #[test]
-fn equal_events_are_equal_however_they_were_built() -> Result<(), InvalidCloseEvent> {
+fn events_are_equal_if_they_were_built_differently() -> Result<(), InvalidCloseEvent> {
     assert_eq!(CloseEvent::named("close")?, CloseEvent::new());
     assert_eq!(CloseEvent::new().data(""), CloseEvent::default());
     assert_ne!(CloseEvent::new().data("x"), CloseEvent::new());

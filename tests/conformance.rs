@@ -1,31 +1,25 @@
-//! What the HTML standard says of event streams, case by case, and what the layer makes of each. The cases are in
-//! `vectors/event_streams.txt`.
+//! The rules of the HTML standard for event streams, case by case: for the decoder of the test kit, for published decoders,
+//! and for the layer. The cases are in `vectors/event_streams.txt`.
 
 #[path = "vectors/published.rs"]
 mod published;
-mod support;
 mod vectors;
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex},
-    task::Poll,
-};
+use std::{collections::HashSet, task::Poll};
 
 use published::PUBLISHED;
-use support::{
-    CLOSE, cancelled_by,
-    decoder::{Event, boundaries, decode},
-    driver::Driver,
-    event_stream,
-    script::{Script, Then},
+use testkit::{
+    decoder::{Decoded, Decoder, Event, boundaries, decode, deliveries},
+    exchange::{CLOSE, cancelled_by, drive},
+    reports::Reports,
+    script::{AfterScript, Script},
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{Ending, SseCompletionLayer, StreamReport};
 use vectors::cases;
 
 #[test]
-fn vectors_are_many_and_have_names_of_their_own() {
+fn cases_are_complete_and_have_distinct_names() {
     let cases = cases();
     let names: HashSet<_> = cases.iter().map(|case| &case.name).collect();
     assert_eq!(names.len(), cases.len());
@@ -33,30 +27,46 @@ fn vectors_are_many_and_have_names_of_their_own() {
 }
 
 #[test]
-fn decoder_of_the_tests_conforms_at_every_cut() {
+fn decoder_of_the_test_kit_conforms_in_every_framing() {
     for case in cases() {
         let name = &case.name;
-        assert_eq!(decode(&case.stream), case.decoded, "{name}");
-        for cut in case.cuts() {
-            let decoded = decode(&case.stream[..cut]);
-            let is_boundary = case.boundaries.contains(&cut);
-            assert_eq!(!decoded.pending, is_boundary, "{name}: boundary at {cut}");
-            let delivered = case.delivered_before(cut);
-            assert_eq!(
-                decoded.events.len(),
-                delivered,
-                "{name}: events up to {cut}"
-            );
+        for frames in case.framings(case.stream.len()) {
+            let mut decoder = Decoder::new();
+            let events: Vec<_> = frames
+                .iter()
+                .flat_map(|frame| decoder.feed(frame))
+                .collect();
+            let decoded = Decoded {
+                events,
+                last_event_id: decoder.last_event_id().to_owned(),
+                retry: decoder.retry(),
+                pending: decoder.is_pending(),
+            };
+            assert_eq!(decoded, case.decoded, "{name}: {}", shown(&frames));
         }
-        if case.stream.len() <= 256 {
-            assert_eq!(boundaries(&case.stream), case.boundaries, "{name}");
+        assert_eq!(decode(&case.stream), case.decoded, "{name}");
+    }
+}
+
+#[test]
+fn decoder_of_the_test_kit_finds_the_boundaries_and_deliveries_at_every_length() {
+    for case in cases() {
+        let name = &case.name;
+        assert_eq!(boundaries(&case.stream), case.boundaries, "{name}");
+        assert_eq!(deliveries(&case.stream), case.deliveries, "{name}");
+        for length in case.cuts() {
+            let decoded = decode(&case.stream[..length]);
+            let is_boundary = case.boundaries.contains(&length);
+            assert_eq!(!decoded.pending, is_boundary, "{name}: {length} bytes");
+            let delivered = case.delivered_before(length);
+            assert_eq!(decoded.events.len(), delivered, "{name}: {length} bytes");
         }
     }
 }
 
-/// Marks have to be right, too: one falls when the decoder has been mended.
+/// A mark of a decoder that conforms is an error, too: marks disappear when decoders are corrected.
 #[test]
-fn published_decoders_come_to_the_same_unless_marked() {
+fn published_decoders_conform_unless_marked() {
     let mut wrong = Vec::new();
     for published in &PUBLISHED {
         let mut conforming = 0;
@@ -66,7 +76,7 @@ fn published_decoders_come_to_the_same_unless_marked() {
             let conforms = decoded.as_ref() == Some(&case.decoded);
             if conforms == case.deviates(published.name) {
                 let (name, case) = (published.name, &case.name);
-                wrong.push(format!("{name} of {case}\n    comes to {decoded:?}"));
+                wrong.push(format!("{name} of {case}\n    returns {decoded:?}"));
             }
             conforming += usize::from(conforms);
         }
@@ -80,7 +90,7 @@ fn published_decoders_come_to_the_same_unless_marked() {
 }
 
 #[test]
-fn c5_cancelled_stream_is_cut_at_the_last_boundary_however_it_came() {
+fn c5_cancelled_stream_ends_at_its_last_boundary_in_every_framing() {
     for case in cases() {
         for length in case.cuts() {
             for frames in case.framings(length) {
@@ -100,7 +110,38 @@ fn c5_cancelled_stream_is_cut_at_the_last_boundary_however_it_came() {
 }
 
 #[test]
-fn c9_stream_is_closed_at_its_end_if_it_delivered_nothing_however_it_came() {
+fn c6_cancellation_before_any_poll_discards_at_most_the_unfinished_event() {
+    for case in cases() {
+        let length = case.stream.len();
+        let expected = &case.stream[..case.boundary_before(length)];
+        // A cancelled stream forwards up to 32 ready frames. Therefore all complete events are forwarded.
+        for frames in case.framings(length).filter(|frames| frames.len() <= 32) {
+            for polls in 0..=frames.len() + 2 {
+                for after in [AfterScript::Pending, AfterScript::End] {
+                    let token = CancellationToken::new();
+                    let upstream = Script::frames(&frames).then(after);
+                    let mut body = drive(&cancelled_by(&token), upstream);
+                    let mut bytes = Vec::new();
+                    for _ in 0..polls {
+                        if let Poll::Ready(Some(frame)) = body.poll() {
+                            bytes.extend(frame.expect("no error").into_data().expect("data"));
+                        }
+                    }
+                    if body.is_end_stream() {
+                        continue;
+                    }
+                    token.cancel();
+                    bytes.extend(body.rest().bytes());
+                    let name = || format!("{}: {}, {polls} polls", case.name, shown(&frames));
+                    assert_bytes(&bytes, &[expected, &closing(expected)].concat(), name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn c9_stream_without_an_event_is_closed_at_its_end_in_every_framing() {
     for case in cases() {
         for frames in case.framings(case.stream.len()) {
             let name = || format!("{}: {}", case.name, shown(&frames));
@@ -127,12 +168,15 @@ fn c6_decoders_see_the_events_of_a_cancelled_stream_and_then_the_close_event() {
         let out = [before, after].concat();
         let mut expected = case.decoded.events.clone();
         expected.push(Event {
-            kind: "close".to_owned(),
+            event_type: "close".to_owned(),
             data: String::new(),
             last_event_id: case.decoded.last_event_id.clone(),
         });
         assert_eq!(decode(&out).events, expected, "{}", case.name);
-        for published in PUBLISHED.iter().filter(|it| !case.deviates(it.name)) {
+        for published in PUBLISHED
+            .iter()
+            .filter(|decoder| !case.deviates(decoder.name))
+        {
             let decoded = published.decode(&out).map(|decoded| decoded.events);
             assert_eq!(
                 decoded.as_ref(),
@@ -145,50 +189,28 @@ fn c6_decoders_see_the_events_of_a_cancelled_stream_and_then_the_close_event() {
     }
 }
 
-/// Lets these frames through the layer and then cancels: what came out before and after that, and the report.
+/// Sends these frames through the layer, and cancels. Returns the bytes before and after the cancellation, and the report.
 fn cancelled(frames: &[&[u8]]) -> (Vec<u8>, Vec<u8>, StreamReport) {
     let token = CancellationToken::new();
-    let (observer, report) = report();
-    let upstream = Script::frames(frames).then(Then::Pending);
-    let layer = cancelled_by(&token).on_end(observer);
-    let mut body = Driver::new(event_stream(&layer, upstream));
-    let mut before = Vec::new();
-    while let Poll::Ready(Some(Ok(frame))) = body.poll_while_woken() {
-        before.extend(frame.into_data().expect("data"));
-    }
+    let reports = Reports::default();
+    let upstream = Script::frames(frames).then(AfterScript::Pending);
+    let layer = cancelled_by(&token).on_end(reports.observer());
+    let mut body = drive(&layer, upstream);
+    let before = body.ready_data().concat();
     token.cancel();
     let after = body.rest().bytes();
-    (before, after, report())
+    (before, after, reports.only())
 }
 
-/// Lets these frames and the end through the layer.
+/// Sends these frames and the end through the layer.
 fn ended(frames: &[&[u8]]) -> (Vec<u8>, StreamReport) {
-    let (observer, report) = report();
-    let layer = SseCompletionLayer::new().on_end(observer);
-    let bytes = Driver::new(event_stream(&layer, Script::frames(frames)))
-        .rest()
-        .bytes();
-    (bytes, report())
+    let reports = Reports::default();
+    let layer = SseCompletionLayer::new().on_end(reports.observer());
+    let bytes = drive(&layer, Script::frames(frames)).rest().bytes();
+    (bytes, reports.only())
 }
 
-/// An observer, and what gives the one report that it got.
-fn report() -> (
-    impl Fn(&StreamReport) + Send + Sync + 'static,
-    impl FnOnce() -> StreamReport,
-) {
-    let reports = Arc::new(Mutex::new(Vec::new()));
-    let observed = Arc::clone(&reports);
-    let observer =
-        move |report: &StreamReport| observed.lock().expect("no panic").push(report.clone());
-    let one = move || {
-        let mut reports = reports.lock().expect("no panic");
-        assert_eq!(reports.len(), 1, "one report for each stream");
-        reports.remove(0)
-    };
-    (observer, one)
-}
-
-/// What closes a stream of which this is out.
+/// Returns the last frame of a closed stream, of which these bytes have been forwarded.
 fn closing(out: &[u8]) -> Vec<u8> {
     let lf: &[u8] = if out.ends_with(b"\r") { b"\n" } else { b"" };
     [lf, CLOSE].concat()
@@ -198,7 +220,7 @@ fn closing(out: &[u8]) -> Vec<u8> {
 fn assert_bytes(actual: &[u8], expected: &[u8], name: impl Fn() -> String) {
     assert!(
         actual == expected,
-        "{}\n  came out {}\n  expected {}",
+        "{}\n  returned {}\n  expected {}",
         name(),
         actual.escape_ascii(),
         expected.escape_ascii()

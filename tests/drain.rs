@@ -1,6 +1,4 @@
-//! A drain under a real server with two thousand real clients.
-
-mod support;
+//! A drain of a server with two thousand clients.
 
 use std::{
     convert::Infallible,
@@ -19,20 +17,23 @@ use axum::{
     routing::get,
 };
 use futures_util::{StreamExt, future, stream};
-use support::server::event_stream;
+use testkit::{
+    exchange::event_stream_response,
+    server::listen,
+    wait::{until, within},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::oneshot,
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::sleep,
 };
 use tower_sse_completion::{Shutdown, SseCompletionLayer};
 
 const CLIENTS: usize = 2_000;
-const LONG: Duration = Duration::from_secs(60);
 
-/// Serves `/events`, which is mostly silent, and `/flood`, which counts how often it is polled.
+/// Serves `/events`, which is mostly pending, and `/flood`, which counts its polls.
 async fn serve(
     shutdown: &Shutdown,
     polls: &Arc<AtomicUsize>,
@@ -49,14 +50,13 @@ async fn serve(
             polls.fetch_add(1, Ordering::SeqCst);
             Ok::<_, Infallible>(kilobytes.clone())
         });
-        event_stream(Body::from_stream(flood))
+        event_stream_response(Body::from_stream(flood))
     };
     let app = Router::new()
         .route("/events", get(events))
         .route("/flood", get(flood))
         .layer(SseCompletionLayer::new().shutdown(shutdown));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
+    let (listener, address) = listen().await;
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(async move {
         axum::serve(listener, app)
@@ -77,19 +77,9 @@ async fn connect(address: SocketAddr, path: &str) -> TcpStream {
     client
 }
 
-/// Waits for a condition that has to come true.
-async fn until(condition: impl Fn() -> bool) {
-    let wait = async {
-        while !condition() {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(LONG, wait).await.expect("it takes too long");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_thousand_clients_read_their_close_event_and_one_that_reads_nothing_is_left() {
-    // Both ends of every connection are in this process.
+    // Both ends of each connection are in this process.
     let limit = rlimit::increase_nofile_limit(3 * CLIENTS as u64).expect("a limit");
     assert!(
         limit >= 3 * CLIENTS as u64,
@@ -103,16 +93,14 @@ async fn two_thousand_clients_read_their_close_event_and_one_that_reads_nothing_
         let mut client = connect(address, "/events").await;
         clients.push(tokio::spawn(async move {
             let mut answer = String::new();
-            client
-                .read_to_string(&mut answer)
-                .await
-                .expect("a clean end of the connection");
+            let read = client.read_to_string(&mut answer).await;
+            read.expect("a clean end of the connection");
             answer
         }));
     }
     let never_reads = connect(address, "/flood").await;
     until(|| shutdown.open_streams() == CLIENTS + 1).await;
-    // Until it has filled all buffers, the server still polls it.
+    // The server polls the flood until all buffers are full.
     let flood_is_blocked = async {
         let mut before = 0;
         while before == 0 || polls.load(Ordering::SeqCst) != before {
@@ -120,25 +108,23 @@ async fn two_thousand_clients_read_their_close_event_and_one_that_reads_nothing_
             sleep(Duration::from_millis(100)).await;
         }
     };
-    timeout(LONG, flood_is_blocked).await.expect("full buffers");
+    within(flood_is_blocked).await;
 
     stop.send(()).expect("the server runs");
-    let drained = timeout(LONG, shutdown.drain(Duration::ZERO)).await;
-    let drained = drained.expect("a drain is bounded");
+    let drained = within(shutdown.drain(Duration::ZERO)).await;
     assert_eq!((drained.ended(), drained.still_open()), (CLIENTS, 1));
 
-    let answers = timeout(LONG, future::join_all(clients)).await;
-    for answer in answers.expect("every client has its answer") {
+    for answer in within(future::join_all(clients)).await {
         let answer = answer.expect("no panic");
         let end = "14\r\nevent: close\ndata:\n\n\r\n0\r\n\r\n";
         assert!(answer.ends_with(end), "{answer:?}");
     }
 
-    assert!(!server.is_finished(), "it waits for the last connection");
+    assert!(
+        !server.is_finished(),
+        "the server waits for the last connection"
+    );
     drop(never_reads);
-    let served = timeout(LONG, server).await;
-    served
-        .expect("the server returns when that is gone")
-        .expect("no panic");
+    within(server).await.expect("no panic");
     assert_eq!(shutdown.open_streams(), 0);
 }

@@ -1,16 +1,13 @@
-//! Which responses are completed, and what their heads lose.
-
-mod support;
+//! The responses that the layer wraps, and the headers that it removes.
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body::{Body, SizeHint};
 use http_body_util::{BodyExt, Full};
-use support::{
-    CLOSE,
+use testkit::{
     driver::Driver,
+    exchange::{CLOSE, through},
     script::{EndStream, Script, ScriptError, Step, data, trailers},
-    through,
 };
 use tower_sse_completion::{CloseEvent, SkipCompletion, SseCompletionLayer};
 
@@ -22,7 +19,7 @@ fn request(method: Method) -> Request<()> {
     request
 }
 
-/// A response without an event: a completed one gets a close event.
+/// A response without an event, so that a wrapped response has a close event.
 fn response(status: u16, headers: &[(&str, &str)]) -> Response<Script> {
     let mut response = Response::builder().status(status);
     for (name, value) in headers {
@@ -34,7 +31,7 @@ fn response(status: u16, headers: &[(&str, &str)]) -> Response<Script> {
 }
 
 #[track_caller]
-fn is_completed(request: Request<()>, response: Response<Script>) -> bool {
+fn is_wrapped(request: Request<()>, response: Response<Script>) -> bool {
     let response = through(&SseCompletionLayer::new(), request, response);
     let bytes = Driver::new(response.into_body()).collect().bytes();
     match bytes.strip_prefix(b": nothing\n\n") {
@@ -45,7 +42,7 @@ fn is_completed(request: Request<()>, response: Response<Script>) -> bool {
 }
 
 fn get(headers: &[(&str, &str)]) -> bool {
-    is_completed(request(Method::GET), response(200, headers))
+    is_wrapped(request(Method::GET), response(200, headers))
 }
 
 #[test]
@@ -75,7 +72,7 @@ fn c1_content_type_decides_in_any_case_with_any_parameters() {
 }
 
 #[test]
-fn c1_methods_whose_answers_have_no_event_stream_pass_through() {
+fn c1_responses_to_head_and_connect_pass_through() {
     for (method, completed) in [
         (Method::GET, true),
         (Method::POST, true),
@@ -85,7 +82,7 @@ fn c1_methods_whose_answers_have_no_event_stream_pass_through() {
     ] {
         let response = response(200, &[("content-type", EVENT_STREAM)]);
         assert_eq!(
-            is_completed(request(method.clone()), response),
+            is_wrapped(request(method.clone()), response),
             completed,
             "{method}"
         );
@@ -93,12 +90,12 @@ fn c1_methods_whose_answers_have_no_event_stream_pass_through() {
 }
 
 #[test]
-fn c1_status_has_to_be_a_success_with_a_whole_body() {
+fn c1_status_is_a_success_with_a_complete_body() {
     for status in 200..600 {
         let response = response(status, &[("content-type", EVENT_STREAM)]);
         let expected = (200..300).contains(&status) && ![204, 205, 206].contains(&status);
         assert_eq!(
-            is_completed(request(Method::GET), response),
+            is_wrapped(request(Method::GET), response),
             expected,
             "{status}"
         );
@@ -129,11 +126,11 @@ fn c1_encoded_bodies_pass_through() {
 fn c1_handler_opts_out_with_an_extension() {
     let mut response = response(200, &[("content-type", EVENT_STREAM)]);
     response.extensions_mut().insert(SkipCompletion);
-    assert!(!is_completed(request(Method::GET), response));
+    assert!(!is_wrapped(request(Method::GET), response));
 }
 
 #[test]
-fn handler_brings_its_own_close_event() {
+fn close_event_of_the_response_takes_precedence() {
     let mut response = response(200, &[("content-type", EVENT_STREAM)]);
     response
         .extensions_mut()
@@ -150,7 +147,7 @@ fn handler_brings_its_own_close_event() {
 fn c2_other_responses_pass_through_untouched() {
     let upstream = Script::new([data("{\"a\":"), data(""), data("1}"), Step::Trailers])
         .size_hint(SizeHint::with_exact(7))
-        .end_stream(EndStream::Said);
+        .end_stream(EndStream::Known);
     let mut response = Response::new(upstream);
     *response.status_mut() = StatusCode::CREATED;
     for (name, value) in [
@@ -180,7 +177,7 @@ fn c2_other_responses_pass_through_untouched() {
 
 #[test]
 fn c2_end_and_error_of_other_responses_pass_through() {
-    let mut ended = Response::new(Script::new([]).end_stream(EndStream::Said));
+    let mut ended = Response::new(Script::new([]).end_stream(EndStream::Known));
     ended
         .headers_mut()
         .insert("content-type", "text/plain".parse().expect("a header"));
@@ -209,7 +206,7 @@ fn c2_data_of_other_responses_is_not_copied() {
 }
 
 #[test]
-fn c3_completed_response_loses_length_and_digests_and_nothing_else() {
+fn c3_wrapped_response_loses_length_and_digests_only() {
     let headers = [
         ("content-type", EVENT_STREAM),
         ("cache-control", "no-cache"),
@@ -236,7 +233,7 @@ fn c3_completed_response_loses_length_and_digests_and_nothing_else() {
 }
 
 #[test]
-fn c3_head_answer_keeps_its_length() {
+fn c3_response_to_head_keeps_its_length() {
     let headers = [("content-type", EVENT_STREAM), ("content-length", "12")];
     let response = through(
         &SseCompletionLayer::new(),
@@ -244,4 +241,13 @@ fn c3_head_answer_keeps_its_length() {
         response(200, &headers),
     );
     assert_eq!(response.headers()[CONTENT_LENGTH], "12");
+}
+
+#[test]
+fn c1_marker_is_the_only_extension_that_is_added() {
+    let mut response = response(200, &[("content-type", EVENT_STREAM)]);
+    response.extensions_mut().insert(7_u8);
+    let response = through(&SseCompletionLayer::new(), request(Method::GET), response);
+    assert_eq!(response.extensions().len(), 2);
+    assert_eq!(response.extensions().get(), Some(&7_u8));
 }

@@ -2,7 +2,6 @@
 //! hints say meanwhile, and what is reported. `contract/mod.rs` says what has to be.
 
 mod contract;
-mod support;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,11 +13,11 @@ use std::{
 use bytes::Bytes;
 use contract::{CONTENTS, Combination, HOLD_LIMIT, HOWS, How, Output};
 use http_body::{Body, Frame, SizeHint};
-use support::{
-    CLOSE, STRIDE, cancelled_by,
+use testkit::{
+    MIRI_STRIDE,
     driver::Driver,
-    event_stream,
-    script::{EndStream, Log, Script, ScriptError, Step, Then, data, trailers},
+    exchange::{CLOSE, cancelled_by, event_stream},
+    script::{AfterScript, EndStream, Log, Script, ScriptError, Step, data, trailers},
 };
 use tokio::time::advance;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +32,7 @@ async fn c4_to_c16_every_ending_behind_every_content_under_every_setting()
     for content in &CONTENTS {
         for how in HOWS {
             // Under Miri one of the eight each, in turns.
-            for switches in (combinations % STRIDE.min(8)..8).step_by(STRIDE.min(8)) {
+            for switches in (combinations % MIRI_STRIDE.min(8)..8).step_by(MIRI_STRIDE.min(8)) {
                 let combination = Combination {
                     content,
                     how,
@@ -59,14 +58,16 @@ impl Combination {
             _ => None,
         };
         let then = match self.how {
-            How::CancelWhilePending | How::Age | How::Idle | How::DropMidStream => Then::Pending,
-            How::CancelWhileReady => Then::Repeat(Bytes::new()),
-            _ => Then::End,
+            How::CancelWhilePending | How::Age | How::Idle | How::DropMidStream => {
+                AfterScript::Pending
+            }
+            How::CancelWhileReady => AfterScript::Repeat(Bytes::new()),
+            _ => AfterScript::End,
         };
         let end_stream = if self.how == How::EndStream {
-            EndStream::Said
+            EndStream::Known
         } else {
-            EndStream::Unsaid
+            EndStream::Unknown
         };
         let length: usize = self.content.frames.iter().map(|frame| frame.len()).sum();
         Script::new(self.content.frames.iter().map(data).chain(last))

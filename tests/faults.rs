@@ -1,6 +1,4 @@
-//! Clients that leave at the worst moment, over real sockets: nothing is left of them, and each is reported once.
-
-mod support;
+//! Clients that leave at the worst moment, over loopback sockets: nothing is left of them, and each is reported once.
 
 use std::time::Duration;
 
@@ -8,28 +6,29 @@ use allocation_counter::AllocationInfo;
 use axum::body::Body;
 use futures_util::future::join_all;
 use hyper::body::Incoming;
-use support::{
-    CLOSE,
-    client::{Client, connect, connect_narrow, piece},
+use testkit::{
+    client::{Client, connect, connect_narrow},
+    exchange::CLOSE,
     observed::{Logged, Observed, Tally, panics},
-    script::{Script, Then, data},
-    server::{VERSIONS, Version, receive},
+    script::{AfterScript, Script, data},
+    server::{VERSIONS, Version, next_data, receive},
+    wait::within,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     runtime::{Builder, Runtime},
     task::yield_now,
-    time::{sleep, timeout},
+    time::sleep,
 };
-use tower_sse_completion::SseCompletionLayer;
+use tower_sse_completion::{Shutdown, SseCompletionLayer};
 use tracing::{Level, subscriber::DefaultGuard};
 
-/// How many there are at a time, for each version, and how often they come: to warm up, and to be measured.
+/// Number of clients at a time for each version, and number of rounds: the first warms up, the second is measured.
 const CLIENTS: usize = 32;
 const ROUNDS: usize = 2;
 
-/// More than what the runtime and the server keep for later, and less than one allocation for each client.
+/// More than the runtime and the server keep for later, and less than one allocation for each client.
 const KEPT_ALLOCATIONS: i64 = 20;
 const KEPT_BYTES: i64 = 16 * 1024;
 
@@ -37,43 +36,41 @@ const LARGE: usize = 256 * 1024;
 const FLOOD: usize = 4 * 1024;
 
 const FIRST: &[u8] = b"data: 1\n\n";
-/// 16 bytes, which is 10 in the head of a chunk.
+/// 16 bytes, which is `10` as the size of a chunk.
 const DROPS: &str = "data: 90123456\n\n";
 
 const DROPPED: (&str, bool) = ("dropped", false);
 const CANCELLED: (&str, bool) = ("cancelled", true);
 const EMPTY: (&str, bool) = ("empty", true);
 
-const LONG: Duration = Duration::from_secs(60);
-
 #[test]
 fn reset_before_the_request_ends_leaves_nothing() {
-    let reports = nothing_is_left(&VERSIONS, async |server, version| {
+    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
         let request = match version {
             Version::Http1 => &b"GET /half HTTP/1.1\r\nhost: localhost\r\naccept: */*\r\n\r\n"[..],
-            // The preface, SETTINGS, and HEADERS that say `GET /`.
+            // The preface, SETTINGS, and the HEADERS of `GET /`.
             Version::Http2 => {
                 b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x03\x01\x05\0\0\0\x01\x82\x84\x86"
             }
         };
         for length in 0..request.len() {
-            let mut client = connect(server.address).await;
+            let mut client = connect(site.server.address).await;
             let written = client.write_all(&request[..length]).await;
             written.expect("room in the socket");
         }
-        server.until_accepted(request.len()).await;
+        site.server.until_accepted(request.len()).await;
     });
     assert_eq!(reports, Tally::new(), "there was no stream");
 }
 
 #[test]
 fn reset_within_the_body_of_the_request_leaves_nothing() {
-    let reports = nothing_is_left(&VERSIONS, async |server, version| {
-        drop(open_with_unfinished_request(server, version).await);
+    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
+        drop(open_with_unfinished_request(site, version).await);
         match version {
-            // hyper does not read a request that the handler does not read, and finds out when it writes.
-            Version::Http1 => server.shutdown.close(),
-            Version::Http2 => server.until_open(0).await,
+            // hyper reads no body that the handler does not read. It notices the reset when it writes.
+            Version::Http1 => site.shutdown.close(),
+            Version::Http2 => site.server.until_open(0).await,
         }
     });
     let each = ROUNDS * CLIENTS;
@@ -81,31 +78,31 @@ fn reset_within_the_body_of_the_request_leaves_nothing() {
 }
 
 #[test]
-fn reset_within_the_body_of_the_request_is_found_out_by_keep_alive() {
+fn reset_within_the_body_of_the_request_is_noticed_by_keep_alive() {
     let layer = SseCompletionLayer::new().keep_alive(Duration::from_millis(20));
     let layer = layer.expect("a valid interval");
-    let reports = nothing_is_left_of(&VERSIONS, layer, false, async |server, version| {
-        drop(open_with_unfinished_request(server, version).await);
+    let reports = assert_nothing_is_left_of(&VERSIONS, layer, false, async |site, version| {
+        drop(open_with_unfinished_request(site, version).await);
     });
     assert_eq!(reports, each_is(DROPPED));
 }
 
 #[test]
 fn reset_before_the_first_event_leaves_nothing() {
-    let reports = nothing_is_left(&VERSIONS, async |server, version| {
-        drop(open(server, version, "/silent").await);
+    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
+        drop(open(site, version, "/silent").await);
     });
     assert_eq!(reports, each_is(DROPPED));
 }
 
 #[test]
 fn reset_within_an_event_leaves_nothing() {
-    // One half of it is held back, or on its way.
+    // One half of the event is buffered by the layer, or by the sockets.
     for path in ["/half", "/large"] {
-        let reports = nothing_is_left(&VERSIONS, async |server, version| {
-            let mut clients = open(server, version, path).await;
+        let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
+            let mut clients = open(site, version, path).await;
             for (_, events) in &mut clients {
-                piece(events).await;
+                next_data(events).await;
             }
             drop(clients);
         });
@@ -115,11 +112,11 @@ fn reset_within_an_event_leaves_nothing() {
 
 #[test]
 fn reset_after_the_close_event_leaves_nothing() {
-    let reports = nothing_is_left(&VERSIONS, async |server, version| {
-        let mut clients = open(server, version, "/silent").await;
-        server.shutdown.close();
+    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
+        let mut clients = open(site, version, "/silent").await;
+        site.shutdown.close();
         for (_, events) in &mut clients {
-            assert_eq!(piece(events).await, CLOSE);
+            assert_eq!(next_data(events).await, CLOSE);
         }
         drop(clients);
     });
@@ -128,32 +125,32 @@ fn reset_after_the_close_event_leaves_nothing() {
 
 #[test]
 fn reset_at_the_moment_of_the_close_leaves_nothing() {
-    let reports = nothing_is_left(&VERSIONS, async |server, version| {
-        let clients = open(server, version, "/half").await;
+    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
+        let clients = open(site, version, "/half").await;
         for (number, client) in clients.into_iter().enumerate() {
             if number == CLIENTS / 2 {
-                server.shutdown.close();
+                site.shutdown.close();
             }
             drop(client);
         }
     });
-    // A stream has ended in one of two ways, and not in both.
+    // Each stream has ended once: dropped, or cancelled.
     let ended: usize = reports.values().sum();
     assert_eq!(ended, VERSIONS.len() * ROUNDS * CLIENTS, "{reports:?}");
 }
 
 #[test]
-fn reset_of_one_stream_leaves_the_other_streams_of_its_connection_alone() {
-    let reports = nothing_is_left(&[Version::Http2], async |server, version| {
-        let mut clients = open(server, version, "/silent").await;
+fn reset_of_one_stream_does_not_affect_other_streams_of_its_connection() {
+    let reports = assert_nothing_is_left(&[Version::Http2], async |site, version| {
+        let mut clients = open(site, version, "/silent").await;
         for (client, events) in &mut clients {
             let mut other = client.get("/half").await.into_body();
-            assert_eq!(piece(&mut other).await, FIRST);
-            // The first of the two is reset here.
+            assert_eq!(next_data(&mut other).await, FIRST);
+            // The first stream is reset here.
             *events = other;
         }
-        server.until_open(CLIENTS).await;
-        server.shutdown.close();
+        site.server.until_open(CLIENTS).await;
+        site.shutdown.close();
         for (_client, events) in clients {
             assert_eq!(receive(events).await.text().as_bytes(), CLOSE);
         }
@@ -163,13 +160,13 @@ fn reset_of_one_stream_leaves_the_other_streams_of_its_connection_alone() {
 }
 
 #[test]
-fn half_close_is_a_client_that_left() {
-    let reports = nothing_is_left(&VERSIONS, async |server, version| {
-        let clients = open(server, version, "/silent").await;
+fn half_close_drops_the_stream() {
+    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
+        let clients = open(site, version, "/silent").await;
         for (client, _) in &clients {
             client.half_close();
         }
-        server.until_open(0).await;
+        site.server.until_open(0).await;
         for (_client, events) in clients {
             assert!(receive(events).await.error.is_some(), "the server cuts it");
         }
@@ -179,35 +176,35 @@ fn half_close_is_a_client_that_left() {
 
 #[test]
 fn half_close_that_the_server_allows_leaves_the_close_event_to_be_read() {
-    let scenario = async |server: &Observed, version| {
-        let clients = open(server, version, "/silent").await;
+    let scenario = async |site: &Site, version| {
+        let clients = open(site, version, "/silent").await;
         for (client, _) in &clients {
             client.half_close();
         }
-        // With the answer to another request, the server has looked at all of its sockets.
-        let mut other = Client::connect(server.address, version).await;
-        assert_eq!(piece(other.get("/empty").await.body_mut()).await, CLOSE);
-        assert_eq!(server.shutdown.open_streams(), CLIENTS);
-        server.shutdown.close();
+        // After the response to another request, the server has polled all of its sockets.
+        let mut other = Client::connect(site.server.address, version).await;
+        assert_eq!(next_data(other.get("/empty").await.body_mut()).await, CLOSE);
+        assert_eq!(site.shutdown.open_streams(), CLIENTS);
+        site.shutdown.close();
         for (_client, events) in clients {
             assert_eq!(receive(events).await.text().as_bytes(), CLOSE);
         }
     };
     let layer = SseCompletionLayer::new();
-    let reports = nothing_is_left_of(&[Version::Http1], layer, true, scenario);
+    let reports = assert_nothing_is_left_of(&[Version::Http1], layer, true, scenario);
     let expected = [(CANCELLED, ROUNDS * CLIENTS), (EMPTY, ROUNDS)];
     assert_eq!(reports, expected.into());
 }
 
 #[test]
 fn client_that_has_stopped_reading_is_open_until_it_leaves() {
-    let reports = nothing_is_left(&VERSIONS, async |server, version| {
-        let clients = open(server, version, "/flood").await;
+    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
+        let clients = open(site, version, "/flood").await;
         for (client, _) in &clients {
             client.stop_reading();
         }
-        server.until_blocked().await;
-        let drained = server.shutdown.drain(Duration::ZERO).await;
+        site.server.until_blocked().await;
+        let drained = site.shutdown.drain(Duration::ZERO).await;
         assert_eq!((drained.ended(), drained.still_open()), (0, CLIENTS));
         drop(clients);
     });
@@ -216,13 +213,13 @@ fn client_that_has_stopped_reading_is_open_until_it_leaves() {
 
 #[test]
 fn client_that_had_stopped_reading_has_its_close_event_when_it_reads_on() {
-    let reports = nothing_is_left(&VERSIONS, async |server, version| {
-        let clients = open(server, version, "/flood").await;
+    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
+        let clients = open(site, version, "/flood").await;
         for (client, _) in &clients {
             client.stop_reading();
         }
-        server.until_blocked().await;
-        server.shutdown.close();
+        site.server.until_blocked().await;
+        site.shutdown.close();
         for (client, events) in clients {
             client.read_on();
             assert_all_and_close(receive(events).await.text().as_bytes(), &event(FLOOD));
@@ -233,15 +230,15 @@ fn client_that_had_stopped_reading_has_its_close_event_when_it_reads_on() {
 
 #[test]
 fn slow_client_reads_its_close_event_byte_by_byte_over_http_1_1() {
-    let reports = nothing_is_left(&[Version::Http1], async |server, _| {
+    let reports = assert_nothing_is_left(&[Version::Http1], async |site, _| {
         let slow = (0..CLIENTS).map(async |_| {
-            let mut client = connect_narrow(server.address).await;
+            let mut client = connect_narrow(site.server.address).await;
             let request = b"GET /drops HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
             client.write_all(request).await.expect("room in the socket");
             let mut answer = read_slowly(&mut client, 100).await;
-            server.until_blocked().await;
-            server.shutdown.close();
-            // From full buffers, which the server fills again as slowly as they are read.
+            site.server.until_blocked().await;
+            site.shutdown.close();
+            // The buffers are full, and the server fills them as slowly as the client reads.
             answer.extend(read_slowly(&mut client, 500).await);
             while let Ok(byte) = client.read_u8().await {
                 answer.push(byte);
@@ -258,18 +255,18 @@ fn slow_client_reads_its_close_event_byte_by_byte_over_http_1_1() {
 
 #[test]
 fn slow_client_reads_its_close_event_byte_by_byte_over_http_2() {
-    let reports = nothing_is_left(&[Version::Http2], async |server, version| {
+    let reports = assert_nothing_is_left(&[Version::Http2], async |site, version| {
         let slow = (0..CLIENTS).map(async |_| {
-            let mut client = Client::with_window(server.address, version, 1).await;
+            let mut client = Client::with_window(site.server.address, version, 1).await;
             let mut events = client.get("/drops").await.into_body();
             let mut received = Vec::new();
             for _ in 0..50 {
-                let byte = piece(&mut events).await;
+                let byte = next_data(&mut events).await;
                 assert_eq!(byte.len(), 1);
                 received.extend(byte);
                 sleep(Duration::from_millis(1)).await;
             }
-            server.shutdown.close();
+            site.shutdown.close();
             received.extend(receive(events).await.text().into_bytes());
             received
         });
@@ -285,24 +282,24 @@ fn slow_client_reads_its_close_event_byte_by_byte_over_http_2() {
 fn twenty_thousand_clients_that_come_and_go_leave_memory_as_it_was() {
     const WARM_UP: usize = 2_000;
     const MEASURED: usize = 18_000;
-    /// At a time. No multiple of the four ways to leave, so that each goes all of them.
+    /// Clients at a time. The number is no multiple of four, so that each client leaves in all four ways.
     const VISITORS: usize = 31;
     let witness = Witness::new();
     let mut streams = 0;
     for version in VERSIONS {
         let runtime = runtime();
-        let server = runtime.block_on(Observed::serve(SseCompletionLayer::new(), false, upstream));
+        let site = runtime.block_on(Site::new(SseCompletionLayer::new(), false));
         let come_and_go = |clients| {
             runtime.block_on(async {
                 let visits = |first| (first..clients).step_by(VISITORS);
-                join_all((0..VISITORS).map(|first| visit(&server, version, visits(first)))).await;
-                server.until_all_left().await;
+                join_all((0..VISITORS).map(|first| visit(&site, version, visits(first)))).await;
+                site.until_all_left().await;
             });
         };
         come_and_go(WARM_UP);
         assert_nothing_kept(allocation_counter::measure(|| come_and_go(MEASURED)));
-        let reports = server.reports();
-        let count = |how| reports.get(&how).copied().unwrap_or_default();
+        let reports = site.server.reports();
+        let count = |ending| reports.get(&ending).copied().unwrap_or_default();
         assert!(count(DROPPED) >= (WARM_UP + MEASURED) / 2, "{reports:?}");
         assert_eq!(count(EMPTY), (WARM_UP + MEASURED) / 4, "{reports:?}");
         streams += reports.values().sum::<usize>();
@@ -310,9 +307,9 @@ fn twenty_thousand_clients_that_come_and_go_leave_memory_as_it_was() {
     witness.saw(streams);
 }
 
-/// Comes and leaves, sooner or later: with a new connection each time over HTTP/1.1, with a new stream of the same one
-/// over HTTP/2.
-async fn visit(server: &Observed, version: Version, visits: impl Iterator<Item = usize>) {
+/// Connects and leaves, sooner or later: with new connections over HTTP/1.1, with new streams of one connection over
+/// HTTP/2.
+async fn visit(site: &Site, version: Version, visits: impl Iterator<Item = usize>) {
     let mut connection = None;
     for number in visits {
         if version == Version::Http1 {
@@ -320,7 +317,7 @@ async fn visit(server: &Observed, version: Version, visits: impl Iterator<Item =
         }
         let client = match &mut connection {
             Some(client) => client,
-            none => none.insert(Client::connect(server.address, version).await),
+            none => none.insert(Client::connect(site.server.address, version).await),
         };
         match number % 4 {
             0 => tokio::select! {
@@ -328,58 +325,57 @@ async fn visit(server: &Observed, version: Version, visits: impl Iterator<Item =
                 () = turns(number % 10) => {}
             },
             1 => drop(client.get("/silent").await),
-            2 => drop(piece(client.get("/half").await.body_mut()).await),
+            2 => drop(next_data(client.get("/half").await.body_mut()).await),
             _ => drop(receive(client.get("/empty").await.into_body()).await.text()),
         }
     }
 }
 
-/// Lets all others have this many turns.
+/// Yields to all other tasks this many times.
 async fn turns(number: usize) {
     for _ in 0..number {
         yield_now().await;
     }
 }
 
-/// An event with so many bytes of data.
+/// Returns an event with this many bytes of data.
 fn event(bytes: usize) -> Vec<u8> {
     [b"data: ", &vec![b'x'; bytes][..], b"\n\n"].concat()
 }
 
 fn upstream(path: &str) -> Script {
     match path {
-        "/silent" => Script::new([]).then(Then::Pending),
-        "/half" => Script::new([data(FIRST), data("id: 2\ndata: {\"half\":")]).then(Then::Pending),
-        "/large" => Script::new([data(event(LARGE))]).then(Then::Pending),
-        "/flood" => Script::new([]).then(Then::Repeat(event(FLOOD).into())),
-        "/drops" => Script::new([]).then(Then::Repeat(DROPS.into())),
+        "/silent" => Script::new([]).then(AfterScript::Pending),
+        "/half" => {
+            Script::new([data(FIRST), data("id: 2\ndata: {\"half\":")]).then(AfterScript::Pending)
+        }
+        "/large" => Script::new([data(event(LARGE))]).then(AfterScript::Pending),
+        "/flood" => Script::new([]).then(AfterScript::Repeat(event(FLOOD).into())),
+        "/drops" => Script::new([]).then(AfterScript::Repeat(DROPS.into())),
         "/empty" => Script::new([]),
         other => panic!("no such path: {other}"),
     }
 }
 
-/// Clients that have the head of their response.
-async fn open(server: &Observed, version: Version, path: &str) -> Vec<(Client, Incoming)> {
+/// Connects clients, and waits for the heads of their responses.
+async fn open(site: &Site, version: Version, path: &str) -> Vec<(Client, Incoming)> {
     let clients = (0..CLIENTS).map(async |_| {
-        let mut client = Client::connect(server.address, version).await;
+        let mut client = Client::connect(site.server.address, version).await;
         let events = client.get(path).await.into_body();
         (client, events)
     });
     let clients = join_all(clients).await;
-    server.until_open(CLIENTS).await;
+    site.server.until_open(CLIENTS).await;
     clients
 }
 
-async fn open_with_unfinished_request(
-    server: &Observed,
-    version: Version,
-) -> Vec<(Client, Incoming)> {
+async fn open_with_unfinished_request(site: &Site, version: Version) -> Vec<(Client, Incoming)> {
     let clients = (0..CLIENTS).map(async |_| {
-        let mut client = Client::connect(server.address, version).await;
-        let unfinished = Body::new(Script::new([data("a=")]).then(Then::Pending));
+        let mut client = Client::connect(site.server.address, version).await;
+        let unfinished = Body::new(Script::new([data("a=")]).then(AfterScript::Pending));
         let response = client.send("POST", "/half", unfinished).await;
         let mut events = response.into_body();
-        assert_eq!(piece(&mut events).await, FIRST);
+        assert_eq!(next_data(&mut events).await, FIRST);
         (client, events)
     });
     join_all(clients).await
@@ -401,7 +397,7 @@ fn assert_all_and_close(received: &[u8], each: &[u8]) {
     assert!(whole, "{:?}", String::from_utf8_lossy(received));
 }
 
-/// The same as an answer of HTTP/1.1.
+/// Asserts the same of a response of HTTP/1.1.
 #[track_caller]
 fn assert_chunks_of_drops_and_close(answer: &[u8]) {
     let text = String::from_utf8_lossy(answer);
@@ -412,17 +408,17 @@ fn assert_chunks_of_drops_and_close(answer: &[u8]) {
     assert_eq!(events.replace(&event, ""), "", "{events:?}");
 }
 
-/// Runs this with a server for each version, twice: the first time is a warm-up, and after the second one nothing may
-/// be left of it. Returns the reports of all.
-fn nothing_is_left(versions: &[Version], scenario: impl AsyncFn(&Observed, Version)) -> Tally {
-    nothing_is_left_of(versions, SseCompletionLayer::new(), false, scenario)
+/// Runs a scenario with a server for each version, twice: the first round warms up, and after the second round nothing
+/// may be left. Returns all reports.
+fn assert_nothing_is_left(versions: &[Version], scenario: impl AsyncFn(&Site, Version)) -> Tally {
+    assert_nothing_is_left_of(versions, SseCompletionLayer::new(), false, scenario)
 }
 
-fn nothing_is_left_of(
+fn assert_nothing_is_left_of(
     versions: &[Version],
     layer: SseCompletionLayer,
     half_close: bool,
-    scenario: impl AsyncFn(&Observed, Version),
+    scenario: impl AsyncFn(&Site, Version),
 ) -> Tally {
     let witness = Witness::new();
     let mut reports = Tally::new();
@@ -430,12 +426,11 @@ fn nothing_is_left_of(
         let runtime = runtime();
         let mut round = || {
             runtime.block_on(async {
-                let server = Observed::serve(layer.clone(), half_close, upstream).await;
-                let scenario = timeout(LONG, scenario(&server, version));
-                scenario.await.expect("it takes too long");
-                server.until_all_left().await;
-                for (how, count) in server.reports() {
-                    *reports.entry(how).or_default() += count;
+                let site = Site::new(layer.clone(), half_close).await;
+                within(scenario(&site, version)).await;
+                site.until_all_left().await;
+                for (ending, count) in site.server.reports() {
+                    *reports.entry(ending).or_default() += count;
                 }
             });
         };
@@ -446,15 +441,15 @@ fn nothing_is_left_of(
     reports
 }
 
-/// All of a test runs on its own thread, where allocations, panics and log events are counted.
+/// A test runs on one thread, where allocations, panics and log events are counted.
 fn runtime() -> Runtime {
     let runtime = Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime")
 }
 
-/// What is reported where each client of every version has one stream.
-fn each_is(how: (&'static str, bool)) -> Tally {
-    [(how, VERSIONS.len() * ROUNDS * CLIENTS)].into()
+/// The expected reports if each client of every version has one stream.
+fn each_is(ending: (&'static str, bool)) -> Tally {
+    [(ending, VERSIONS.len() * ROUNDS * CLIENTS)].into()
 }
 
 #[track_caller]
@@ -463,7 +458,26 @@ fn assert_nothing_kept(kept: AllocationInfo) {
     assert!(kept.bytes_current <= KEPT_BYTES, "{kept:?}");
 }
 
-/// Looks at what this thread logs, and for panics.
+/// A server, and the shutdown of its layer.
+struct Site {
+    server: Observed,
+    shutdown: Shutdown,
+}
+
+impl Site {
+    async fn new(layer: SseCompletionLayer, half_close: bool) -> Self {
+        let shutdown = Shutdown::new();
+        let server = Observed::serve(layer.shutdown(&shutdown), half_close, upstream).await;
+        Self { server, shutdown }
+    }
+
+    async fn until_all_left(&self) {
+        self.server.until_all_left().await;
+        assert_eq!(self.shutdown.open_streams(), 0);
+    }
+}
+
+/// Counts the log events and panics of this thread.
 struct Witness {
     logged: Logged,
     panics: usize,
@@ -480,7 +494,7 @@ impl Witness {
         }
     }
 
-    /// One event for each stream, none of them a warning or an error, and no panic.
+    /// Asserts one log event for each stream, no warning, no error, and no panic.
     #[track_caller]
     fn saw(&self, streams: usize) {
         assert_eq!(self.logged.count(Level::ERROR), 0);

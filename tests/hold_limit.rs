@@ -1,18 +1,14 @@
-//! How much is held back, and what happens to an unfinished event that is larger.
-
-mod support;
+//! The buffer for unfinished events, and events that exceed its limit.
 
 use std::task::Poll;
 
 use bytes::{Buf, Bytes};
-use support::{
-    CLOSE, cancelled_by,
-    driver::Driver,
-    event_stream,
-    script::{Script, ScriptError, Step, Then, data},
+use testkit::{
+    exchange::{CLOSE, cancelled_by, drive},
+    script::{AfterScript, Script, ScriptError, Step, data},
 };
 use tokio_util::sync::CancellationToken;
-use tower_sse_completion::{ResponseBody, SseCompletionLayer};
+use tower_sse_completion::SseCompletionLayer;
 
 /// An event of this many bytes, without its blank line.
 fn unfinished(length: usize) -> Vec<u8> {
@@ -22,20 +18,12 @@ fn unfinished(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn c7_unfinished_event_up_to_the_limit_is_held() {
-    let upstream = Script::new([data(unfinished(99)), data("x")]).then(Then::Pending);
-    let layer = SseCompletionLayer::new().hold_limit(100);
-    let mut body = Driver::new(event_stream(&layer, upstream));
-    assert!(body.poll().is_pending());
-}
-
-#[test]
-fn c7_stream_is_closed_again_behind_a_large_event_that_flowed_through() {
+fn c7_close_event_is_possible_again_after_a_large_event() {
     let token = CancellationToken::new();
     let layer = cancelled_by(&token).hold_limit(0);
     let frames = ["data: 1\n\n", "data: 2", "2\n\n"];
-    let upstream = Script::frames(frames).then(Then::Pending);
-    let mut body = Driver::new(event_stream(&layer, upstream));
+    let upstream = Script::frames(frames).then(AfterScript::Pending);
+    let mut body = drive(&layer, upstream);
     for frame in frames {
         assert_eq!(body.data(), frame);
     }
@@ -48,18 +36,19 @@ fn c7_stream_is_closed_again_behind_a_large_event_that_flowed_through() {
 fn c7_default_limit_is_64_kibibytes() {
     let limit = 64 * 1024;
     for (length, held) in [(limit, true), (limit + 1, false)] {
-        let upstream = Script::new([data(unfinished(length))]).then(Then::Pending);
-        let mut body = Driver::new(event_stream(&SseCompletionLayer::new(), upstream));
+        let steps = [data(unfinished(length - 1)), data("x")];
+        let upstream = Script::new(steps).then(AfterScript::Pending);
+        let mut body = drive(&SseCompletionLayer::new(), upstream);
         assert_eq!(body.poll().is_pending(), held);
     }
 }
 
 #[test]
-fn c7_larger_unfinished_event_flows_as_it_comes() {
+fn c7_larger_unfinished_event_is_forwarded_as_it_arrives() {
     let pieces = [unfinished(60), vec![b'y'; 60], vec![b'z'; 10]];
-    let upstream = Script::frames(&pieces).then(Then::Pending);
+    let upstream = Script::frames(&pieces).then(AfterScript::Pending);
     let layer = SseCompletionLayer::new().hold_limit(100);
-    let mut body = Driver::new(event_stream(&layer, upstream));
+    let mut body = drive(&layer, upstream);
     assert_eq!(body.data(), pieces[0]);
     assert_eq!(body.data(), pieces[1]);
     assert_eq!(body.data(), pieces[2]);
@@ -67,80 +56,43 @@ fn c7_larger_unfinished_event_flows_as_it_comes() {
 }
 
 #[test]
-fn c7_rest_of_a_frame_that_is_larger_than_the_limit_flows_with_it() {
+fn c7_frame_with_a_larger_unfinished_event_is_forwarded_whole() {
     let frame = [b"data: 1\n\n", &unfinished(200)[..]].concat();
-    let upstream = Script::frames([&frame[..], b"\n\ndata: 2"]).then(Then::Pending);
+    let upstream = Script::frames([&frame[..], b"\n\ndata: 2"]).then(AfterScript::Pending);
     let layer = SseCompletionLayer::new().hold_limit(100);
-    let mut body = Driver::new(event_stream(&layer, upstream));
+    let mut body = drive(&layer, upstream);
     assert_eq!(body.data(), frame);
-    assert_eq!(
-        body.data(),
-        "\n\n",
-        "and after its blank line all is as before"
-    );
+    assert_eq!(body.data(), "\n\n", "the end of the event");
     assert!(body.poll().is_pending());
-}
-
-#[test]
-fn c7_cancellation_within_a_larger_event_ends_the_stream_without_a_close_event() {
-    let token = CancellationToken::new();
-    let upstream = Script::new([data(unfinished(200))]).then(Then::Pending);
-    let log = upstream.log();
-    let layer = cancelled_by(&token).hold_limit(100);
-    let mut body = Driver::new(event_stream(&layer, upstream));
-    assert_eq!(body.data().len(), 200);
-    token.cancel();
-    assert!(matches!(body.poll_while_woken(), Poll::Ready(None)));
-    assert!(log.dropped());
-    body.rest();
 }
 
 #[test]
 fn c7_cancellation_after_a_larger_event_closes() {
     let token = CancellationToken::new();
-    let upstream = Script::new([data(unfinished(200)), data("\n\n")]).then(Then::Pending);
+    let upstream = Script::new([data(unfinished(200)), data("\n\n")]).then(AfterScript::Pending);
     let layer = cancelled_by(&token).hold_limit(100);
-    let mut body = Driver::new(event_stream(&layer, upstream));
+    let mut body = drive(&layer, upstream);
     assert_eq!(body.data().len(), 200);
     token.cancel();
-    assert_eq!(body.data(), "\n\n", "its end was ready");
+    assert_eq!(body.data(), "\n\n", "the end of the event was ready");
     assert_eq!(body.data(), CLOSE);
 }
 
 #[test]
-fn c7_error_within_a_larger_event_is_passed_on_even_if_failed_streams_are_closed() {
-    let upstream = Script::new([data(unfinished(200)), Step::Error]);
-    let layer = SseCompletionLayer::new()
-        .hold_limit(100)
-        .close_on_failed(true);
-    let output = Driver::new(event_stream(&layer, upstream)).rest();
-    assert_eq!(output.frames.len(), 1);
-    assert_eq!(output.error, Some(ScriptError));
-}
-
-#[test]
-fn c7_error_after_a_cancellation_within_a_larger_event_is_not_passed_on() {
+fn c7_error_after_a_cancellation_within_a_larger_event_is_dropped() {
     let token = CancellationToken::new();
     token.cancel();
     let upstream = Script::new([data(unfinished(200)), Step::Error]);
     let layer = cancelled_by(&token).hold_limit(100);
-    let output = Driver::new(event_stream(&layer, upstream)).rest();
+    let output = drive(&layer, upstream).rest();
     assert_eq!((output.frames.len(), output.error), (1, None));
 }
 
 #[test]
-fn c7_end_within_a_larger_event_that_is_the_first_is_not_closed() {
-    let upstream = Script::new([data(unfinished(200))]);
-    let layer = SseCompletionLayer::new().hold_limit(100);
-    let output = Driver::new(event_stream(&layer, upstream)).rest();
-    assert_eq!(output.frames.len(), 1);
-}
-
-#[test]
-fn c7_limit_of_zero_holds_nothing() {
+fn c7_limit_of_zero_buffers_nothing() {
     let upstream = Script::frames(["d", "ata: x", "\n\n"]);
     let layer = SseCompletionLayer::new().hold_limit(0);
-    let output = Driver::new(event_stream(&layer, upstream)).rest();
+    let output = drive(&layer, upstream).rest();
     assert_eq!(output.frames, ["d", "ata: x", "\n\n"]);
 }
 
@@ -155,11 +107,11 @@ fn c7_aligned_frame_is_neither_copied_nor_split_nor_delayed() {
         "data: 6\n\n",
     ]
     .map(Bytes::from);
-    let upstream = Script::new(frames.iter().cloned().map(Step::Data)).then(Then::Pending);
-    let mut body = Driver::new(event_stream(&SseCompletionLayer::new(), upstream));
+    let upstream = Script::new(frames.iter().cloned().map(Step::Data)).then(AfterScript::Pending);
+    let mut body = drive(&SseCompletionLayer::new(), upstream);
     for frame in &frames {
         let Poll::Ready(Some(Ok(out))) = body.poll() else {
-            panic!("{frame:?} has to come at once")
+            panic!("{frame:?} has to be forwarded at once")
         };
         let out = out.into_data().expect("data");
         assert_eq!((out.as_ptr(), out.len()), (frame.as_ptr(), frame.len()));
@@ -167,24 +119,25 @@ fn c7_aligned_frame_is_neither_copied_nor_split_nor_delayed() {
 }
 
 #[test]
-fn c7_upstream_that_yields_empty_frames_for_ever_does_not_keep_a_poll() {
-    let upstream = Script::new([]).then(Then::Repeat(Bytes::new()));
+fn c7_upstream_with_endless_empty_frames_does_not_block_its_task() {
+    let upstream = Script::new([]).then(AfterScript::Repeat(Bytes::new()));
     let log = upstream.log();
-    let mut body = Driver::new(event_stream(&SseCompletionLayer::new(), upstream));
+    let mut body = drive(&SseCompletionLayer::new(), upstream);
     for polls in 1..10 {
         let before = log.polls();
         assert!(body.poll().is_pending());
         assert!((1..=64).contains(&(log.polls() - before)));
-        assert_eq!(body.wakes(), polls, "it goes on by itself");
+        assert_eq!(body.wakes(), polls, "the body wakes its own task");
     }
 }
 
 #[test]
-fn c7_upstream_that_never_finishes_its_event_does_not_keep_a_poll() {
+fn c7_upstream_with_an_endless_event_does_not_block_its_task() {
     let token = CancellationToken::new();
-    let upstream = Script::new([data("data: 1\n\ndata: ")]).then(Then::Repeat(Bytes::from("x")));
+    let upstream =
+        Script::new([data("data: 1\n\ndata: ")]).then(AfterScript::Repeat(Bytes::from("x")));
     let log = upstream.log();
-    let mut body = Driver::new(event_stream(&cancelled_by(&token), upstream));
+    let mut body = drive(&cancelled_by(&token), upstream);
     body.data();
     assert!(body.poll().is_pending());
     assert!(log.polls() <= 65);
@@ -209,7 +162,7 @@ impl Buf for Parts {
     }
 }
 
-/// Each frame in two parts.
+/// Returns a body whose frames have two parts each.
 fn in_parts(
     frames: impl IntoIterator<Item = (&'static str, &'static str)>,
 ) -> impl http_body::Body<Data = Parts, Error = ScriptError> {
@@ -221,15 +174,16 @@ fn in_parts(
 }
 
 #[test]
-fn data_of_any_kind_is_taken_whole() {
+fn data_in_several_parts_are_forwarded_whole() {
     let parts = [
         ("data: 1\n\n", "data: 2\n\n"),
         ("data: 3\n\n", "data: unfin"),
         ("ished\n", "\n"),
         ("data: 4\n\n", "data: 5"),
     ];
-    let body: ResponseBody<_> = event_stream(&SseCompletionLayer::new(), in_parts(parts));
-    let text = Driver::new(body).rest().text();
+    let text = drive(&SseCompletionLayer::new(), in_parts(parts))
+        .rest()
+        .text();
     let expected: String = parts.into_iter().flat_map(|(a, b)| [a, b]).collect();
     assert_eq!(text, expected);
 }
@@ -242,8 +196,7 @@ fn c6_blank_line_at_the_end_of_a_part_is_not_the_end_of_the_data() {
         ("data: 3\n\n", "data: unfin"),
         ("ished\n", "\n"),
     ];
-    let body: ResponseBody<_> = event_stream(&SseCompletionLayer::new(), in_parts(parts));
-    let mut body = Driver::new(body);
+    let mut body = drive(&SseCompletionLayer::new(), in_parts(parts));
     for event in ["data: 1\n\n", "data: 2\n\n", "data: 3\n\n"] {
         assert_eq!(body.data(), event);
     }

@@ -1,7 +1,5 @@
 //! `Shutdown`: closing, draining and counting.
 
-mod support;
-
 use std::{
     future,
     sync::{
@@ -15,12 +13,11 @@ use std::{
 
 use futures_util::FutureExt;
 use http::{Method, Request, Response};
-use support::{
-    CLOSE, STRIDE,
+use testkit::{
+    MIRI_STRIDE,
     driver::Driver,
-    event_stream,
-    script::{Script, Then, data},
-    through,
+    exchange::{CLOSE, drive, event_stream, event_stream_response, through},
+    script::{AfterScript, Script},
 };
 use tokio::time::{Instant, sleep};
 use tower_sse_completion::{CloseEvent, Drained, ResponseBody, Shutdown, SseCompletionLayer};
@@ -31,13 +28,28 @@ fn layer(shutdown: &Shutdown) -> SseCompletionLayer {
     SseCompletionLayer::new().shutdown(shutdown)
 }
 
-/// A stream that has delivered an event, and waits.
+/// A stream that has delivered an event, and is pending.
 fn idle(layer: &SseCompletionLayer) -> Driver<ResponseBody<Script>> {
-    let upstream = Script::frames(["data: x\n\n"]).then(Then::Pending);
-    let mut body = Driver::new(event_stream(layer, upstream));
+    let upstream = Script::frames(["data: x\n\n"]).then(AfterScript::Pending);
+    let mut body = drive(layer, upstream);
     body.data();
     assert!(body.poll().is_pending());
     body
+}
+
+/// A stream without an event that is pending.
+fn silent() -> Script {
+    Script::new([]).then(AfterScript::Pending)
+}
+
+/// A stream without an event that is pending, with this extension in its response.
+fn extended<E: Clone + Send + Sync + 'static>(
+    layer: &SseCompletionLayer,
+    extension: E,
+) -> Driver<ResponseBody<Script>> {
+    let mut response = event_stream_response(silent());
+    response.extensions_mut().insert(extension);
+    Driver::new(through(layer, Request::new(()), response).into_body())
 }
 
 #[test]
@@ -50,26 +62,17 @@ fn c10_close_wakes_and_ends_every_stream() {
         assert_eq!(body.wakes(), 1);
         assert_eq!(body.rest().bytes(), CLOSE);
     }
-    assert_eq!(shutdown.open_streams(), 0, "ended, though not dropped");
+    assert_eq!(shutdown.open_streams(), 0, "ended, but not dropped");
 }
 
 #[test]
 fn c15_close_before_the_stream_starts_ends_it_at_once() {
     let shutdown = Shutdown::new();
     shutdown.close();
-    let upstream = Script::frames(["data: x\n\n"]).then(Then::Pending);
-    let output = Driver::new(event_stream(&layer(&shutdown), upstream)).rest();
+    shutdown.close();
+    let upstream = Script::frames(["data: x\n\n"]).then(AfterScript::Pending);
+    let output = drive(&layer(&shutdown), upstream).rest();
     assert_eq!(output.text(), "data: x\n\nevent: close\ndata:\n\n");
-}
-
-#[test]
-fn c15_close_before_the_first_poll_and_twice_is_the_same() {
-    let shutdown = Shutdown::new();
-    let upstream = Script::new([]).then(Then::Pending);
-    let mut body = Driver::new(event_stream(&layer(&shutdown), upstream));
-    shutdown.close();
-    shutdown.close();
-    assert_eq!(body.rest().bytes(), CLOSE);
 }
 
 #[test]
@@ -97,31 +100,10 @@ fn clones_are_the_same_shutdown_for_many_layers() {
 }
 
 #[test]
-fn layer_with_several_shutdowns_ends_by_the_first() {
-    for which in 0..2 {
-        let shutdowns = [Shutdown::new(), Shutdown::new()];
-        let mut body = idle(&layer(&shutdowns[0]).shutdown(&shutdowns[1]));
-        shutdowns[which].close();
-        assert_eq!(body.rest().bytes(), CLOSE);
-    }
-}
-
-#[test]
 fn close_with_sends_its_event_unless_the_response_brought_one() {
     let shutdown = Shutdown::new();
     let layer = layer(&shutdown).close_event(CloseEvent::new().data("the layer's"));
-    let mut with_its_own = {
-        let response = Response::builder()
-            .header("content-type", "text/event-stream")
-            .extension(CloseEvent::new().data("the handler's"))
-            .body(Script::new([]).then(Then::Pending));
-        let response = through(
-            &layer,
-            Request::new(()),
-            response.expect("a valid response"),
-        );
-        Driver::new(response.into_body())
-    };
+    let mut with_its_own = extended(&layer, CloseEvent::new().data("the handler's"));
     let mut without = idle(&layer);
     shutdown.close_with(CloseEvent::new().data("the shutdown's"));
     shutdown.close_with(CloseEvent::new().data("too late"));
@@ -139,16 +121,7 @@ fn close_with_sends_its_event_unless_the_response_brought_one() {
 fn shutdown_in_the_response_ends_that_stream_alone() {
     let (all, session) = (Shutdown::new(), Shutdown::new());
     let layer = layer(&all);
-    let response = Response::builder()
-        .header("content-type", "text/event-stream")
-        .extension(session.clone())
-        .body(Script::new([]).then(Then::Pending));
-    let response = through(
-        &layer,
-        Request::new(()),
-        response.expect("a valid response"),
-    );
-    let mut of_the_session = Driver::new(response.into_body());
+    let mut of_the_session = extended(&layer, session.clone());
     let mut other = idle(&layer);
     assert!(of_the_session.poll().is_pending());
     assert_eq!((all.open_streams(), session.open_streams()), (2, 1));
@@ -159,7 +132,7 @@ fn shutdown_in_the_response_ends_that_stream_alone() {
 }
 
 #[test]
-fn open_streams_counts_completed_streams_until_they_end_or_are_dropped() {
+fn open_streams_counts_event_streams_until_they_end_or_are_dropped() {
     let shutdown = Shutdown::new();
     let layer = layer(&shutdown);
     let json = Response::new(Script::frames(["{}"]));
@@ -172,52 +145,19 @@ fn open_streams_counts_completed_streams_until_they_end_or_are_dropped() {
     drop(unpolled);
     assert_eq!(shutdown.open_streams(), 0);
 
-    let mut ends = Driver::new(event_stream(&layer, Script::frames(["data: x\n\n"])));
+    let mut ends = drive(&layer, Script::frames(["data: x\n\n"]));
     ends.rest();
     assert_eq!(shutdown.open_streams(), 0);
 
     let dropped = idle(&layer);
     assert_eq!(shutdown.open_streams(), 1);
+    assert_eq!(format!("{shutdown:?}"), "Shutdown { open_streams: 1, .. }");
     drop(dropped);
     assert_eq!(shutdown.open_streams(), 0);
 }
 
-#[test]
-fn stream_that_has_the_same_shutdown_twice_counts_once() {
-    let shutdown = Shutdown::new();
-    let with = layer(&shutdown);
-    let without = SseCompletionLayer::new();
-    let plain = || {
-        let mut response = Response::new(Script::new([]).then(Then::Pending));
-        let kind = http::HeaderValue::from_static("text/event-stream");
-        response.headers_mut().insert("content-type", kind);
-        response
-    };
-    let marked = || {
-        let mut response = plain();
-        response.extensions_mut().insert(shutdown.clone());
-        response
-    };
-
-    let _twice = idle(&with.clone().shutdown(&shutdown));
-    assert_eq!(shutdown.open_streams(), 1, "given to the layer twice");
-
-    let _marked: Response<ResponseBody<_>> = through(&with, Request::new(()), marked());
-    assert_eq!(shutdown.open_streams(), 2, "layer and response");
-
-    for inner in [&with, &without] {
-        for response in [marked(), plain()] {
-            let before = shutdown.open_streams();
-            let response: Response<ResponseBody<_>> = through(inner, Request::new(()), response);
-            let _outer: Response<ResponseBody<_>> = through(&with, Request::new(()), response);
-            assert_eq!(shutdown.open_streams(), before + 1, "two layers");
-        }
-    }
-    assert_eq!(format!("{shutdown:?}"), "Shutdown { open_streams: 2, .. }");
-}
-
 #[tokio::test(start_paused = true)]
-async fn drain_does_not_count_what_ended_before_it() {
+async fn drain_does_not_count_streams_that_ended_before_it() {
     let shutdown = Shutdown::new();
     drop(idle(&layer(&shutdown)));
     assert_eq!(counts(shutdown.drain(GRACE).await), (0, 0));
@@ -241,7 +181,7 @@ async fn drain_returns_as_soon_as_no_stream_is_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drain_lets_streams_go_on_until_the_grace_is_over_and_then_closes() {
+async fn drain_closes_streams_when_the_grace_is_over() {
     let shutdown = Shutdown::new();
     let mut body = idle(&layer(&shutdown));
     let draining = tokio::spawn({
@@ -290,8 +230,7 @@ async fn stream_that_starts_during_a_drain_is_ended_at_once() {
     let old = idle(&layer(&shutdown));
     let mut draining = Box::pin(shutdown.drain(GRACE));
     assert!((&mut draining).now_or_never().is_none());
-    let upstream = Script::new([]).then(Then::Pending);
-    let mut new = Driver::new(event_stream(&layer(&shutdown), upstream));
+    let mut new = drive(&layer(&shutdown), silent());
     assert_eq!(new.rest().bytes(), CLOSE);
     drop(old);
     assert_eq!(counts(draining.await), (2, 0));
@@ -327,10 +266,8 @@ async fn draining_ends_subscriptions_at_the_start_of_a_drain() {
     let start = |method| {
         let mut request = Request::new(());
         *request.method_mut() = method;
-        let response = Response::builder()
-            .header("content-type", "text/event-stream")
-            .body(Script::new([data("data: x\n\n")]).then(Then::Pending));
-        let response = through(&layer, request, response.expect("a valid response"));
+        let upstream = Script::frames(["data: x\n\n"]).then(AfterScript::Pending);
+        let response = through(&layer, request, event_stream_response(upstream));
         let mut body = Driver::new(response.into_body());
         body.data();
         assert!(body.poll().is_pending());
@@ -369,40 +306,32 @@ fn after_waits_for_the_signal_and_then_closes() {
     is_static(&after);
     assert!(after.now_or_never().is_none());
     let mut body = idle(&layer(&shutdown));
-    let failed = future::ready(Err::<(), _>("whatever its output"));
+    let failed = future::ready(Err::<(), _>("the output does not matter"));
     assert_eq!(shutdown.after(failed).now_or_never(), Some(()));
     assert_eq!(body.rest().bytes(), CLOSE);
 }
 
 #[test]
-fn waker_of_a_stream_that_moved_to_another_task_is_the_new_one() {
-    let shutdown = Shutdown::new();
-    let upstream = Script::new([]).then(Then::Pending);
-    let mut first = Driver::new(event_stream(&layer(&shutdown), upstream));
-    assert!(first.poll().is_pending());
-    let mut second = first.in_another_task();
-    assert!(second.poll().is_pending());
-    shutdown.close();
-    assert_eq!(second.wakes(), 1);
-    assert_eq!(second.rest().bytes(), CLOSE);
-}
-
-#[test]
-fn waker_of_a_steady_stream_that_moved_to_another_task_is_the_new_one() {
-    for which in 0..2 {
-        let shutdowns = [Shutdown::new(), Shutdown::new()];
-        let first = idle(&layer(&shutdowns[0]).shutdown(&shutdowns[1]));
-        let mut second = first.in_another_task();
-        assert!(second.poll().is_pending());
-        shutdowns[which].close();
-        assert_eq!(second.wakes(), 1, "shutdown {which}");
-        assert_eq!(second.rest().bytes(), CLOSE);
+fn close_wakes_the_task_to_which_a_stream_has_moved() {
+    for (attached, closed) in [(1, 0), (2, 0), (2, 1)] {
+        for has_delivered in [false, true] {
+            let shutdowns = [Shutdown::new(), Shutdown::new()];
+            let layer = SseCompletionLayer::new();
+            let layer = shutdowns[..attached]
+                .iter()
+                .fold(layer, |layer, shutdown| layer.shutdown(shutdown));
+            let mut first = match has_delivered {
+                true => idle(&layer),
+                false => drive(&layer, silent()),
+            };
+            assert!(first.poll().is_pending());
+            let mut second = first.in_another_task();
+            assert!(second.poll().is_pending());
+            shutdowns[closed].close();
+            assert_eq!(second.wakes(), 1, "{closed} of {attached}");
+            assert_eq!(second.rest().bytes(), CLOSE);
+        }
     }
-    let shutdown = Shutdown::new();
-    let mut second = idle(&layer(&shutdown)).in_another_task();
-    assert!(second.poll().is_pending());
-    shutdown.close();
-    assert_eq!(second.wakes(), 1, "a single shutdown");
 }
 
 #[test]
@@ -419,8 +348,8 @@ fn c17_quiet_poll_does_not_touch_the_registered_waker() {
 #[test]
 fn stream_that_ended_leaves_no_waker_behind() {
     let shutdown = Shutdown::new();
-    let upstream = Script::frames(["data: x\n\n"]).then(Then::Pending);
-    let mut body = Driver::new(event_stream(&layer(&shutdown), upstream));
+    let upstream = Script::frames(["data: x\n\n"]).then(AfterScript::Pending);
+    let mut body = drive(&layer(&shutdown), upstream);
     let before = body.waker_references();
     body.data();
     assert!(body.poll().is_pending());
@@ -431,7 +360,7 @@ fn stream_that_ended_leaves_no_waker_behind() {
 
 #[test]
 fn c15_close_from_another_thread_is_never_missed() {
-    for _ in (0..2_000).step_by(STRIDE) {
+    for _ in (0..2_000).step_by(MIRI_STRIDE) {
         let shutdown = Shutdown::new();
         let start = Arc::new(Barrier::new(2));
         let closer = thread::spawn({
@@ -441,9 +370,8 @@ fn c15_close_from_another_thread_is_never_missed() {
                 shutdown.close();
             }
         });
-        let upstream = Script::new([]).then(Then::Pending);
         start.wait();
-        let mut body = Driver::new(event_stream(&layer(&shutdown), upstream));
+        let mut body = drive(&layer(&shutdown), silent());
         let polled = body.poll_while_woken();
         closer.join().expect("no panic");
         if polled.is_pending() {
@@ -451,18 +379,18 @@ fn c15_close_from_another_thread_is_never_missed() {
             assert_eq!(body.rest().bytes(), CLOSE);
         }
         body.drop_body();
-        assert_eq!(body.waker_references(), 2, "ours alone are left");
+        assert_eq!(body.waker_references(), 2, "only the driver's own are left");
     }
 }
 
 #[test]
-fn streams_that_start_and_end_on_many_threads_are_counted_right() {
+fn streams_that_start_and_end_on_many_threads_are_counted_once() {
     let shutdown = Shutdown::new();
     let closed = Arc::new(AtomicUsize::new(0));
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                for round in 0..500 / STRIDE {
+                for round in 0..500 / MIRI_STRIDE {
                     let mut body = idle(&layer(&shutdown));
                     if round % 2 == 0 {
                         body.drop_body();

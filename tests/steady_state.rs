@@ -1,6 +1,4 @@
-//! What a frame does not cost: allocations. Counted, so in a program of its own.
-
-mod support;
+//! Allocations: none for a frame, and few for a stream. They are counted, and therefore tested in a program of their own.
 
 use std::{
     pin::Pin,
@@ -9,14 +7,14 @@ use std::{
 
 use bytes::Bytes;
 use http_body::Body;
-use support::{
-    cancelled_by, event_stream,
-    script::{Script, Then, data},
+use testkit::{
+    exchange::{cancelled_by, event_stream},
+    script::{AfterScript, Script, data},
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{ResponseBody, Shutdown, SseCompletionLayer};
 
-/// Polls this often, and returns how many allocations that took.
+/// Returns the number of allocations of this many polls.
 fn allocations_of(body: &mut (impl Body<Data = Bytes> + Unpin), polls: usize) -> u64 {
     let mut cx = Context::from_waker(Waker::noop());
     allocation_counter::measure(|| {
@@ -29,34 +27,33 @@ fn allocations_of(body: &mut (impl Body<Data = Bytes> + Unpin), polls: usize) ->
 }
 
 #[test]
-fn c17_event_that_arrives_and_goes_out_takes_no_allocation() {
+fn c17_event_that_is_forwarded_takes_no_allocation() {
     let token = CancellationToken::new();
     for event in ["data: x\n\n", "data: x\r\n\r\n", "data: x\r\r", ":\n"] {
         let upstream = Script::new([data("data: first\n\n")])
-            .then(Then::Repeat(Bytes::from_static(event.as_bytes())));
-        let shutdown = Shutdown::new();
-        let layer = cancelled_by(&token).shutdown(&shutdown).on_end(|_| {});
-        let mut body = Box::pin(event_stream(&layer, upstream));
-        // The first one registers the waker.
-        allocations_of(&mut body, 1);
-        assert_eq!(allocations_of(&mut body, 1000), 0, "{event:?}");
+            .then(AfterScript::Repeat(Bytes::from_static(event.as_bytes())));
+        assert_polls_take_no_allocation(&token, upstream);
     }
 }
 
 #[test]
-fn c17_quiet_poll_takes_no_allocation() {
-    let token = CancellationToken::new();
-    let upstream = Script::new([]).then(Then::Pending);
+fn c17_pending_poll_takes_no_allocation() {
+    let upstream = Script::new([]).then(AfterScript::Pending);
+    assert_polls_take_no_allocation(&CancellationToken::new(), upstream);
+}
+
+#[track_caller]
+fn assert_polls_take_no_allocation(token: &CancellationToken, upstream: Script) {
     let shutdown = Shutdown::new();
-    let layer = cancelled_by(&token).shutdown(&shutdown).on_end(|_| {});
+    let layer = cancelled_by(token).shutdown(&shutdown).on_end(|_| {});
     let mut body = Box::pin(event_stream(&layer, upstream));
-    // The first one registers the waker.
+    // The first poll registers the waker.
     allocations_of(&mut body, 1);
     assert_eq!(allocations_of(&mut body, 1000), 0);
 }
 
 #[test]
-fn shutdown_keeps_at_most_64_bytes_of_a_stream_beside_its_body() {
+fn shutdown_takes_at_most_64_bytes_for_a_stream() {
     const STREAMS: usize = 10_000;
     let shutdown = Shutdown::new();
     let layer = SseCompletionLayer::new().shutdown(&shutdown);
@@ -66,7 +63,10 @@ fn shutdown_keeps_at_most_64_bytes_of_a_stream_beside_its_body() {
         let mut cx = Context::from_waker(Waker::noop());
         let allocated = allocation_counter::measure(|| {
             for _ in 0..STREAMS {
-                let mut body = Box::pin(event_stream(layer, Script::new([]).then(Then::Pending)));
+                let mut body = Box::pin(event_stream(
+                    layer,
+                    Script::new([]).then(AfterScript::Pending),
+                ));
                 assert!(body.as_mut().poll_frame(&mut cx).is_pending());
                 bodies.push(body);
             }
@@ -79,22 +79,23 @@ fn shutdown_keeps_at_most_64_bytes_of_a_stream_beside_its_body() {
 }
 
 #[test]
-fn c7_event_in_pieces_is_held_in_about_as_much_memory_as_the_limit() {
-    // Left to itself, the buffer would grow to twice the second one.
+fn c7_buffer_for_an_event_in_pieces_takes_about_as_much_memory_as_the_limit() {
+    // A vector that doubles its capacity would exceed the second limit.
     for limit in [64 * 1024, 33_000] {
-        assert_held_within(limit);
+        assert_buffered_within(limit);
     }
 }
 
-fn assert_held_within(limit: usize) {
-    let upstream = Script::new([data("data: ")]).then(Then::Repeat(Bytes::from_static(b"x")));
+fn assert_buffered_within(limit: usize) {
+    let upstream =
+        Script::new([data("data: ")]).then(AfterScript::Repeat(Bytes::from_static(b"x")));
     let layer = SseCompletionLayer::new().hold_limit(limit);
     let body: ResponseBody<_> = event_stream(&layer, upstream);
     let mut body = Box::pin(body);
     let mut cx = Context::from_waker(Waker::noop());
     let held =
         allocation_counter::measure(|| while body.as_mut().poll_frame(&mut cx).is_pending() {});
-    // The buffer, and for a moment what it has grown from.
+    // The buffer, and the smaller buffer while it grows.
     assert!(
         held.bytes_max <= limit as u64 * 2 + 1024,
         "{} bytes",

@@ -1,6 +1,4 @@
-//! What the features `tracing` and `metrics` tell of streams.
-
-mod support;
+//! The log events and metrics of the features `tracing` and `metrics`.
 
 use std::{
     collections::BTreeMap,
@@ -8,18 +6,18 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use http::{Request, Response};
+use http::Request;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use support::{
+use testkit::{
     driver::Driver,
-    event_stream,
-    script::{Script, Step, Then, data},
-    through,
+    exchange::{drive, event_stream, event_stream_response, through},
+    reports::Reports,
+    script::{AfterScript, Script, Step, data},
 };
 use tower_sse_completion::{ResponseBody, SseCompletionLayer};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// The text that the subscriber writes.
+/// Collects the text that a subscriber writes.
 #[derive(Clone, Default)]
 struct Text(Arc<Mutex<Vec<u8>>>);
 
@@ -42,7 +40,7 @@ impl<'a> MakeWriter<'a> for Text {
     }
 }
 
-/// What is traced while this runs.
+/// Returns the text of all events and spans of this closure.
 fn traced(run: impl FnOnce()) -> String {
     let text = Text::default();
     let subscriber = tracing_subscriber::fmt()
@@ -57,16 +55,13 @@ fn traced(run: impl FnOnce()) -> String {
 }
 
 fn ends_with(steps: impl IntoIterator<Item = Step>) {
-    Driver::new(event_stream(&SseCompletionLayer::new(), Script::new(steps))).rest();
+    drive(&SseCompletionLayer::new(), Script::new(steps)).rest();
 }
 
 #[test]
 fn stream_is_traced_once_in_the_span_of_its_request() {
     let text = traced(|| {
-        let response = Response::builder()
-            .header("content-type", "text/event-stream")
-            .body(Script::frames(["data: 1\n\n"]))
-            .expect("a valid response");
+        let response = event_stream_response(Script::frames(["data: 1\n\n"]));
         let response = tracing::info_span!("request", id = 7)
             .in_scope(|| through(&SseCompletionLayer::new(), Request::new(()), response));
         Driver::new(response.into_body()).rest();
@@ -92,7 +87,7 @@ fn stream_is_traced_once_in_the_span_of_its_request() {
 }
 
 #[test]
-fn level_goes_by_the_ending_and_an_error_keeps_its_text() {
+fn level_follows_the_ending_and_the_text_of_an_error_stays_secret() {
     let text = traced(|| ends_with([Step::Error]));
     assert!(text.contains("ERROR"), "{text}");
     assert!(text.contains("error.type=\"upstream\""), "{text}");
@@ -101,17 +96,17 @@ fn level_goes_by_the_ending_and_an_error_keeps_its_text() {
     assert!(text.contains("DEBUG"), "{text}");
     let text = traced(|| {
         let layer = SseCompletionLayer::new().cancel_when(|_| std::future::ready(()));
-        Driver::new(event_stream(&layer, Script::new([]))).rest();
+        drive(&layer, Script::new([])).rest();
     });
     assert!(text.contains("INFO"), "{text}");
 }
 
-/// A subscriber that cannot write.
+/// A writer that panics.
 struct Broken;
 
 impl io::Write for Broken {
     fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
-        panic!("the subscriber panics, as it should");
+        panic!("the subscriber panics intentionally");
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -120,23 +115,20 @@ impl io::Write for Broken {
 }
 
 #[test]
-fn c16_panic_of_the_subscriber_does_not_keep_the_report_from_the_observer() {
-    let reports = Arc::new(Mutex::new(0));
-    let layer = SseCompletionLayer::new().on_end({
-        let reports = Arc::clone(&reports);
-        move |_| *reports.lock().expect("no panic") += 1
-    });
+fn c16_panic_of_the_subscriber_does_not_withhold_the_report() {
+    let reports = Reports::default();
+    let layer = SseCompletionLayer::new().on_end(reports.observer());
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
         .with_writer(|| Broken)
         .finish();
     tracing::subscriber::with_default(subscriber, || {
-        Driver::new(event_stream(&layer, Script::new([]))).rest();
+        drive(&layer, Script::new([])).rest();
     });
-    assert_eq!(*reports.lock().expect("no panic"), 1);
+    assert_eq!(reports.count(), 1);
 }
 
-/// The counters and gauges by name and labels, and the number of values of each histogram.
+/// Returns the counters and gauges by name and labels, and the number of values of each histogram.
 fn measured(run: impl FnOnce(&Snapshotter)) -> BTreeMap<String, f64> {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
@@ -160,8 +152,8 @@ fn snapshot(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
 fn streams_are_measured() {
     let measured = measured(|snapshotter| {
         let layer = SseCompletionLayer::new();
-        let upstream = Script::frames(["data: 1\n\n"]).then(Then::Pending);
-        let mut open: Driver<ResponseBody<_>> = Driver::new(event_stream(&layer, upstream));
+        let upstream = Script::frames(["data: 1\n\n"]).then(AfterScript::Pending);
+        let mut open = drive(&layer, upstream);
         let unpolled: ResponseBody<_> = event_stream(&layer, Script::new([]));
         drop(unpolled);
         assert_eq!(snapshot(snapshotter).len(), 0, "not before the first poll");

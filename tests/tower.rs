@@ -1,15 +1,13 @@
 //! The service among other services: readiness, errors, clones, and requests of every kind.
 
-mod support;
-
-use std::{future, task::Poll};
+use std::{convert::Infallible, future, task::Poll};
 
 use futures_util::FutureExt;
 use http::{Request, Response};
-use support::{
-    CLOSE, cancelled_by,
+use testkit::{
     driver::Driver,
-    script::{Script, Then},
+    exchange::{CLOSE, cancelled_by, event_stream_response},
+    script::{AfterScript, Script},
 };
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
@@ -17,10 +15,7 @@ use tower_sse_completion::{SseCompletion, SseCompletionLayer};
 use tower_test::mock;
 
 fn event_stream() -> Response<Script> {
-    Response::builder()
-        .header("content-type", "text/event-stream")
-        .body(Script::new([]).then(Then::Pending))
-        .expect("a valid response")
+    event_stream_response(Script::new([]).then(AfterScript::Pending))
 }
 
 #[tokio::test]
@@ -76,7 +71,7 @@ async fn c15_cancellation_at_any_moment_of_a_request_closes_the_stream() {
 }
 
 #[tokio::test]
-async fn request_reaches_the_inner_service_unchanged() {
+async fn request_is_forwarded_unchanged() {
     let layer = SseCompletionLayer::new().cancel_when(|_| future::pending());
     let (mut service, mut handle) = mock::spawn_layer::<Request<&str>, Response<Script>, _>(layer);
     assert!(service.poll_ready().is_ready());
@@ -101,7 +96,7 @@ async fn request_reaches_the_inner_service_unchanged() {
 async fn clones_share_the_cancellation_and_own_their_streams() {
     let token = CancellationToken::new();
     let service = cancelled_by(&token).layer(service_fn(|_: Request<()>| async {
-        Ok::<_, std::convert::Infallible>(event_stream())
+        Ok::<_, Infallible>(event_stream())
     }));
     let mut bodies = Vec::new();
     for clone in [service.clone(), service] {
@@ -120,7 +115,7 @@ fn layer_stacks_in_a_service_builder() {
     let mut service = ServiceBuilder::new()
         .layer(SseCompletionLayer::new())
         .service_fn(|_: Request<()>| async {
-            Ok::<_, std::convert::Infallible>(Response::new(Script::frames(["plain"])))
+            Ok::<_, Infallible>(Response::new(Script::frames(["plain"])))
         });
     let response = service.call(Request::new(())).now_or_never();
     let body = response
@@ -131,7 +126,7 @@ fn layer_stacks_in_a_service_builder() {
 }
 
 #[test]
-fn inner_service_can_be_reached() {
+fn inner_service_is_accessible() {
     let mut service = SseCompletion::new(1, SseCompletionLayer::new());
     *service.get_mut() += 1;
     assert_eq!(*service.get_ref(), 2);

@@ -1,167 +1,54 @@
-//! What comes out is always a beginning of what went in, cut between two events, and at most a close event: for
-//! every way to cut a stream into frames, and for a cancellation at any point. Judged by the tests' own decoder.
-
-mod support;
+//! The output is a prefix of the upstream's bytes that ends at a boundary, and at most a close event: for every way to cut
+//! a stream into frames, and for a cancellation at any poll. The decoder of the test kit is the judge.
 
 use std::task::Poll;
 
 use proptest::prelude::*;
-use support::{
-    CLOSE, cancelled_by,
-    decoder::{boundaries, decode},
-    driver::Driver,
-    event_stream,
-    script::{Script, Step, Then, data},
+use testkit::{
+    decoder::decode,
+    exchange::{CLOSE, cancelled_by, drive},
+    script::{AfterScript, Script, Step, data},
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::SseCompletionLayer;
 
-/// Streams with all that is hard to cut.
-const STREAMS: &[&[u8]] = &[
-    b"data: 1\n\ndata: 2\n\n",
-    b"data: 1\r\n\r\ndata: 2\r\n\r\n",
-    b"data: 1\r\rdata: 2\r\r",
-    b"id: 7\r\ndata: 1\n\r\ndata: 2\r\n\n",
-    b"data:1\n\r:c\rdata\r\n\r",
-    b"\xEF\xBB\xBFdata: bom\n\n",
-    b"\xEF\xBB\xBF\n:c\n\xEF\xBB\xBF: no comment\n\n",
-    b"\xEF\xBBdata: x\n\ndata: y\n\n",
-    b":\n: c\n\n:\ndata: 1\n: inside\n\n:\n",
-    b"retry: 5\n\nevent: x\n\ndatum: 1\n\ndata\n\n",
-    b"event: e\nid: 1\ndata: a\ndata: b\n\nid\n\nid: 2\n",
-    b"\r\n\r\n\n\n\rdata: x",
-    "data: \u{e9}\u{1f600}\n\ndata:\n\n".as_bytes(),
-];
-
-/// Runs these frames through the layer and cancels before the poll of this number, if the stream gets so far.
-fn cancelled_before_poll(frames: &[&[u8]], then: Then, poll: usize) -> Option<Vec<u8>> {
-    let token = CancellationToken::new();
-    let upstream = Script::frames(frames).then(then);
-    let mut body = Driver::new(event_stream(&cancelled_by(&token), upstream));
-    let mut bytes = Vec::new();
-    for _ in 0..poll {
-        match body.poll() {
-            Poll::Ready(Some(Ok(frame))) => bytes.extend(frame.into_data().expect("data")),
-            Poll::Ready(_) => return None,
-            Poll::Pending => {}
-        }
-    }
-    if body.is_end_stream() {
-        return None;
-    }
-    token.cancel();
-    bytes.extend(body.rest().bytes());
-    Some(bytes)
-}
-
-/// What has to come out when all of these bytes came and then the stream was closed.
-fn closed_after(bytes: &[u8]) -> Vec<u8> {
-    let whole = boundaries(bytes).pop().unwrap_or(0);
-    let lf: &[u8] = if bytes[..whole].ends_with(b"\r") {
-        b"\n"
-    } else {
-        b""
-    };
-    [&bytes[..whole], lf, CLOSE].concat()
-}
-
-/// For at most 32 frames, which all get out, whenever the cancellation comes.
-#[track_caller]
-fn assert_whole(frames: &[&[u8]]) {
-    let stream = frames.concat();
-    for poll in 0..=frames.len() + 2 {
-        for then in [Then::Pending, Then::End] {
-            if let Some(bytes) = cancelled_before_poll(frames, then, poll) {
-                assert_eq!(
-                    bytes.escape_ascii().to_string(),
-                    closed_after(&stream).escape_ascii().to_string(),
-                    "frames {frames:?} cancelled before poll {poll}",
-                );
-            }
-        }
-    }
-    let layer = SseCompletionLayer::new();
-    let output = Driver::new(event_stream(&layer, Script::frames(frames))).rest();
-    let expected = if decode(&stream).events.is_empty() {
-        closed_after(&stream)
-    } else {
-        stream
-    };
-    assert_eq!(output.bytes(), expected, "frames {frames:?}");
-}
-
 #[test]
-fn c6_every_cut_into_two_and_three_frames_at_every_cancellation_keeps_events_whole() {
-    for stream in STREAMS {
-        for first in 0..=stream.len() {
-            for second in first..=stream.len() {
-                let frames = [&stream[..first], &stream[first..second], &stream[second..]];
-                assert_whole(&frames);
-            }
-        }
-    }
-}
-
-#[test]
-fn c6_one_byte_per_frame_keeps_events_whole() {
-    for stream in STREAMS {
-        for stream in stream.chunks(32) {
-            let frames: Vec<&[u8]> = stream.chunks(1).collect();
-            assert_whole(&frames);
-        }
-    }
-}
-
-#[test]
-fn c5_close_event_completes_a_crlf_that_was_cut() {
-    let frames: [&[u8]; 2] = [b"data: x\r\n\r", b""];
-    assert_eq!(
-        cancelled_before_poll(&frames, Then::Pending, 9).as_deref(),
-        Some(&b"data: x\r\n\r\nevent: close\ndata:\n\n"[..])
-    );
-}
-
-#[test]
-fn c5_lf_in_front_is_in_the_same_frame() {
+fn c5_lf_after_a_cr_is_in_the_frame_of_the_close_event() {
     let upstream = Script::frames([":\r"]);
-    let output = Driver::new(event_stream(&SseCompletionLayer::new(), upstream)).rest();
+    let output = drive(&SseCompletionLayer::new(), upstream).rest();
     assert_eq!(output.frames.len(), 2);
     assert_eq!(output.frames[1], "\nevent: close\ndata:\n\n");
 }
 
 #[test]
-fn c6_whole_comment_line_is_not_held_back() {
-    for heartbeat in [":\n", ": hi\r\n", ":\r"] {
-        let upstream = Script::frames(["data: x\n\n", heartbeat]).then(Then::Pending);
-        let mut body = Driver::new(event_stream(&SseCompletionLayer::new(), upstream));
-        body.data();
-        assert_eq!(body.data(), heartbeat);
+fn c6_complete_comment_line_is_not_buffered() {
+    for frames in [
+        &["data: x\n\n", ":\n"][..],
+        &["data: x\n\n", ": hi\r\n"],
+        &["data: x\n\n", ":\r"],
+        // After an event that was buffered.
+        &["data: x\n\n", "data: y", "z\n\n", ":\n"],
+    ] {
+        let upstream = Script::frames(frames).then(AfterScript::Pending);
+        let mut body = drive(&SseCompletionLayer::new(), upstream);
+        assert_eq!(body.ready_data(), frames);
     }
 }
 
 #[test]
-fn c6_whole_comment_line_is_not_held_back_behind_an_event_that_was() {
-    let upstream = Script::frames(["data: x\n\n", "data: y", "z\n\n", ":\n"]).then(Then::Pending);
-    let mut body = Driver::new(event_stream(&SseCompletionLayer::new(), upstream));
-    for out in ["data: x\n\n", "data: y", "z\n\n", ":\n"] {
-        assert_eq!(body.data(), out);
-    }
-}
-
-#[test]
-fn c6_unfinished_comment_line_and_byte_order_mark_are_held_back() {
+fn c6_unfinished_comment_line_and_byte_order_mark_are_buffered() {
     for unfinished in [": hi", "\u{feff}"] {
-        let upstream = Script::frames([unfinished]).then(Then::Pending);
-        let mut body = Driver::new(event_stream(&SseCompletionLayer::new(), upstream));
+        let upstream = Script::frames([unfinished]).then(AfterScript::Pending);
+        let mut body = drive(&SseCompletionLayer::new(), upstream);
         assert!(body.poll().is_pending(), "{unfinished:?}");
     }
 }
 
 #[test]
-fn c6_nothing_comes_between_the_frames_of_an_event_that_is_let_go() {
+fn c6_frames_of_a_buffered_event_are_consecutive() {
     let token = CancellationToken::new();
-    let upstream = Script::frames(["data: x\n\nda", "ta: y\n\n"]).then(Then::Pending);
-    let mut body = Driver::new(event_stream(&cancelled_by(&token), upstream));
+    let upstream = Script::frames(["data: x\n\nda", "ta: y\n\n"]).then(AfterScript::Pending);
+    let mut body = drive(&cancelled_by(&token), upstream);
     assert_eq!(body.data(), "data: x\n\n");
     assert_eq!(body.data(), "da");
     token.cancel();
@@ -169,7 +56,7 @@ fn c6_nothing_comes_between_the_frames_of_an_event_that_is_let_go() {
     assert_eq!(body.data(), CLOSE);
 }
 
-/// A line of an event stream, with anything that the standard knows, and a bit that it does not.
+/// A line of an event stream, with everything that the standard defines and some things that it does not.
 fn line() -> impl Strategy<Value = Vec<u8>> {
     let field = prop_oneof![
         4 => Just("data"),
@@ -188,7 +75,7 @@ fn line() -> impl Strategy<Value = Vec<u8>> {
             [field, separator, &value].concat().replace(['\r', '\n'], "").into_bytes()
         }),
         4 => Just(Vec::new()),
-        // Not even UTF-8.
+        // Not UTF-8.
         1 => prop::collection::vec(any::<u8>().prop_filter("within a line", |byte| !b"\r\n".contains(byte)), 0..4),
     ]
 }
@@ -205,7 +92,7 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// A stream, cut into frames at random places, with nothing to be had between some of them.
+/// A stream, cut into frames at random places. Some frames follow a pending poll.
 fn script() -> impl Strategy<Value = (Vec<u8>, Vec<Step>)> {
     let cuts = prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 0..10);
     (stream(), cuts).prop_map(|(stream, cuts)| {
@@ -231,18 +118,18 @@ fn script() -> impl Strategy<Value = (Vec<u8>, Vec<Step>)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// C4 and C6, word for word.
+    /// C4 and C6, literally.
     #[test]
-    fn c6_events_are_a_beginning_of_those_without_the_layer_and_at_most_the_close_event(
+    fn c6_events_are_a_prefix_of_those_without_the_layer_and_at_most_the_close_event(
         (stream, steps) in script(),
         cancelled_at in 0..24_usize,
         ends in any::<bool>(),
         hold_limit in prop_oneof![4 => Just(64 * 1024), 1 => 0..40_usize],
     ) {
         let token = CancellationToken::new();
-        let then = if ends { Then::End } else { Then::Pending };
+        let then = if ends { AfterScript::End } else { AfterScript::Pending };
         let layer = cancelled_by(&token).hold_limit(hold_limit);
-        let mut body = Driver::new(event_stream(&layer, Script::new(steps).then(then)));
+        let mut body = drive(&layer, Script::new(steps).then(then));
         let mut out = Vec::new();
         for _ in 0..cancelled_at {
             if let Poll::Ready(Some(Ok(frame))) = body.poll() {
@@ -259,20 +146,20 @@ proptest! {
             },
             None => (&out[..], false),
         };
-        prop_assert!(stream.starts_with(forwarded), "C4: a beginning of the upstream's bytes");
-        prop_assert!(!closed || !decode(forwarded).pending, "C5: between two events");
+        prop_assert!(stream.starts_with(forwarded), "C4: a prefix of the upstream's bytes");
+        prop_assert!(!closed || !decode(forwarded).pending, "C5: at a boundary");
 
         let without = decode(&stream);
         let with = decode(&out);
         let mut events = with.events.clone();
         if closed {
             let close = events.pop().expect("the close event");
-            prop_assert_eq!((&*close.kind, &*close.data), ("close", ""));
+            prop_assert_eq!((&*close.event_type, &*close.data), ("close", ""));
         }
         prop_assert!(without.events.starts_with(&events), "C6: whole events only");
         prop_assert_eq!(with.last_event_id, decode(forwarded).last_event_id, "C6: the resume point");
         if !closed && ends && hold_limit == 64 * 1024 {
-            prop_assert_eq!(forwarded, &stream[..], "C4: all of it, where no close event is due");
+            prop_assert_eq!(forwarded, &stream[..], "C4: all bytes, if no close event is due");
         }
     }
 }

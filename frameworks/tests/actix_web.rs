@@ -3,11 +3,10 @@
 #[allow(dead_code, reason = "the test has a main of its own")]
 #[path = "../examples/actix_web.rs"]
 mod example;
-mod support;
 
 use std::{net::TcpListener, time::Duration};
 
-use support::Answer;
+use testkit::chunked::Answer;
 use tokio::time::timeout;
 use tower_sse_completion::Shutdown;
 

@@ -3,12 +3,11 @@
 #[allow(dead_code, reason = "the test has a main of its own")]
 #[path = "../examples/poem.rs"]
 mod example;
-mod support;
 
 use std::{future, net::SocketAddr, time::Duration};
 
 use poem::listener::{Acceptor, Listener, TcpListener};
-use support::Answer;
+use testkit::chunked::Answer;
 use tokio::{sync::oneshot, time::timeout};
 use tower_sse_completion::Shutdown;
 

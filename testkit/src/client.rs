@@ -1,4 +1,4 @@
-//! A client of which the test says when and how it leaves.
+//! A client that stops reading, half-closes or resets its connection when the test says so.
 
 use std::{
     future::Future,
@@ -13,9 +13,7 @@ use std::{
 };
 
 use axum::body::Body;
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::BodyExt;
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
@@ -30,44 +28,58 @@ use tokio::{
 
 use crate::server::Version;
 
-/// One connection. It is reset when this is dropped.
+/// A client with one connection, which is reset when the client is dropped.
+///
+/// ```no_run
+/// use testkit::{client::Client, server::{Version, next_data}};
+///
+/// # async fn example(address: std::net::SocketAddr) {
+/// let mut client = Client::connect(address, Version::Http2).await;
+/// let mut events = client.get("/events").await.into_body();
+/// next_data(&mut events).await;
+/// client.stop_reading();
+/// # }
+/// ```
+#[derive(Debug)]
 pub struct Client {
     requests: Requests,
     tasks: Tasks,
     reading: Arc<Reading>,
-    /// The same socket, to half-close it.
+    /// A second handle of the socket, to half-close it.
     socket: std::net::TcpStream,
 }
 
+#[derive(Debug)]
 enum Requests {
     Http1(http1::SendRequest<Body>),
     Http2(http2::SendRequest<Body>),
 }
 
-/// The tasks of a connection, one of which owns its socket.
-#[derive(Clone, Default)]
+/// The tasks of a connection. One of them owns the socket.
+#[derive(Debug, Clone, Default)]
 struct Tasks(Arc<Mutex<JoinSet<()>>>);
 
-/// Whether the client reads from its socket.
-#[derive(Default)]
+/// Pauses the reads of a socket.
+#[derive(Debug, Default)]
 struct Reading {
     stopped: AtomicBool,
-    waiting: Mutex<Option<Waker>>,
+    waker: Mutex<Option<Waker>>,
 }
 
-/// A socket that is read only while the client reads.
+/// A socket that is pending for reads while they are paused.
 struct Socket {
     stream: TcpStream,
     reading: Arc<Reading>,
 }
 
 impl Client {
+    /// Connects to a server.
     pub async fn connect(address: SocketAddr, version: Version) -> Self {
-        // So large a window that it is the socket that is full when the client does not read.
+        // The window is large, so that the socket is full before the window is, when the client does not read.
         Self::with_window(address, version, 1 << 30).await
     }
 
-    /// Lets the server send so many bytes of a stream ahead, over HTTP/2.
+    /// Connects to a server with an HTTP/2 flow-control window of this many bytes for each stream.
     pub async fn with_window(address: SocketAddr, version: Version, window: u32) -> Self {
         let stream = connect(address).await.into_std().expect("a socket");
         let socket = stream.try_clone().expect("a second handle");
@@ -77,7 +89,7 @@ impl Client {
             reading: Arc::clone(&reading),
         });
         let tasks = Tasks::default();
-        // An error of a connection is how it ends that was cut; its streams tell of it.
+        // A connection that was reset ends with an error, which its streams return, too.
         let requests = match version {
             Version::Http1 => {
                 let (requests, connection) = http1::handshake(io).await.expect("a connection");
@@ -101,11 +113,12 @@ impl Client {
         }
     }
 
+    /// Sends a GET request, and returns the response once its head has arrived.
     pub async fn get(&mut self, path: &str) -> Response<Incoming> {
         self.send("GET", path, Body::empty()).await
     }
 
-    /// Returns the response when its head is there, also while the body of the request is still being sent.
+    /// Sends a request, and returns the response once its head has arrived, even if the request's body is unfinished.
     pub async fn send(&mut self, method: &str, path: &str, body: Body) -> Response<Incoming> {
         let request = Request::builder()
             .method(method)
@@ -123,22 +136,23 @@ impl Client {
         response.expect("a response")
     }
 
-    /// Shuts its sending side down, and can still read.
+    /// Shuts down the sending side of the connection.
     pub fn half_close(&self) {
         self.socket
             .shutdown(std::net::Shutdown::Write)
             .expect("an open socket");
     }
 
-    /// Leaves what the server sends in the socket.
+    /// Stops reading from the socket.
     pub fn stop_reading(&self) {
         self.reading.stopped.store(true, Ordering::SeqCst);
     }
 
+    /// Continues to read from the socket.
     pub fn read_on(&self) {
         self.reading.stopped.store(false, Ordering::SeqCst);
-        let waiting = self.reading.waiting.lock().expect("no panic").take();
-        waiting.into_iter().for_each(Waker::wake);
+        let waker = self.reading.waker.lock().expect("no panic").take();
+        waker.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -163,7 +177,7 @@ impl AsyncRead for Socket {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.reading.stopped.load(Ordering::SeqCst) {
-            *self.reading.waiting.lock().expect("no panic") = Some(cx.waker().clone());
+            *self.reading.waker.lock().expect("no panic") = Some(cx.waker().clone());
             return Poll::Pending;
         }
         Pin::new(&mut self.stream).poll_read(cx, buffer)
@@ -188,25 +202,19 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// A socket that is reset when it is closed, and leaves nothing behind in the system.
+/// Connects a socket that is reset when it is dropped, and therefore leaves nothing behind in the system.
 pub async fn connect(address: SocketAddr) -> TcpStream {
-    connect_by(TcpSocket::new_v4().expect("a socket"), address).await
+    connect_socket(TcpSocket::new_v4().expect("a socket"), address).await
 }
 
-/// The same, for which the system keeps little that was not read yet.
+/// Connects a socket as [`connect`] does, with a small receive buffer.
 pub async fn connect_narrow(address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("an option");
-    connect_by(socket, address).await
+    connect_socket(socket, address).await
 }
 
-async fn connect_by(socket: TcpSocket, address: SocketAddr) -> TcpStream {
+async fn connect_socket(socket: TcpSocket, address: SocketAddr) -> TcpStream {
     socket.set_zero_linger().expect("an option");
     socket.connect(address).await.expect("a connection")
-}
-
-/// The next piece of a body that has one.
-pub async fn piece(body: &mut Incoming) -> Bytes {
-    let frame = body.frame().await.expect("a frame").expect("no error");
-    frame.into_data().expect("data")
 }

@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -88,6 +89,58 @@ impl<B: Body<Data = Bytes>> Driver<B> {
             Poll::Ready(Some(Ok(frame))) => frame.into_data().expect("data"),
             other => panic!("expected data, got {other:?}"),
         }
+    }
+
+    /// Polls the body as an executor does, and asserts that it is pending.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the body is ready.
+    #[track_caller]
+    pub fn assert_pending(&mut self)
+    where
+        B::Error: fmt::Debug,
+    {
+        let polled = self.poll_while_woken();
+        assert!(polled.is_pending(), "expected nothing, got {polled:?}");
+    }
+
+    /// Returns all data that the body has ready.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the body returns anything but data before it is pending or ends.
+    #[track_caller]
+    pub fn ready_data(&mut self) -> Vec<Bytes>
+    where
+        B::Error: fmt::Debug,
+    {
+        let mut ready = Vec::new();
+        while let Poll::Ready(Some(frame)) = self.poll_while_woken() {
+            ready.push(frame.expect("no error").into_data().expect("data"));
+        }
+        ready
+    }
+
+    /// Advances tokio's paused clock second by second, and polls the body after each wake-up. Returns the data frames
+    /// with the second in which the body returned each of them.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the clock is not paused, or if the body returns anything but data.
+    pub async fn advance(&mut self, seconds: u64) -> Vec<(u64, Bytes)>
+    where
+        B::Error: fmt::Debug,
+    {
+        let mut output = Vec::new();
+        for second in 1..=seconds {
+            let wakes = self.wakes();
+            tokio::time::advance(Duration::from_secs(1)).await;
+            if self.wakes() > wakes {
+                output.extend(self.ready_data().into_iter().map(|data| (second, data)));
+            }
+        }
+        output
     }
 
     /// Polls the body to its end, and returns everything that it has returned.

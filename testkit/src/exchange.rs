@@ -7,11 +7,15 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header::CONTENT_TYPE, request::Parts};
+use http_body::Body;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower_layer::Layer;
 use tower_service::Service;
 use tower_sse_completion::{CancelWhen, SseCompletionLayer};
+
+use crate::driver::Driver;
 
 /// The default close event.
 pub const CLOSE: &[u8] = b"event: close\ndata:\n\n";
@@ -66,6 +70,16 @@ where
     L::Service: Service<Request<()>, Response = Response<T>, Error = Infallible>,
 {
     through(layer, Request::new(()), event_stream_response(upstream)).into_body()
+}
+
+/// Sends a body through the layer as [`event_stream`] does, and returns a driver of the wrapped body.
+pub fn drive<L, B, T>(layer: &L, upstream: B) -> Driver<T>
+where
+    L: Layer<OneResponse<B>>,
+    L::Service: Service<Request<()>, Response = Response<T>, Error = Infallible>,
+    T: Body<Data = Bytes>,
+{
+    Driver::new(event_stream(layer, upstream))
 }
 
 /// Returns a successful `text/event-stream` response with this body.

@@ -1,11 +1,13 @@
 //! Tools for testing services that return event streams.
 //!
 //! - [`script`]: an upstream that follows a script, and panics when it is polled after its end.
+//! - [`feed`]: an upstream that the test feeds while the stream runs.
 //! - [`driver`]: polls a body without a runtime, and counts the wake-ups.
 //! - [`decoder`]: decodes an event stream as the HTML standard says.
 //! - [`chunked`]: decodes the chunked transfer coding of HTTP/1.1; with `net`, reads a response chunk by chunk.
 //! - [`reports`]: collects the reports of a layer.
 //! - [`exchange`]: sends one response through a layer.
+//! - [`wait`]: waits with a limit, so that a test fails instead of hanging.
 //!
 //! With the feature `net`, servers and clients on loopback sockets:
 //!
@@ -19,12 +21,14 @@ pub mod client;
 pub mod decoder;
 pub mod driver;
 pub mod exchange;
+pub mod feed;
 #[cfg(feature = "net")]
 pub mod observed;
 pub mod reports;
 pub mod script;
 #[cfg(feature = "net")]
 pub mod server;
+pub mod wait;
 
 /// Where tests enumerate many inputs: `step_by` this, so that Miri, which is a thousand times slower, checks a sample.
 pub const MIRI_STRIDE: usize = if cfg!(miri) { 29 } else { 1 };

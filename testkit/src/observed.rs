@@ -1,4 +1,4 @@
-//! A server of which everything is known: its connections, its streams and their reports, what it logs, and its panics.
+//! A server that counts its connections, streams, reports and log events.
 
 use std::{
     cell::Cell,
@@ -8,11 +8,10 @@ use std::{
     panic,
     pin::Pin,
     sync::{
-        Arc, Mutex, Once,
+        Arc, Mutex, MutexGuard, Once, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 
 use axum::body::Body;
@@ -20,42 +19,46 @@ use bytes::Bytes;
 use http::Request;
 use http_body::Frame;
 use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-    service::TowerToHyperService,
-};
+use hyper_util::{rt::TokioExecutor, server::conn::auto};
 use tokio::{
     net::{TcpListener, TcpSocket},
     runtime::Handle,
     task::JoinHandle,
-    time::{sleep, timeout},
 };
 use tower::{Layer, service_fn};
-use tower_sse_completion::{Shutdown, SseCompletionLayer};
+use tower_sse_completion::SseCompletionLayer;
 use tracing::{Level, Metadata, Subscriber, span};
 
-use crate::{exchange::event_stream_response, script::Script};
+use crate::{
+    exchange::event_stream_response,
+    script::{Script, ScriptError},
+    server::accept,
+    wait::until,
+};
 
-/// How often streams ended so, and with a close event or without one.
+/// The number of streams for each ending, with a close event (`true`) and without one.
 pub type Tally = BTreeMap<(&'static str, bool), usize>;
 
-/// Serves the upstreams of a test, over HTTP/1.1 and HTTP/2, until it is dropped.
+/// A server of event streams over HTTP/1.1 and HTTP/2, whose connections and upstreams are counted. The server stops
+/// accepting connections when it is dropped.
+///
+/// The server, its clients and the test have to share one thread: then each wait lets the others make progress.
+#[derive(Debug)]
 pub struct Observed {
+    /// The address of the server.
     pub address: SocketAddr,
-    pub shutdown: Shutdown,
-    seen: Arc<Seen>,
+    counters: Arc<Counters>,
     accepting: JoinHandle<()>,
 }
 
-#[derive(Default)]
-struct Seen {
+#[derive(Debug, Default)]
+struct Counters {
+    /// Connections that were accepted, and connections that are open.
     accepted: AtomicUsize,
     connections: AtomicUsize,
-    /// Upstreams: those that were made, were polled, and are gone, and all of their polls.
-    made: AtomicUsize,
+    /// Upstreams that exist, upstreams that were polled at least once, and all of their polls.
+    upstreams: AtomicUsize,
     polled: AtomicUsize,
-    dropped: AtomicUsize,
     polls: AtomicUsize,
     reports: Mutex<Tally>,
 }
@@ -64,117 +67,100 @@ struct Seen {
 struct Counted {
     script: Pin<Box<Script>>,
     polled: bool,
-    seen: Arc<Seen>,
+    counters: Arc<Counters>,
 }
 
-struct Connection(Arc<Seen>);
+/// Counts a connection while it is open.
+struct Connection(Arc<Counters>);
 
-/// Counts what the crate logs, by level.
-#[derive(Clone, Default)]
+/// A subscriber that counts log events by level: all events of the crate, and the warnings and errors of others.
+#[derive(Debug, Clone, Default)]
 pub struct Logged(Arc<[AtomicUsize; 5]>);
 
-const LONG: Duration = Duration::from_secs(60);
-
 impl Observed {
-    /// Answers a request for a path with this upstream, through this layer. Where half-closing is not allowed, a client
-    /// that shuts its sending side down has left.
+    /// Responds to each request with the upstream for its path, wrapped by this layer.
+    ///
+    /// Sets the layer's `on_end`. Unless `half_close` is set, a client that shuts down its sending side has left.
     pub async fn serve(
         layer: SseCompletionLayer,
         half_close: bool,
         upstream: impl Fn(&str) -> Script + Clone + Send + 'static,
     ) -> Self {
-        let (shutdown, seen) = (Shutdown::new(), Arc::<Seen>::default());
-        let layer = layer.shutdown(&shutdown).on_end({
-            let seen = Arc::clone(&seen);
+        let counters = Arc::<Counters>::default();
+        let layer = layer.on_end({
+            let counters = Arc::clone(&counters);
             move |report| {
-                let how = (report.ending().as_str(), report.close_event_sent());
-                let mut reports = seen.reports.lock().expect("no panic");
-                *reports.entry(how).or_default() += 1;
+                let key = (report.ending().as_str(), report.close_event_sent());
+                *counters.reports().entry(key).or_default() += 1;
             }
         });
         let service = layer.layer(service_fn({
-            let seen = Arc::clone(&seen);
+            let counters = Arc::clone(&counters);
             move |request: Request<Incoming>| {
                 let script = upstream(request.uri().path());
-                let body = Body::new(Counted::new(script, &seen));
+                let body = Body::new(Counted::new(script, &counters));
                 async { Ok::<_, Infallible>(event_stream_response(body)) }
             }
         }));
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().half_close(half_close).max_buf_size(8192);
 
-        let listener = listen();
+        let listener = listen_with_small_buffers();
         let address = listener.local_addr().expect("an address");
-        let accepting = tokio::spawn({
-            let seen = Arc::clone(&seen);
-            async move {
-                while let Ok((stream, _)) = listener.accept().await {
-                    let (builder, service) = (builder.clone(), service.clone());
-                    let connection = Connection::new(&seen);
-                    tokio::spawn(async move {
-                        let service = TowerToHyperService::new(service);
-                        // An error is how a connection of a client that left ends.
-                        let _ = builder
-                            .serve_connection(TokioIo::new(stream), service)
-                            .await;
-                        drop(connection);
-                    });
-                }
-            }
-        });
+        let guard = {
+            let counters = Arc::clone(&counters);
+            move || Connection::new(&counters)
+        };
         Self {
             address,
-            shutdown,
-            seen,
-            accepting,
+            accepting: accept(listener, builder, service, guard),
+            counters,
         }
     }
 
+    /// Returns once this many connections have been accepted, including those that are closed.
     pub async fn until_accepted(&self, connections: usize) {
-        until(|| self.seen.accepted.load(Ordering::SeqCst) == connections).await;
+        until(|| self.counters.accepted.load(Ordering::SeqCst) == connections).await;
     }
 
+    /// Returns once this number of upstreams exists.
     pub async fn until_open(&self, streams: usize) {
-        until(|| self.shutdown.open_streams() == streams).await;
+        until(|| self.counters.upstreams.load(Ordering::SeqCst) == streams).await;
     }
 
-    /// Until all buffers on the way are full, so that the server polls no body any more.
+    /// Returns once all buffers between the server and its clients are full, so that the server polls no body anymore.
     pub async fn until_blocked(&self) {
-        let polls = || self.seen.polls.load(Ordering::SeqCst);
-        // The server shares this thread, so each of these looks leaves it the time to go on. The system may take 200
-        // milliseconds to send a packet again.
-        let (before, looks) = (Cell::new(0), Cell::new(0));
+        let polls = || self.counters.polls.load(Ordering::SeqCst);
+        // The system may take 200 milliseconds to send a packet again. Each check lets the server make progress.
+        let (before, unchanged) = (Cell::new(0), Cell::new(0));
         until(|| {
-            let same = before.replace(polls()) == polls();
-            looks.set(if same { looks.get() + 1 } else { 0 });
-            looks.get() == 200
+            let is_same = before.replace(polls()) == polls();
+            unchanged.set(if is_same { unchanged.get() + 1 } else { 0 });
+            unchanged.get() == 200
         })
         .await;
     }
 
-    /// Until nothing is open: no connection, no stream, no upstream, and no task but the one that accepts connections.
+    /// Returns once no connection, no upstream and no task is left, except for the task that accepts connections.
     pub async fn until_all_left(&self) {
         let metrics = Handle::current().metrics();
-        let Seen {
-            connections,
-            made,
-            dropped,
-            ..
-        } = &*self.seen;
         until(|| {
-            self.shutdown.open_streams() == 0
-                && connections.load(Ordering::SeqCst) == 0
-                && made.load(Ordering::SeqCst) == dropped.load(Ordering::SeqCst)
+            self.counters.connections.load(Ordering::SeqCst) == 0
+                && self.counters.upstreams.load(Ordering::SeqCst) == 0
                 && metrics.num_alive_tasks() == 1
         })
         .await;
     }
 
-    /// What was reported, which is every stream that was polled, once.
+    /// Returns how the streams have ended.
+    ///
+    /// # Panics
+    ///
+    /// Panics unless every stream that was polled has been reported once.
     #[track_caller]
     pub fn reports(&self) -> Tally {
-        let reports = self.seen.reports.lock().expect("no panic").clone();
-        let polled = self.seen.polled.load(Ordering::SeqCst);
+        let reports = self.counters.reports().clone();
+        let polled = self.counters.polled.load(Ordering::SeqCst);
         assert_eq!(reports.values().sum::<usize>(), polled, "{reports:?}");
         reports
     }
@@ -186,8 +172,14 @@ impl Drop for Observed {
     }
 }
 
-/// Its connections take little ahead, so that they are soon full.
-fn listen() -> TcpListener {
+impl Counters {
+    fn reports(&self) -> MutexGuard<'_, Tally> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Binds a free port. The buffers of its connections are small, and therefore soon full.
+fn listen_with_small_buffers() -> TcpListener {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_send_buffer_size(16 * 1024).expect("an option");
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -195,39 +187,29 @@ fn listen() -> TcpListener {
     socket.listen(1024).expect("a listener")
 }
 
-/// Waits for a condition that has to come true.
-pub async fn until(condition: impl Fn() -> bool) {
-    let wait = async {
-        while !condition() {
-            sleep(Duration::from_millis(2)).await;
-        }
-    };
-    timeout(LONG, wait).await.expect("it takes too long");
-}
-
 impl Counted {
-    fn new(script: Script, seen: &Arc<Seen>) -> Self {
-        seen.made.fetch_add(1, Ordering::SeqCst);
+    fn new(script: Script, counters: &Arc<Counters>) -> Self {
+        counters.upstreams.fetch_add(1, Ordering::SeqCst);
         Self {
             script: Box::pin(script),
             polled: false,
-            seen: Arc::clone(seen),
+            counters: Arc::clone(counters),
         }
     }
 }
 
 impl http_body::Body for Counted {
     type Data = Bytes;
-    type Error = <Script as http_body::Body>::Error;
+    type Error = ScriptError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.seen.polls.fetch_add(1, Ordering::SeqCst);
+    ) -> Poll<Option<Result<Frame<Bytes>, ScriptError>>> {
+        self.counters.polls.fetch_add(1, Ordering::SeqCst);
         if !self.polled {
             self.polled = true;
-            self.seen.polled.fetch_add(1, Ordering::SeqCst);
+            self.counters.polled.fetch_add(1, Ordering::SeqCst);
         }
         self.script.as_mut().poll_frame(cx)
     }
@@ -235,15 +217,15 @@ impl http_body::Body for Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.seen.dropped.fetch_add(1, Ordering::SeqCst);
+        self.counters.upstreams.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 impl Connection {
-    fn new(seen: &Arc<Seen>) -> Self {
-        seen.accepted.fetch_add(1, Ordering::SeqCst);
-        seen.connections.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::clone(seen))
+    fn new(counters: &Arc<Counters>) -> Self {
+        counters.accepted.fetch_add(1, Ordering::SeqCst);
+        counters.connections.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(counters))
     }
 }
 
@@ -254,10 +236,12 @@ impl Drop for Connection {
 }
 
 impl Logged {
+    /// Returns the number of events of this level.
     pub fn count(&self, level: Level) -> usize {
         self.0[index(level)].load(Ordering::SeqCst)
     }
 
+    /// Returns the number of events of all levels.
     pub fn total(&self) -> usize {
         self.0
             .iter()
@@ -278,9 +262,8 @@ fn index(level: Level) -> usize {
 
 impl Subscriber for Logged {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let is_ours = metadata.target().starts_with("tower_sse_completion");
-        // Of the server and the client, what an operator would be told.
-        metadata.is_event() && (is_ours || *metadata.level() <= Level::WARN)
+        let is_of_the_crate = metadata.target().starts_with("tower_sse_completion");
+        metadata.is_event() && (is_of_the_crate || *metadata.level() <= Level::WARN)
     }
 
     fn event(&self, event: &tracing::Event<'_>) {
@@ -304,7 +287,7 @@ thread_local! {
     static PANICS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// How many panics there were on this thread since the first call, also in tasks whose end nobody looks at.
+/// Returns the number of panics on this thread since the first call, including panics of tasks that nobody joins.
 pub fn panics() -> usize {
     static COUNT: Once = Once::new();
     COUNT.call_once(|| {

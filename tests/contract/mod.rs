@@ -4,7 +4,7 @@ use std::fmt;
 
 use tower_sse_completion::Ending;
 
-use crate::support::CLOSE;
+use testkit::exchange::CLOSE;
 
 /// In bytes. More than the half event, less than the large one.
 pub(crate) const HOLD_LIMIT: usize = 16;

@@ -1,8 +1,8 @@
 //! Reads `event_streams.txt`, which says how it is written.
 
-use std::{collections::BTreeSet, str::Chars};
+use std::{collections::BTreeSet, str::Chars, time::Duration};
 
-use crate::support::decoder::{Decoded, Event};
+use testkit::decoder::{Decoded, Event};
 
 pub(crate) struct Case {
     /// The rule and the name of the case, for messages.
@@ -45,7 +45,7 @@ impl Case {
                 "in" => text.read(value),
                 "event" => decoded.events.push(event(value)),
                 "none" => says_none = true,
-                "retry" => decoded.reconnection_time = value.parse().ok(),
+                "retry" => decoded.retry = value.parse().ok().map(Duration::from_millis),
                 "id" => last_event_id = Some(string(value.trim_matches('"'))),
                 "deviates" => {
                     let (decoder, reason) = value.split_once(' ').expect("a decoder and why");
@@ -199,7 +199,7 @@ fn event(line: &str) -> Event {
         _ => panic!("no event: {line}"),
     };
     Event {
-        kind: string(kind.strip_suffix(' ').expect("a type")),
+        event_type: string(kind.strip_suffix(' ').expect("a type")),
         data: string(data),
         last_event_id: string(last_event_id),
     }

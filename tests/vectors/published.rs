@@ -1,8 +1,9 @@
-//! Decoders that others have written, made to say the same as the tests' own.
+//! Published decoders, adapted to the results of the test kit's decoder.
 
 use std::{
     convert::Infallible,
     panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use sse_core::{SseDecoder, SseEvent};
 use sse_stream::SseByteStream;
 
-use crate::support::decoder::{Decoded, Event};
+use testkit::decoder::{Decoded, Event};
 
 pub(crate) struct Published {
     pub(crate) name: &'static str,
@@ -34,7 +35,7 @@ pub(crate) const PUBLISHED: [Published; 3] = [
 ];
 
 impl Published {
-    /// `None` for an error and for a panic.
+    /// Decodes a whole stream. Returns `None` if the decoder fails or panics.
     pub(crate) fn decode(&self, stream: &[u8]) -> Option<Decoded> {
         let stream = Bytes::copy_from_slice(stream);
         catch_unwind(AssertUnwindSafe(|| (self.decode)(stream))).ok()?
@@ -46,12 +47,9 @@ fn eventsource_stream(stream: Bytes) -> Option<Decoded> {
     let mut events = EventStream::new(stream::iter([Ok::<_, Infallible>(stream)]));
     while let Some(event) = events.next().now_or_never()? {
         let event = event.ok()?;
-        let retry = event
-            .retry
-            .and_then(|retry| retry.as_millis().try_into().ok());
-        decoded.reconnection_time = retry.or(decoded.reconnection_time);
+        decoded.retry = event.retry.or(decoded.retry);
         decoded.events.push(Event {
-            kind: event.event,
+            event_type: event.event,
             data: event.data,
             last_event_id: event.id,
         });
@@ -66,7 +64,7 @@ fn sse_core(mut stream: Bytes) -> Option<Decoded> {
     while let Some(event) = decoder.next(&mut stream) {
         match event.ok()? {
             SseEvent::Message(event) => decoded.events.push(Event {
-                kind: event.event.into_owned(),
+                event_type: event.event.into_owned(),
                 data: event.data,
                 last_event_id: event
                     .last_event_id
@@ -74,25 +72,25 @@ fn sse_core(mut stream: Bytes) -> Option<Decoded> {
                     .unwrap_or_default()
                     .to_owned(),
             }),
-            SseEvent::Retry(retry) => decoded.reconnection_time = Some(retry.into()),
+            SseEvent::Retry(retry) => decoded.retry = Some(Duration::from_millis(retry.into())),
         }
     }
     decoded.last_event_id = decoder.last_event_id().map_or("", |id| id).to_owned();
     Some(decoded)
 }
 
-/// It gives blocks of fields, and leaves to its users what lasts from block to block.
+/// `sse-stream` yields blocks of fields, and leaves the state between blocks to its users.
 fn sse_stream(stream: Bytes) -> Option<Decoded> {
     let mut decoded = Decoded::default();
     let mut blocks = SseByteStream::new(stream::iter([Ok::<_, Infallible>(stream)]));
     while let Some(block) = blocks.next().now_or_never()? {
         let block = block.ok()?;
-        decoded.reconnection_time = block.retry.or(decoded.reconnection_time);
+        decoded.retry = block.retry.map(Duration::from_millis).or(decoded.retry);
         decoded.last_event_id = block.id.unwrap_or(decoded.last_event_id);
         let Some(data) = block.data else { continue };
-        let kind = block.event.filter(|kind| !kind.is_empty());
+        let event_type = block.event.filter(|event_type| !event_type.is_empty());
         decoded.events.push(Event {
-            kind: kind.unwrap_or_else(|| "message".to_owned()),
+            event_type: event_type.unwrap_or_else(|| "message".to_owned()),
             data,
             last_event_id: decoded.last_event_id.clone(),
         });

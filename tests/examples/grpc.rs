@@ -1,21 +1,20 @@
-//! gRPC beside event streams: the tonic example, over real sockets.
+//! The tonic example: gRPC beside event streams.
 
-mod support;
-
-#[path = "../examples/tonic.rs"]
+#[path = "../../examples/tonic.rs"]
 #[allow(dead_code, reason = "main is not called")]
-mod tonic_example;
+mod example;
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use support::server::{VERSIONS, receive, request, serve};
-use tokio::{net::TcpListener, time::timeout};
+use testkit::{
+    server::{VERSIONS, Version, listen, send, serve},
+    wait::within,
+};
 use tonic::{Code, transport::Endpoint};
 use tonic_health::{
     ServingStatus::{NotServing, Serving},
@@ -24,17 +23,18 @@ use tonic_health::{
 };
 use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer};
 
-const LONG: Duration = Duration::from_secs(60);
+use super::{assert_closed, open};
+
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
-/// Messages as they are on the wire: not compressed, of so many bytes.
+/// Messages on the wire: a flag for compression, a length, and the bytes.
 const ABOUT_THE_SERVER: &[u8] = b"\0\0\0\0\0";
 const ABOUT_AN_UNKNOWN_SERVICE: &[u8] = b"\0\0\0\0\x06\x0a\x04none";
 const SERVING: &[u8] = b"\0\0\0\0\x02\x08\x01";
 const NOT_SERVING: &[u8] = b"\0\0\0\0\x02\x08\x02";
 
-/// All that a client sees of a call.
+/// Everything that a client receives of a call.
 #[derive(Debug, PartialEq)]
 struct Answer {
     status: u16,
@@ -44,11 +44,7 @@ struct Answer {
     trailers: Option<HeaderMap>,
 }
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(LONG, future).await.expect("it takes too long")
-}
-
-/// The same service without the layer, and with one that closes whatever it can.
+/// Serves the same service without the layer, and with a layer that closes every stream that it can.
 async fn without_and_with() -> [(SocketAddr, HealthReporter); 2] {
     let closed = Shutdown::new();
     closed.close_with(CloseEvent::new().data("this must not be seen"));
@@ -57,9 +53,9 @@ async fn without_and_with() -> [(SocketAddr, HealthReporter); 2] {
         .close_on_completed(true)
         .close_on_failed(true);
     let (without, service) = health_reporter();
-    let without = (serve(tonic_example::routes(service)).await, without);
+    let without = (serve(example::routes(service)).await, without);
     let (with, service) = health_reporter();
-    let app = tonic_example::routes(service).layer(layer);
+    let app = example::routes(service).layer(layer);
     [without, (serve(app).await, with)]
 }
 
@@ -69,13 +65,10 @@ async fn call(address: SocketAddr, path: &str, message: &'static [u8]) -> Respon
         .header("te", "trailers")
         .body(Full::<Bytes>::from(message))
         .expect("a valid request");
-    let client = Client::builder(TokioExecutor::new())
-        .http2_only(true)
-        .build_http();
-    within(client.request(request)).await.expect("a response")
+    send(Version::Http2, request).await
 }
 
-/// Reads a call to its end. Once each message is there, this is called, so that the next one has a frame of its own.
+/// Reads a call to its end. `after_message` runs after each message, so that each message has a frame of its own.
 async fn read(response: Response<Incoming>, mut after_message: impl AsyncFnMut(usize)) -> Answer {
     let (mut head, mut body) = response.into_parts();
     head.headers.remove("date");
@@ -156,12 +149,11 @@ async fn c2_streaming_call_is_the_same_with_the_layer() {
 
 #[tokio::test]
 async fn shutdown_closes_event_streams_and_ends_calls_on_the_same_port() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
+    let (listener, address) = listen().await;
     let shutdown = Shutdown::new();
     let server = tokio::spawn({
         let shutdown = shutdown.clone();
-        async move { tonic_example::serve(listener, &shutdown).await }
+        async move { example::serve(listener, &shutdown).await }
     });
 
     let channel = Endpoint::from_shared(format!("http://{address}")).expect("an address");
@@ -181,18 +173,14 @@ async fn shutdown_closes_event_streams_and_ends_calls_on_the_same_port() {
     assert_eq!(first.expect("a message").status(), ServingStatus::Serving);
     let mut streams = Vec::new();
     for version in VERSIONS {
-        let response = request(address, version, "GET", "/events").await;
-        let mut body = response.into_body();
-        let first = within(body.frame()).await.expect("a frame");
-        let first = first.expect("no error").into_data().expect("data");
+        let (first, body) = open(address, version, "GET", "/events").await;
         assert_eq!(first, "data: 1\n\n");
         streams.push(body);
     }
 
     shutdown.close();
     for body in streams {
-        let text = within(receive(body)).await.text();
-        assert!(text.ends_with("event: close\ndata:\n\n"), "{text:?}");
+        assert_closed(body).await;
     }
     let last = within(watch.message()).await.expect("no error");
     assert_eq!(last.expect("a message").status(), ServingStatus::NotServing);

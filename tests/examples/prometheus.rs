@@ -1,26 +1,23 @@
-//! The metrics example: what Prometheus reads.
+//! The metrics example: the metrics that Prometheus reads.
 
-mod support;
-
-#[path = "../examples/metrics.rs"]
+#[path = "../../examples/metrics.rs"]
 #[allow(dead_code, reason = "main is not called")]
-mod metrics_example;
+mod example;
 
 use metrics_exporter_prometheus::PrometheusBuilder;
-use support::server::{Version, receive, request, serve};
+use testkit::server::{Version, serve};
 use tower_sse_completion::Shutdown;
+
+use super::text_of;
 
 #[tokio::test]
 async fn prometheus_reads_how_streams_have_ended() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let prometheus = recorder.handle();
-    // The server is on this thread.
+    // The server runs on this thread.
     let _recording = metrics::set_default_local_recorder(&recorder);
-    let address = serve(metrics_example::app(prometheus, &Shutdown::new())).await;
-    let get = async |path| {
-        let response = request(address, Version::Http1, "GET", path).await;
-        receive(response.into_body()).await.text()
-    };
+    let address = serve(example::app(prometheus, &Shutdown::new())).await;
+    let get = async |path| text_of(address, Version::Http1, "GET", path).await;
 
     assert_eq!(get("/finite").await, "data: 1\n\ndata: 2\n\ndata: 3\n\n");
     assert_eq!(get("/empty").await, "event: close\ndata:\n\n");

@@ -1,29 +1,23 @@
-//! The proxy example: every way of an upstream to misbehave, cut at every byte, over real sockets.
+//! The proxy example: an upstream that misbehaves in every way, truncated at every byte.
 
-mod support;
-
-#[path = "../examples/llm_proxy/main.rs"]
+#[path = "../../examples/llm_proxy/main.rs"]
 #[allow(dead_code, reason = "main is not called")]
-mod llm_proxy;
+mod example;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use axum::Router;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use support::server::{VERSIONS, Version, receive, serve};
+use testkit::server::{VERSIONS, Version, listen, next_data, receive, send, serve};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    time::timeout,
+    net::TcpStream,
 };
 use tower_sse_completion::Shutdown;
-
-const LONG: Duration = Duration::from_secs(60);
 
 struct Api {
     path: &'static str,
@@ -51,22 +45,21 @@ const APIS: [Api; 2] = [
     },
 ];
 
-/// What an upstream does behind the last of its bytes.
+/// What an upstream does after its last byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Then {
-    /// Ends its answer as HTTP has it.
+enum UpstreamEnd {
+    /// Sends the final chunk.
     Stop,
-    /// Loses the connection.
+    /// Closes the connection without a final chunk.
     Die,
-    /// Says no more, and keeps the connection.
+    /// Sends nothing more, and keeps the connection open.
     Hang,
 }
 
-/// An upstream that gives so many bytes of this answer as the request says, in chunks as large as it says. Written by
-/// hand, because a server that cuts a connection may lose chunks.
+/// Serves the first bytes of this answer. Each request states the number of bytes, the size of the chunks, and the
+/// end. The server is hand-written, because hyper may lose chunks when a connection fails.
 async fn upstream(answer: &str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
+    let (listener, address) = listen().await;
     let answer: Arc<str> = answer.into();
     tokio::spawn(async move {
         while let Ok((connection, _)) = listener.accept().await {
@@ -77,13 +70,13 @@ async fn upstream(answer: &str) -> SocketAddr {
     address
 }
 
-fn request_for(bytes: usize, chunk: usize, then: Then) -> String {
-    format!("{{{bytes} {chunk} {then:?}}}")
+fn request_for(bytes: usize, chunk: usize, end: UpstreamEnd) -> String {
+    format!("{{{bytes} {chunk} {end:?}}}")
 }
 
 async fn serve_one(mut connection: TcpStream, answer: &str) -> io::Result<()> {
     let mut request = Vec::new();
-    // All of it: what is left unread would reset the connection.
+    // An unread rest of the request would reset the connection.
     while !request.ends_with(b"}") {
         assert_ne!(
             connection.read_buf(&mut request).await?,
@@ -93,9 +86,9 @@ async fn serve_one(mut connection: TcpStream, answer: &str) -> io::Result<()> {
     }
     let request = String::from_utf8(request).expect("text");
     assert!(!request.contains("accept-encoding"), "{request}");
-    let (_, says) = request.split_once('{').expect("a body");
-    let says: Vec<_> = says.trim_end_matches('}').split(' ').collect();
-    let number = |index: usize| -> usize { says[index].parse().expect("a number") };
+    let (_, options) = request.split_once('{').expect("a body");
+    let options: Vec<_> = options.trim_end_matches('}').split(' ').collect();
+    let number = |index: usize| -> usize { options[index].parse().expect("a number") };
 
     let mut bytes = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/event-stream\r\n\
         transfer-encoding: chunked\r\n\r\n"
@@ -104,12 +97,12 @@ async fn serve_one(mut connection: TcpStream, answer: &str) -> io::Result<()> {
         bytes.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
         bytes.extend([chunk, b"\r\n"].concat());
     }
-    if says[2] == "Stop" {
+    if options[2] == "Stop" {
         bytes.extend(b"0\r\n\r\n");
     }
     connection.write_all(&bytes).await?;
-    if says[2] == "Hang" {
-        // Until the proxy has closed it.
+    if options[2] == "Hang" {
+        // The connection stays open until the proxy closes it.
         let left = connection.read(&mut [0]).await?;
         assert_eq!(left, 0, "more than a request");
     }
@@ -117,7 +110,7 @@ async fn serve_one(mut connection: TcpStream, answer: &str) -> io::Result<()> {
 }
 
 async fn serve_proxy(upstream: SocketAddr, shutdown: &Shutdown) -> SocketAddr {
-    let proxy = llm_proxy::proxy(&format!("http://{upstream}"), shutdown);
+    let proxy = example::proxy(&format!("http://{upstream}"), shutdown);
     serve(proxy.expect("valid options")).await
 }
 
@@ -127,31 +120,23 @@ async fn post(
     path: &str,
     body: String,
 ) -> Response<Incoming> {
-    let client = Client::builder(TokioExecutor::new())
-        .http2_only(version == Version::Http2)
-        .build_http();
     let request = Request::post(format!("http://{address}{path}"))
         .header("accept-encoding", "gzip")
         .header("content-type", "application/json")
         .body(Full::<Bytes>::from(body));
-    let response = client.request(request.expect("a valid request"));
-    within(response).await.expect("a response")
+    send(version, request.expect("a valid request")).await
 }
 
 async fn text(response: Response<Incoming>) -> String {
-    within(receive(response.into_body())).await.text()
+    receive(response.into_body()).await.text()
 }
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(LONG, future).await.expect("it takes too long")
-}
-
-/// What a client gets of an answer of which so many bytes have come.
-fn expected(api: &Api, answer: &str, bytes: usize, then: Then) -> String {
+/// Returns the text that a client receives if the proxy has received this many bytes of the answer.
+fn expected(api: &Api, answer: &str, bytes: usize, end: UpstreamEnd) -> String {
     if bytes == answer.len() {
         return answer.to_owned();
     }
-    // An event is over with the CR of its blank line. The LF behind that is made good.
+    // An event is complete with the CR of its blank line. The layer adds the missing LF.
     let (blank_line, spare) = match answer.contains('\r') {
         true => ("\r\n\r\n", 1),
         false => ("\n\n", 0),
@@ -162,23 +147,23 @@ fn expected(api: &Api, answer: &str, bytes: usize, then: Then) -> String {
         .take_while(|end| *end <= bytes + spare)
         .last()
         .unwrap_or(0);
-    let message = match (bytes, then) {
-        (0, Then::Stop) => "the model gave no answer",
+    let message = match (bytes, end) {
+        (0, UpstreamEnd::Stop) => "the model gave no answer",
         _ => "the answer was cut",
     };
     format!("{}{}", &answer[..whole_events], (api.error)(message))
 }
 
-/// Every answer cut at every byte, in chunks of one or two bytes, or in one chunk.
-async fn cut_everywhere(then: Then) {
+/// Truncates every answer at every byte, in chunks of one or two bytes, or in one chunk.
+async fn cut_everywhere(end: UpstreamEnd) {
     for api in &APIS {
         for answer in [api.answer.to_owned(), api.answer.replace('\n', "\r\n")] {
             let address = serve_proxy(upstream(&answer).await, &Shutdown::new()).await;
             let cut_at = async |bytes| {
-                let expected = expected(api, &answer, bytes, then);
+                let expected = expected(api, &answer, bytes, end);
                 let sizes = [1, 2, answer.len()];
                 for (chunk, version) in sizes.into_iter().zip(VERSIONS.into_iter().cycle()) {
-                    let request = request_for(bytes, chunk, then);
+                    let request = request_for(bytes, chunk, end);
                     let received = text(post(address, version, api.path, request).await).await;
                     assert_eq!(received, expected, "{bytes} bytes, {chunk} in a chunk");
                 }
@@ -191,59 +176,56 @@ async fn cut_everywhere(then: Then) {
 }
 
 #[tokio::test]
-async fn upstream_that_dies_at_any_byte_is_told_of() {
-    cut_everywhere(Then::Die).await;
+async fn upstream_that_dies_at_any_byte_is_reported_to_the_client() {
+    cut_everywhere(UpstreamEnd::Die).await;
 }
 
 #[tokio::test]
-async fn upstream_that_stops_at_any_byte_is_told_of() {
-    cut_everywhere(Then::Stop).await;
+async fn upstream_that_stops_at_any_byte_is_reported_to_the_client() {
+    cut_everywhere(UpstreamEnd::Stop).await;
 }
 
 #[tokio::test]
-async fn whole_answer_arrives_as_it_is_however_its_chunks_are_cut() {
+async fn complete_answer_is_forwarded_unchanged_in_chunks_of_any_size() {
     for api in &APIS {
         let answer = api.answer;
         let address = serve_proxy(upstream(answer).await, &Shutdown::new()).await;
         for chunk in 1..=answer.len() {
-            // Whatever the upstream does behind its end mark.
-            for then in [Then::Stop, Then::Die, Then::Hang] {
-                let request = request_for(answer.len(), chunk, then);
+            // The end of the upstream after its end mark does not matter.
+            for end in [UpstreamEnd::Stop, UpstreamEnd::Die, UpstreamEnd::Hang] {
+                let request = request_for(answer.len(), chunk, end);
                 let response = post(address, Version::Http1, api.path, request).await;
                 assert_eq!(response.headers().get("connection"), None);
-                assert_eq!(text(response).await, answer, "{chunk} in a chunk, {then:?}");
+                assert_eq!(text(response).await, answer, "{chunk} in a chunk, {end:?}");
             }
         }
     }
 }
 
 #[tokio::test]
-async fn shutdown_tells_the_client_of_an_upstream_that_hangs() {
+async fn shutdown_is_reported_to_the_client_of_an_upstream_that_hangs() {
     for api in &APIS {
         let shutdown = Shutdown::new();
         let address = serve_proxy(upstream(api.answer).await, &shutdown).await;
         let (first, _) = api.answer.split_once("\n\n").expect("an event");
         let mut streams = Vec::new();
         for version in VERSIONS {
-            let request = request_for(first.len() + 5, 1000, Then::Hang);
+            let request = request_for(first.len() + 5, 1000, UpstreamEnd::Hang);
             let mut body = post(address, version, api.path, request).await.into_body();
-            let frame = within(body.frame()).await.expect("a frame");
-            let data = frame.expect("no error").into_data().expect("data");
-            assert_eq!(data, format!("{first}\n\n"));
+            assert_eq!(next_data(&mut body).await, format!("{first}\n\n"));
             streams.push(body);
         }
         shutdown.close();
         for body in streams {
-            let rest = within(receive(body)).await.text();
+            let rest = receive(body).await.text();
             assert_eq!(rest, (api.error)("the server restarts"));
         }
     }
 }
 
 #[tokio::test]
-async fn upstream_out_of_reach_is_a_bad_gateway() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let nobody = listener.local_addr().expect("an address");
+async fn unreachable_upstream_is_a_bad_gateway() {
+    let (listener, nobody) = listen().await;
     drop(listener);
     let address = serve_proxy(nobody, &Shutdown::new()).await;
     for version in VERSIONS {
@@ -256,7 +238,7 @@ async fn upstream_out_of_reach_is_a_bad_gateway() {
 }
 
 #[tokio::test]
-async fn answer_that_is_no_event_stream_stays_as_it_is() {
+async fn answer_that_is_not_an_event_stream_is_forwarded_unchanged() {
     let refuse = async |headers: HeaderMap| {
         assert_eq!(headers["authorization"], "Bearer secret");
         let body = r#"{"error":{"message":"too many"}}"#;
@@ -264,12 +246,10 @@ async fn answer_that_is_no_event_stream_stays_as_it_is() {
     };
     let models = Router::new().route("/v1/messages", axum::routing::post(refuse));
     let address = serve_proxy(serve(models).await, &Shutdown::new()).await;
-    let client = Client::builder(TokioExecutor::new()).build_http();
     let request = Request::post(format!("http://{address}/v1/messages"))
         .header("authorization", "Bearer secret")
         .body(Full::<Bytes>::default());
-    let response = client.request(request.expect("a valid request"));
-    let response = within(response).await.expect("a response");
+    let response = send(Version::Http1, request.expect("a valid request")).await;
     assert_eq!(response.status(), 429);
     assert_eq!(response.headers()["retry-after"], "7");
     assert_eq!(response.headers()["content-length"], "32");
@@ -278,7 +258,7 @@ async fn answer_that_is_no_event_stream_stays_as_it_is() {
 
 #[tokio::test]
 async fn upstream_of_the_example_misbehaves_on_demand() {
-    let models = serve(llm_proxy::language_models()).await;
+    let models = serve(example::language_models()).await;
     let address = serve_proxy(models, &Shutdown::new()).await;
     for api in &APIS {
         let get = async |behaviour: &str| {

@@ -1,12 +1,7 @@
-//! The MCP example, spoken to over sockets: how its streams end when the server shuts down.
+//! The MCP example: how its streams end when the server shuts down.
 
-mod support;
-
-#[allow(
-    dead_code,
-    reason = "its main function, which this program does not call"
-)]
-#[path = "../examples/mcp.rs"]
+#[path = "../../examples/mcp.rs"]
+#[allow(dead_code, reason = "main is not called")]
 mod example;
 
 use std::{net::SocketAddr, time::Duration};
@@ -16,12 +11,14 @@ use example::EndedBy;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use support::{decoder::decode, server::receive};
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::timeout};
+use testkit::{
+    decoder::decode,
+    server::{Version, listen, next_data, receive, send},
+    wait::within,
+};
+use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 
-const LONG: Duration = Duration::from_secs(20);
-/// Far longer than it takes to end a stream.
+/// Far longer than the end of a stream takes.
 const FOR_A_WHILE: Duration = Duration::from_secs(3);
 
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25",
@@ -30,7 +27,7 @@ const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialize
 const COUNT: &str = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"count","arguments":{"to":4},
     "_meta":{"progressToken":2}}}"#;
 
-/// A server with a session, a GET that subscribes to it, and a POST whose answer has begun.
+/// A server with a session, a GET that subscribes to the session, and a POST whose answer has begun.
 struct Server {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
@@ -42,25 +39,23 @@ struct Server {
 
 impl Server {
     async fn start(ended_by: EndedBy) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
+        let (listener, address) = listen().await;
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(async move {
             let served = example::serve(listener, ended_by, stopped).await;
             served.map_err(|error| error.to_string())
         });
 
-        let answer = send(address, "POST", &[], INITIALIZE).await;
+        let answer = call(address, "POST", &[], INITIALIZE).await;
         let session = answer.headers()["mcp-session-id"].to_str().expect("text");
         let session = session.to_owned();
         assert!(text(answer.into_body()).await.contains("serverInfo"));
         let headers = [("mcp-session-id", session.as_str())];
-        send(address, "POST", &headers, INITIALIZED).await;
-        let mut get = send(address, "GET", &headers, "").await.into_body();
-        let mut post = send(address, "POST", &headers, COUNT).await.into_body();
+        call(address, "POST", &headers, INITIALIZED).await;
+        let mut get = call(address, "GET", &headers, "").await.into_body();
+        let mut post = call(address, "POST", &headers, COUNT).await.into_body();
         for stream in [&mut get, &mut post] {
-            let first = stream.frame().await.expect("a frame").expect("no error");
-            let first = first.into_data().expect("data");
+            let first = next_data(stream).await;
             assert!(String::from_utf8_lossy(&first).contains("retry: 3000"));
         }
         Self {
@@ -74,14 +69,12 @@ impl Server {
     }
 }
 
-async fn send(
+async fn call(
     address: SocketAddr,
     method: &str,
     headers: &[(&str, &str)],
     body: &'static str,
 ) -> Response<Incoming> {
-    // A connection of its own, as hyper pools them for each client.
-    let client = Client::builder(TokioExecutor::new()).build_http();
     let mut request = Request::builder()
         .method(method)
         .uri(format!("http://{address}/mcp"))
@@ -91,25 +84,31 @@ async fn send(
         request = request.header(*name, *value);
     }
     let request = request.body(Full::new(Bytes::from_static(body.as_bytes())));
-    let response = client.request(request.expect("a valid request")).await;
-    let response = response.expect("a response");
+    let response = send(Version::Http1, request.expect("a valid request")).await;
     assert!(response.status().is_success(), "{response:?}");
     response
 }
 
 async fn text(body: Incoming) -> String {
-    let received = timeout(LONG, receive(body)).await;
-    received.expect("the stream ends").text()
+    receive(body).await.text()
 }
 
-/// The last event is the close event, with a `retry` of the example.
+/// Asserts that the last event is the close event, with the reconnection time of the example.
 #[track_caller]
 fn assert_closed(text: &str) {
     let decoded = decode(text.as_bytes());
     let last = decoded.events.last().expect("an event");
-    assert_eq!((last.kind.as_str(), last.data.as_str()), ("close", ""));
-    let retry = decoded.reconnection_time.expect("a reconnection time");
-    assert!((500..=2000).contains(&retry), "{retry}");
+    assert_eq!(
+        (last.event_type.as_str(), last.data.as_str()),
+        ("close", "")
+    );
+    let retry = decoded.retry.expect("a reconnection time");
+    assert!((500..=2000).contains(&retry.as_millis()), "{retry:?}");
+}
+
+async fn assert_returns(server: JoinHandle<Result<(), String>>) {
+    let served = within(server).await.expect("no panic");
+    assert_eq!(served, Ok(()));
 }
 
 #[tokio::test]
@@ -123,8 +122,7 @@ async fn subscription_ends_at_once_and_answer_in_progress_has_its_result() {
     let answer = answer.await.expect("no panic");
     assert!(answer.contains("counted to 4"), "{answer}");
     assert!(!answer.contains("event: close"), "{answer}");
-    let served = timeout(LONG, server.running).await.expect("it returns");
-    assert_eq!(served.expect("no panic"), Ok(()));
+    assert_returns(server.running).await;
 }
 
 #[tokio::test]
@@ -139,8 +137,7 @@ async fn without_the_layer_the_subscription_keeps_the_server_from_ending() {
     assert!(more.is_err(), "the stream is still open, got {more:?}");
     assert!(!server.running.is_finished());
     drop(get);
-    let served = timeout(LONG, server.running).await.expect("it returns");
-    assert_eq!(served.expect("no panic"), Ok(()));
+    assert_returns(server.running).await;
 }
 
 #[tokio::test]
@@ -149,11 +146,10 @@ async fn token_of_rmcp_ends_every_stream_and_loses_the_result() {
     server.stop.send(()).expect("the server runs");
 
     let (get, answer) = (text(server.get).await, text(server.post).await);
-    assert_eq!(get, "", "nothing says that this is an end on purpose");
+    assert_eq!(get, "", "the subscription ends without a close event");
     assert!(!answer.contains("counted to 4"), "{answer}");
     assert!(!answer.contains("event: close"), "{answer}");
-    let served = timeout(LONG, server.running).await.expect("it returns");
-    assert_eq!(served.expect("no panic"), Ok(()));
+    assert_returns(server.running).await;
 }
 
 #[tokio::test]
@@ -164,12 +160,11 @@ async fn answer_that_is_resumed_by_a_get_has_its_result_too() {
         ("mcp-session-id", server.session.as_str()),
         ("last-event-id", "0/0"),
     ];
-    let resumed = send(server.address, "GET", &headers, "").await.into_body();
+    let resumed = call(server.address, "GET", &headers, "").await.into_body();
     server.stop.send(()).expect("the server runs");
 
     assert_closed(&text(server.get).await);
     let answer = text(resumed).await;
     assert!(answer.contains("counted to 4"), "{answer}");
-    let served = timeout(LONG, server.running).await.expect("it returns");
-    assert_eq!(served.expect("no panic"), Ok(()));
+    assert_returns(server.running).await;
 }

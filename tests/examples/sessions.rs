@@ -1,0 +1,28 @@
+//! The sessions example: a logout ends the streams of one user.
+
+#[path = "../../examples/sessions.rs"]
+#[allow(dead_code, reason = "main is not called")]
+mod example;
+
+use testkit::server::{VERSIONS, next_data, receive, serve};
+use tower_sse_completion::Shutdown;
+
+use super::{open, text_of};
+
+#[tokio::test]
+async fn logout_ends_the_streams_of_one_user() {
+    let address = serve(example::app(&Shutdown::new())).await;
+    for version in VERSIONS {
+        let (first, ada) = open(address, version, "GET", "/events/ada").await;
+        assert_eq!(first, "data: event 1 for ada\n\n");
+        let (_, mut bob) = open(address, version, "GET", "/events/bob").await;
+
+        let logout = async || text_of(address, version, "POST", "/logout/ada").await;
+        assert_eq!(logout().await, "logged out\n");
+        let end = receive(ada).await.text();
+        assert!(end.ends_with("event: logged-out\ndata:\n\n"), "{end:?}");
+
+        assert_eq!(next_data(&mut bob).await, "data: event 2 for bob\n\n");
+        assert_eq!(logout().await, "nobody of that name");
+    }
+}

@@ -1,0 +1,189 @@
+//! Keep-alive comments, on tokio's paused clock.
+
+use std::time::Duration;
+
+use testkit::{
+    MIRI_STRIDE,
+    driver::Driver,
+    exchange::{CLOSE, cancelled_by, drive},
+    feed::{FedBody, Feed, feed},
+    reports::Reports,
+    script::{AfterScript, Script},
+};
+use tokio::time::advance;
+use tokio_util::sync::CancellationToken;
+use tower_sse_completion::{CloseEvent, InvalidDeadline, ResponseBody, SseCompletionLayer};
+
+type Result = std::result::Result<(), InvalidDeadline>;
+
+const SECOND: Duration = Duration::from_secs(1);
+const COMMENT: &str = ":\n";
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// Returns a stream that is pending, with this interval in seconds.
+fn kept_alive(
+    seconds: u32,
+    configure: impl FnOnce(SseCompletionLayer) -> SseCompletionLayer,
+) -> std::result::Result<(Feed, Driver<ResponseBody<FedBody>>), InvalidDeadline> {
+    let layer = SseCompletionLayer::new().keep_alive(SECOND * seconds)?;
+    let (events, upstream) = feed();
+    let mut body = drive(&configure(layer), upstream);
+    body.assert_pending();
+    Ok((events, body))
+}
+
+#[tokio::test(start_paused = true)]
+async fn c19_comment_is_written_after_each_silent_interval() -> Result {
+    let (events, mut body) = kept_alive(10, |layer| layer)?;
+    let expected = [(10, COMMENT.into()), (20, COMMENT.into())];
+    assert_eq!(body.advance(25).await, expected);
+    events.send(": the handler's own\n");
+    assert_eq!(body.ready_data(), [": the handler's own\n"]);
+    let output = body.advance(12).await;
+    assert_eq!(
+        output,
+        [(10, COMMENT.into())],
+        "any data reset the interval"
+    );
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn c19_comment_is_written_at_a_boundary_only() -> Result {
+    // An unfinished event that is buffered does not defer the comment.
+    let (events, mut body) = kept_alive(1, |layer| layer)?;
+    events.send("data: 1\n\ndata: 2");
+    assert_eq!(body.ready_data(), ["data: 1\n\n"]);
+    assert_eq!(body.advance(1).await, [(1, COMMENT.into())]);
+    events.send("\n\n");
+    assert_eq!(body.ready_data(), ["data: 2", "\n\n"]);
+
+    // An unfinished event that was forwarded does.
+    let (events, mut body) = kept_alive(1, |layer| layer.hold_limit(0))?;
+    events.send("data: 1");
+    assert_eq!(body.ready_data(), ["data: 1"]);
+    assert_eq!(body.advance(5).await, []);
+    events.send("\n\n");
+    assert_eq!(body.ready_data(), ["\n\n"]);
+    assert_eq!(body.advance(1).await, [(1, COMMENT.into())]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn c19_comment_never_separates_cr_and_lf() -> Result {
+    let (events, mut body) = kept_alive(1, |layer| layer)?;
+    events.send("data: 1\r\n\r");
+    assert_eq!(body.ready_data(), ["data: 1\r\n\r"]);
+    assert_eq!(body.advance(3).await, []);
+    events.send("\n");
+    assert_eq!(body.ready_data(), ["\n"]);
+    assert_eq!(body.advance(1).await, [(1, COMMENT.into())]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn c19_comment_does_not_reset_the_idle_timeout() -> Result {
+    let layer = SseCompletionLayer::new()
+        .close_event_with(|ending| CloseEvent::new().data(ending.as_str()))
+        .keep_alive(SECOND * 2)?
+        .idle_timeout(SECOND * 5)?;
+    let (_events, upstream) = feed();
+    let mut body = drive(&layer, upstream);
+    body.assert_pending();
+    let close = "event: close\ndata: idle\n\n";
+    let expected = [(2, COMMENT), (4, COMMENT), (5, close)];
+    let output = body.advance(9).await;
+    assert_eq!(output, expected.map(|(second, data)| (second, data.into())));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn c19_byte_order_mark_after_a_comment_is_dropped() -> Result {
+    let stream = [BYTE_ORDER_MARK, b"data: 1\n\n"].concat();
+    for hold_limit in [64 * 1024, 0, 1, 2, 3, 4]
+        .into_iter()
+        .step_by(MIRI_STRIDE.min(3))
+    {
+        for first in 0..stream.len() {
+            for second in (first..stream.len()).step_by(MIRI_STRIDE) {
+                let (events, mut body) = kept_alive(1, |layer| layer.hold_limit(hold_limit))?;
+                assert_eq!(body.advance(1).await, [(1, COMMENT.into())]);
+                for piece in [&stream[..first], &stream[first..second], &stream[second..]] {
+                    events.send(piece);
+                }
+                let frames = body.ready_data();
+                let case = format!("{hold_limit} buffered, cut at {first} and {second}");
+                assert!(frames.iter().all(|data| !data.is_empty()), "{case}");
+                assert_eq!(frames.concat(), b"data: 1\n\n", "{case}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn c19_second_byte_order_mark_after_a_comment_is_forwarded() -> Result {
+    for hold_limit in [64 * 1024, 0, 3] {
+        let (events, mut body) = kept_alive(1, |layer| layer.hold_limit(hold_limit))?;
+        body.advance(1).await;
+        for piece in [BYTE_ORDER_MARK, BYTE_ORDER_MARK, b": 1\n\n"] {
+            events.send(piece);
+        }
+        let bytes = body.ready_data().concat();
+        assert_eq!(bytes, b"\xEF\xBB\xBF: 1\n\n", "{hold_limit} buffered");
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn c16_frames_that_are_joined_after_a_comment_are_counted_one_by_one() -> Result {
+    let reports = Reports::default();
+    let (events, mut body) = kept_alive(1, |layer| layer.on_end(reports.observer()))?;
+    assert_eq!(body.advance(1).await, [(1, COMMENT.into())]);
+    for piece in ["da", "ta: ", "1\n\n"] {
+        events.send(piece);
+    }
+    assert_eq!(body.data(), "data: 1\n\n");
+    drop(body);
+    assert_eq!(reports.only().data_frames(), 3);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn c19_close_event_follows_a_comment() -> Result {
+    let token = CancellationToken::new();
+    let layer = cancelled_by(&token).keep_alive(SECOND)?;
+    let upstream = Script::frames(["data: 1\n\n"]).then(AfterScript::Pending);
+    let mut body = drive(&layer, upstream);
+    assert_eq!(body.ready_data(), ["data: 1\n\n"]);
+    advance(SECOND).await;
+    assert_eq!(body.data(), COMMENT);
+    token.cancel();
+    assert_eq!(body.rest().bytes(), CLOSE);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn c19_comment_is_due_in_a_late_first_poll() -> Result {
+    let (_events, upstream) = feed();
+    let mut body = drive(&SseCompletionLayer::new().keep_alive(SECOND)?, upstream);
+    advance(SECOND * 2).await;
+    assert_eq!(body.data(), COMMENT);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn interval_is_at_least_one_millisecond() -> Result {
+    // A shorter interval would be over in every poll, and the server would never stop polling.
+    let (_events, upstream) = feed();
+    let layer = SseCompletionLayer::new().keep_alive(Duration::from_nanos(1))?;
+    let mut body = drive(&layer, upstream);
+    for _ in 0..3 {
+        body.assert_pending();
+        advance(Duration::from_micros(900)).await;
+        body.assert_pending();
+        advance(Duration::from_micros(100)).await;
+        assert_eq!(body.data(), COMMENT);
+    }
+    Ok(())
+}
