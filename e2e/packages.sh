@@ -1,15 +1,31 @@
-# Sourced by the parts of the end-to-end tests.
+# Sourced by the scripts of this repository. Each function installs what is missing, and fails if it cannot.
 
-# need COMMAND PACKAGE...: installs these Debian packages, unless the command is there.
+# need COMMAND PACKAGE...: these Debian packages, unless the command exists.
 need() {
     local command=$1
     shift
-    if ! command -v "$command" >/dev/null; then
+    if ! PATH=$PATH:/usr/sbin command -v "$command" >/dev/null; then
         apt-get update
         DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
             install --yes --no-install-recommends "$@"
     fi
 }
+
+# need_proxies NAME...: these proxies. Debian must not start them as services.
+need_proxies() (
+    policy=/usr/sbin/policy-rc.d
+    for name in "$@"; do
+        if PATH=$PATH:/usr/sbin command -v "$name" >/dev/null; then
+            continue
+        fi
+        if [ ! -e "$policy" ]; then
+            trap 'rm -f "$policy"' EXIT
+            printf '#!/bin/sh\nexit 101\n' >"$policy"
+            chmod +x "$policy"
+        fi
+        need "$name" "$name"
+    done
+)
 
 # need_node DIRECTORY: Node.js 20 or newer. Debian 12 has an older one, which can fetch a newer one from npm into this
 # directory.
@@ -28,4 +44,23 @@ need_venv() {
     python3 -c "import ensurepip" 2>/dev/null || need ensurepip python3-venv
     python3 -m venv "$1"
     "$1/bin/pip" install --quiet --disable-pip-version-check --requirement "$2"
+}
+
+# need_nightly [COMPONENT...]: a nightly toolchain with these components.
+need_nightly() {
+    cargo +nightly --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
+    if [ $# -gt 0 ]; then
+        rustup component add --toolchain nightly "$@"
+    fi
+}
+
+# need_tool NAME VERSION: this cargo subcommand.
+need_tool() {
+    cargo "$1" --version >/dev/null 2>&1 ||
+        CARGO_PROFILE_DEV_DEBUG=none cargo install "cargo-$1@$2" --locked --debug
+}
+
+# build TARGET...: programs in the debug profile, with the features that `.ci/run` builds for the tests.
+build() {
+    cargo build --workspace --exclude frameworks --all-features "$@"
 }

@@ -9,8 +9,6 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
-
 /// A server process, which is killed when it is dropped.
 #[derive(Debug)]
 pub struct Server {
@@ -99,8 +97,8 @@ impl Server {
     ///
     /// Fails if the server has ended.
     pub fn terminate(&self) -> io::Result<()> {
-        let process = Pid::from_child(&self.process);
-        Ok(kill_process(process, Signal::TERM)?)
+        let process = self.process.id().to_string();
+        output("sh", &["-c", "kill -TERM $0", &process]).map(drop)
     }
 
     /// Returns the exit status if the server has ended.

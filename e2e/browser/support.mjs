@@ -1,10 +1,10 @@
 // The browser, the servers, and waiting with a bound.
 
 import { spawn } from "node:child_process";
-import { after, before } from "node:test";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { after, before } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
 const BOUND = 30_000;
@@ -56,8 +56,7 @@ export class Server {
   #ended;
 
   constructor(path, port, args) {
-    const binary = fileURLToPath(new URL(`../../target/debug/${path}`, import.meta.url));
-    this.#process = spawn(binary, args, {
+    this.#process = spawn(join(process.env.CARGO_TARGET_DIR, "debug", path), args, {
       env: { ...process.env, PORT: String(port) },
       stdio: ["pipe", "pipe", "inherit"],
     });

@@ -6,8 +6,10 @@ use std::{
 };
 
 use e2e::proxy::{Config, Kind, free_address};
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::{process::Child, time};
+use tokio::{
+    process::{Child, Command},
+    time,
+};
 
 use crate::{Variant, audience::Audience, flow::Flow, instance::Instance, outcome::Outcome};
 
@@ -86,8 +88,12 @@ pub async fn restart_all(
 /// Sends SIGTERM, waits for the end of the process, and returns `true` if it had to be killed.
 async fn stop(instance: &mut Child) -> Result<bool, Box<dyn Error>> {
     let id = instance.id().ok_or("the instance has ended")?;
-    let process = Pid::from_raw(i32::try_from(id)?).ok_or("no process")?;
-    kill_process(process, Signal::TERM)?;
+    // `kill` is a builtin of every shell.
+    let kill = format!("kill -TERM {id}");
+    let signalled = Command::new("sh").args(["-c", &kill]).status().await?;
+    if !signalled.success() {
+        return Err("the instance has ended".into());
+    }
     match time::timeout(GRACE, instance.wait()).await {
         Ok(ended) => ended.map(|_| false).map_err(Into::into),
         Err(_) => {
