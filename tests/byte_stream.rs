@@ -17,7 +17,7 @@ use testkit::{
     MIRI_STRIDE,
     exchange::{CLOSE, cancelled_by, event_stream},
     reports::Reports,
-    script::{AfterScript, Script, ScriptError, Step, data},
+    script::{Script, ScriptError, Step, data},
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{CloseEvent, Ending, SseCompletionLayer};
@@ -108,7 +108,7 @@ fn c16_stream_is_reported_once() {
         items(&mut stream);
     }
     {
-        let upstream = Script::new([]).then(AfterScript::Pending);
+        let upstream = Script::silent();
         let mut stream = pin!(layer.byte_stream(BodyDataStream::new(upstream)));
         items(&mut stream);
     }
@@ -172,7 +172,7 @@ async fn deadlines_and_shutdowns_hold_for_streams_too() {
         .clone()
         .max_age(Duration::from_secs(5))
         .expect("not zero");
-    let silent = || BodyDataStream::new(Script::new([]).then(AfterScript::Pending));
+    let silent = || BodyDataStream::new(Script::silent());
 
     let mut stream = pin!(expiring.byte_stream(silent()));
     let event = stream.next().await.expect("an item").expect("no error");

@@ -33,10 +33,6 @@ fn endless() -> Script {
     Script::new([]).then(AfterScript::Repeat(Bytes::from_static(EVENT)))
 }
 
-fn silent() -> Script {
-    Script::new([]).then(AfterScript::Pending)
-}
-
 fn cancelled() -> CancellationToken {
     let token = CancellationToken::new();
     token.cancel();
@@ -248,7 +244,7 @@ fn c15_first_of_several_cancellations_ends_the_stream() {
             .cancel_when(cancelled(0))
             .cancel_when(cancelled(1))
             .cancel_when(cancelled(2));
-        let mut body = drive(&layer, silent());
+        let mut body = drive(&layer, Script::silent());
         assert!(body.poll().is_pending());
         tokens[first].cancel();
         assert_eq!(body.wakes(), 1);
@@ -269,7 +265,7 @@ fn cancellation_is_made_from_the_head_of_the_request() {
         let mut request = Request::new(());
         let value = HeaderValue::from_static("1");
         request.headers_mut().insert(name, value);
-        let response = through(&layer, request, event_stream_response(silent()));
+        let response = through(&layer, request, event_stream_response(Script::silent()));
         let mut body = Driver::new(response.into_body());
         assert_eq!(body.poll_while_woken().is_ready(), is_cancelled);
     }
@@ -317,7 +313,7 @@ fn c17_cancellation_is_polled_when_pending_and_before_every_32nd_ready_frame() {
     }
     assert!(counted.take() <= 10, "frames of any kind");
 
-    let mut body = drive(&layer, silent());
+    let mut body = drive(&layer, Script::silent());
     assert!(body.poll().is_pending());
     counted.take();
     for _ in 0..100 {

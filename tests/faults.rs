@@ -345,7 +345,7 @@ fn event(bytes: usize) -> Vec<u8> {
 
 fn upstream(path: &str) -> Script {
     match path {
-        "/silent" => Script::new([]).then(AfterScript::Pending),
+        "/silent" => Script::silent(),
         "/half" => {
             Script::new([data(FIRST), data("id: 2\ndata: {\"half\":")]).then(AfterScript::Pending)
         }

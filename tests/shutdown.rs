@@ -37,17 +37,12 @@ fn idle(layer: &SseCompletionLayer) -> Driver<ResponseBody<Script>> {
     body
 }
 
-/// A stream without an event that is pending.
-fn silent() -> Script {
-    Script::new([]).then(AfterScript::Pending)
-}
-
 /// A stream without an event that is pending, with this extension in its response.
 fn extended<E: Clone + Send + Sync + 'static>(
     layer: &SseCompletionLayer,
     extension: E,
 ) -> Driver<ResponseBody<Script>> {
-    let mut response = event_stream_response(silent());
+    let mut response = event_stream_response(Script::silent());
     response.extensions_mut().insert(extension);
     Driver::new(through(layer, Request::new(()), response).into_body())
 }
@@ -230,7 +225,7 @@ async fn stream_that_starts_during_a_drain_is_ended_at_once() {
     let old = idle(&layer(&shutdown));
     let mut draining = Box::pin(shutdown.drain(GRACE));
     assert!((&mut draining).now_or_never().is_none());
-    let mut new = drive(&layer(&shutdown), silent());
+    let mut new = drive(&layer(&shutdown), Script::silent());
     assert_eq!(new.rest().bytes(), CLOSE);
     drop(old);
     assert_eq!(counts(draining.await), (2, 0));
@@ -322,7 +317,7 @@ fn close_wakes_the_task_to_which_a_stream_has_moved() {
                 .fold(layer, |layer, shutdown| layer.shutdown(shutdown));
             let mut first = match has_delivered {
                 true => idle(&layer),
-                false => drive(&layer, silent()),
+                false => drive(&layer, Script::silent()),
             };
             assert!(first.poll().is_pending());
             let mut second = first.in_another_task();
@@ -371,7 +366,7 @@ fn c15_close_from_another_thread_is_never_missed() {
             }
         });
         start.wait();
-        let mut body = drive(&layer(&shutdown), silent());
+        let mut body = drive(&layer(&shutdown), Script::silent());
         let polled = body.poll_while_woken();
         closer.join().expect("no panic");
         if polled.is_pending() {

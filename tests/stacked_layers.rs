@@ -25,8 +25,7 @@ fn shut_down_by(shutdown: &Shutdown) -> SseCompletionLayer {
 
 /// A stream without an event that is pending, with this extension.
 fn silent(extension: Option<&Shutdown>) -> Response<Script> {
-    let upstream = Script::new([]).then(AfterScript::Pending);
-    let mut response = event_stream_response(upstream);
+    let mut response = event_stream_response(Script::silent());
     if let Some(shutdown) = extension {
         response.extensions_mut().insert(shutdown.clone());
     }

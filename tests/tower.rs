@@ -7,7 +7,7 @@ use http::{Request, Response};
 use testkit::{
     driver::Driver,
     exchange::{CLOSE, cancelled_by, event_stream_response},
-    script::{AfterScript, Script},
+    script::Script,
 };
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
@@ -15,7 +15,7 @@ use tower_sse_completion::{SseCompletion, SseCompletionLayer};
 use tower_test::mock;
 
 fn event_stream() -> Response<Script> {
-    event_stream_response(Script::new([]).then(AfterScript::Pending))
+    event_stream_response(Script::silent())
 }
 
 #[tokio::test]

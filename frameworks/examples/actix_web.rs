@@ -6,8 +6,8 @@
 //! curl -N http://127.0.0.1:3000/empty
 //! ```
 //!
-//! actix-web has a service trait and a body of its own, so no Tower layer fits around it. A handler hands its stream of
-//! bytes to the layer, with all of its options. Ctrl-C ends every stream with a close event, and then the server.
+//! actix-web has a service trait and a body of its own, so that Tower layers do not apply. A handler passes its stream of
+//! bytes to the layer instead. Ctrl-C ends every stream with a close event, and then the server.
 
 use std::{convert::Infallible, io, net::TcpListener, time::Duration};
 
@@ -53,7 +53,7 @@ async fn empty(completion: web::Data<SseCompletionLayer>) -> HttpResponse {
     event_stream(completion.byte_stream(ticks().take(0)))
 }
 
-/// A stream with an event of its own: what holds for one stream alone is said on a clone of the layer.
+/// Returns a stream with its own close event: options of a single stream are set on a clone of the layer.
 async fn own_close_event(completion: web::Data<SseCompletionLayer>) -> HttpResponse {
     let close_event = CloseEvent::new().data(r#"{"reason":"restart"}"#);
     let completion = completion.as_ref().clone().close_event(close_event);

@@ -6,7 +6,7 @@
 //! curl -N http://127.0.0.1:3000/empty
 //! ```
 //!
-//! The body of a poem response is a stream of bytes, which the handler hands to the layer. Ctrl-C ends every stream with
+//! The body of a poem response is a stream of bytes, which the handler passes to the layer. Ctrl-C ends every stream with
 //! a close event, and then the server.
 
 use std::{io, time::Duration};

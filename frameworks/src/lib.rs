@@ -1,1 +1,1 @@
-//! Event streams in frameworks whose bodies are streams of bytes. There is nothing here but tests.
+//! Examples of event streams in frameworks whose bodies are streams of bytes, and their tests.

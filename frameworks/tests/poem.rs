@@ -1,18 +1,17 @@
-//! The poem example, over real sockets.
+//! The poem example, over loopback sockets.
 
 #[allow(dead_code, reason = "the test has a main of its own")]
 #[path = "../examples/poem.rs"]
 mod example;
 
-use std::{future, net::SocketAddr, time::Duration};
+use std::{future, net::SocketAddr};
 
 use poem::listener::{Acceptor, Listener, TcpListener};
-use testkit::chunked::Answer;
-use tokio::{sync::oneshot, time::timeout};
+use testkit::{chunked::ChunkedResponse, wait::within};
+use tokio::sync::oneshot;
 use tower_sse_completion::Shutdown;
 
 const CLOSE: &str = "event: close\ndata:\n\n";
-const LONG: Duration = Duration::from_secs(20);
 
 async fn bind() -> (impl Acceptor + 'static, SocketAddr) {
     let acceptor = TcpListener::bind("127.0.0.1:0")
@@ -24,22 +23,21 @@ async fn bind() -> (impl Acceptor + 'static, SocketAddr) {
 }
 
 #[tokio::test]
-async fn open_stream_ends_with_the_close_event_and_the_server_with_it() {
+async fn stream_and_server_end_after_a_signal() {
     let (acceptor, address) = bind().await;
     let shutdown = Shutdown::new();
     let (signal, signalled) = oneshot::channel::<()>();
     let server = tokio::spawn(async move { example::serve(acceptor, &shutdown, signalled).await });
 
-    let mut answer = Answer::to_get(address, "/events").await;
-    assert!(answer.head.contains("content-type: text/event-stream"));
-    assert_eq!(answer.chunk().await, "id: 1\ndata: tick\n\n");
+    let mut response = ChunkedResponse::get(address, "/events").await;
+    assert!(response.head.contains("content-type: text/event-stream"));
+    assert_eq!(response.chunk().await, "id: 1\ndata: tick\n\n");
 
-    signal.send(()).expect("the server waits for it");
-    // More ticks may have been on their way.
-    let rest = answer.rest().await;
+    signal.send(()).expect("the server waits for the signal");
+    // The servers may have sent more ticks in the meantime.
+    let rest = response.rest().await;
     assert!(rest.ends_with(CLOSE), "{rest:?}");
-    let served = timeout(LONG, server).await.expect("the server has ended");
-    served.expect("no panic").expect("no error");
+    within(server).await.expect("no panic").expect("no error");
 }
 
 #[tokio::test]
@@ -49,6 +47,6 @@ async fn empty_stream_is_closed() {
         example::serve(acceptor, &Shutdown::new(), future::pending::<()>()).await
     });
 
-    let mut answer = Answer::to_get(address, "/empty").await;
-    assert_eq!(answer.rest().await, CLOSE);
+    let mut response = ChunkedResponse::get(address, "/empty").await;
+    assert_eq!(response.rest().await, CLOSE);
 }

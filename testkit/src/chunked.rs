@@ -106,10 +106,21 @@ fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Er
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-/// A chunked response, read chunk by chunk.
+/// A chunked response over HTTP/1.1, read chunk by chunk.
+///
+/// ```no_run
+/// use testkit::chunked::ChunkedResponse;
+///
+/// # async fn example(address: std::net::SocketAddr) {
+/// let mut events = ChunkedResponse::get(address, "/events").await;
+/// assert!(events.head.contains("content-type: text/event-stream"));
+/// assert_eq!(events.chunk().await, "data: 1\n\n");
+/// assert!(events.rest().await.ends_with("event: close\ndata:\n\n"));
+/// # }
+/// ```
 #[cfg(feature = "net")]
 #[derive(Debug)]
-pub struct Answer {
+pub struct ChunkedResponse {
     /// The status line and the headers, in lower case.
     pub head: String,
     connection: BufReader<TcpStream>,
@@ -117,13 +128,13 @@ pub struct Answer {
 }
 
 #[cfg(feature = "net")]
-impl Answer {
+impl ChunkedResponse {
     /// Sends a `GET` request over a new connection, and returns the response when its head has arrived.
     ///
     /// # Panics
     ///
     /// Panics if the server cannot be reached or closes the connection.
-    pub async fn to_get(address: SocketAddr, path: &str) -> Self {
+    pub async fn get(address: SocketAddr, path: &str) -> Self {
         let connection = TcpStream::connect(address).await.expect("a connection");
         let mut connection = BufReader::new(connection);
         let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");

@@ -109,6 +109,11 @@ impl Script {
         }
     }
 
+    /// Returns a body that is always pending.
+    pub fn silent() -> Self {
+        Self::new([]).then(AfterScript::Pending)
+    }
+
     /// Returns a body that yields these data frames and ends.
     pub fn frames<T: AsRef<[u8]>>(frames: impl IntoIterator<Item = T>) -> Self {
         Self::new(frames.into_iter().map(data))
