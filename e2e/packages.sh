@@ -54,11 +54,11 @@ need_nightly() {
     fi
 }
 
-# need_tool NAME: this cargo subcommand.
+# need_tool NAME: this cargo subcommand. It is built in a folder of its own, so that no other build waits for it.
 need_tool() {
     local -A versions=([deny]=0.20.2 [fuzz]=0.13.2 [public-api]=0.52.0)
     cargo "$1" --version >/dev/null 2>&1 ||
-        CARGO_PROFILE_DEV_DEBUG=none cargo install "cargo-$1@${versions[$1]}" --locked --debug
+        env --unset CARGO_TARGET_DIR CARGO_PROFILE_DEV_DEBUG=none cargo install "cargo-$1@${versions[$1]}" --locked --debug
 }
 
 # build TARGET...: programs in the debug profile, with the features that `.ci/run` builds for the tests.

@@ -1,4 +1,4 @@
-// The axum example, as Chromium sees it.
+// The axum example in Chromium.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -29,7 +29,7 @@ test("Ctrl-C ends every open stream with a close event, and the process with all
   const server = await Server.start(test, EXAMPLE);
   const page = await browser.open(test, server.url);
   const streams = [];
-  // With that of the page itself these are all the connections that a browser opens to a host.
+  // With the connection of the page, these are all connections that a browser opens to one host.
   for (let number = 0; number < 5; number++) streams.push(await watch(page, "/events?interval_ms=50"));
   for (const stream of streams) await stream.count("event", 3);
 
@@ -45,19 +45,19 @@ test("Ctrl-C ends every open stream with a close event, and the process with all
   }
 });
 
-test("an empty stream says so", async (test) => {
+test("the close event of an empty stream says so", async (test) => {
   const { reason, events } = await closeEventOf(test, "/empty");
   assert.equal(reason, "empty");
   assert.deepEqual(events, []);
 });
 
-test("a stream that is completed says so", async (test) => {
+test("the close event of a completed stream says so", async (test) => {
   const { reason, events } = await closeEventOf(test, "/finite?count=7");
   assert.equal(reason, "completed");
   assert.deepEqual(events.map((event) => event.id), numbersTo(7));
 });
 
-test("a stream that is cancelled by the layer of its route says so", async (test) => {
+test("the close event of a stream that the layer of its route cancelled says so", async (test) => {
   const { reason } = await closeEventOf(test, "/closed");
   assert.equal(reason, "cancelled");
 });
@@ -67,7 +67,7 @@ test("a handler chooses its close event", async (test) => {
   assert.deepEqual({ reason, back }, { reason: "lunch break", back: "13:00" });
 });
 
-test("a stream that reaches its greatest age says so, and the browser goes on behind it", async (test) => {
+test("the close event of a stream at its maximum age says so, and the browser resumes after it", async (test) => {
   const server = await Server.start(test, EXAMPLE);
   const page = await browser.open(test, server.url);
   const stream = await watch(page, "/aged?interval_ms=50");
@@ -79,7 +79,7 @@ test("a stream that reaches its greatest age says so, and the browser goes on be
   assert.deepEqual(events.map((event) => event.id), numbersTo(events.length), "none lost, none twice");
 });
 
-test("a page that left its source open goes on with the next process", async (test) => {
+test("a page that left its source open resumes with the next process", async (test) => {
   const first = await Server.start(test, EXAMPLE);
   const page = await browser.open(test, first.url);
   const stream = await watch(page, "/events?interval_ms=20");

@@ -24,12 +24,12 @@ test("over HTTP/2 all streams of a connection end with the close event, and then
     assert.deepEqual(events.map((event) => event.id), numbersTo(events.length));
     assert.deepEqual(await stream.of("error"), []);
   }
-  const requests = server.told.filter((line) => line.path?.startsWith("/resume"));
-  assert.equal(requests.length, STREAMS, "nobody came back");
+  const requests = server.lines.filter((line) => line.path?.startsWith("/resume"));
+  assert.equal(requests.length, STREAMS, "no client reconnected");
   assert.deepEqual(new Set(requests.map((request) => request.version)), new Set(["HTTP/2.0"]));
   assert.equal(new Set(requests.map((request) => request.connection)).size, 1, "one connection");
-  // The browser lists a stream when it has ended.
-  const protocols = await until("the browser's own list", async () => {
+  // The browser lists a stream after its end.
+  const protocols = await until("the browser's list", async () => {
     const list = await page.evaluate(() =>
       performance
         .getEntriesByType("resource")

@@ -1,4 +1,4 @@
-// The page of the axum example, used without a mouse.
+// The page of the axum example, used by keyboard.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -19,7 +19,7 @@ async function shows(page, title, pattern) {
   await until(`${title} to show ${pattern}`, async () => pattern.test(await status(page, title).textContent()));
 }
 
-/** Moves on with the Tab key, up to the control of this name. */
+/** Presses the Tab key until the control of this name has the focus. */
 async function tabTo(page, name) {
   for (let presses = 0; presses < 40; presses++) {
     await page.keyboard.press("Tab");
@@ -52,7 +52,7 @@ test("every stream can be opened by keyboard, and its card shows why it was clos
   await shows(page, "Greatest age", /^closed: expired; will be back$/);
   await card(page, "Greatest age").getByText(/^back after \d+\.\d s, behind event \d+$/).first().waitFor();
 
-  // One has come back by now, as its card was told to, and those that had closed their sources have not.
+  // Only the card with the setting has reconnected; the others have closed their sources.
   const times = (path) => requests.filter((request) => request === path).length;
   assert.ok(times("/aged") > 1);
   assert.deepEqual(["/empty", "/finite", "/closed", "/chosen"].map(times), [1, 1, 1, 1]);
@@ -71,7 +71,7 @@ test("a stream can be stopped by keyboard, and opened again", async (test) => {
   await card(page, "Live").getByText("event 1").waitFor();
 });
 
-test("a card that was told so by keyboard comes back", async (test) => {
+test("a card with the setting reconnects", async (test) => {
   const { page } = await openExample(test);
   await tabTo(page, "Come back after the close event: Empty");
   await page.keyboard.press("Space");
@@ -80,7 +80,7 @@ test("a card that was told so by keyboard comes back", async (test) => {
   await card(page, "Empty").getByText(/^back after \d+\.\d s, behind event none$/).first().waitFor();
 });
 
-test("a stream that is lost is told from one that was closed", async (test) => {
+test("a lost stream differs from a closed one", async (test) => {
   const { server, page } = await openExample(test);
   await shows(page, "Live", /^open$/);
   await server.kill();
@@ -113,7 +113,7 @@ for (const colorScheme of ["light", "dark"]) {
   });
 }
 
-/** Runs in the page. By the formula of the WCAG. */
+/** Returns the contrast of each text by the formula of the WCAG. Runs in the page. */
 function contrastsOfText() {
   const numbers = (color) => color.match(/[\d.]+/g).map(Number);
   const luminance = (color) => {

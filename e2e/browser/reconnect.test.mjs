@@ -1,4 +1,4 @@
-// Who comes back after a close event, and when.
+// Reconnects after a close event.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -14,7 +14,7 @@ test("source.close() in the handler of the close event ends the reconnects", asy
   const stays = await watch(page, "/resume?who=2");
   await done.count("event", 1);
 
-  // The other one shows that a browser would have come back by now, more than once.
+  // The other source shows that a browser has had the time to reconnect.
   for (let round = 1; round <= 10; round++) {
     await stays.count("open", round);
     await stays.count("event", (await stays.of("event")).length + 1);
@@ -41,16 +41,16 @@ test("retry_between spreads the reconnects of many streams, which one retry time
     shares[name] = shareOut(delays);
     const range = `${Math.min(...delays)} to ${Math.max(...delays)} ms`;
     const table = shares[name].join(" ");
-    test.diagnostic(`${name}: ${delays.length} streams came back after ${range}, in every 3 s: ${table}`);
+    test.diagnostic(`${name}: ${delays.length} streams reconnected after ${range}, in every 3 s: ${table}`);
   }
-  // Of 200 streams 50 are to be expected in each quarter, and chance alone gives fewer than 12 once in 10^10 times.
+  // 50 of 200 streams are expected in each quarter. Fewer than 12 occur by chance once in 10^10 runs.
   assert.ok(Math.min(...shares.spread) >= 12, "a fair share in every quarter of the range");
   assert.ok(Math.min(...shares.fixed) < 12, "the check fails where the time is the same for all");
 });
 
 const STREAMS = 200;
 
-/** Over HTTP/2, because a browser opens no more than six connections for HTTP/1.1 to a host. */
+/** Opens the streams over HTTP/2, because a browser opens at most six HTTP/1.1 connections to a host. */
 async function openStreams(test, server, path) {
   const page = await browser.open(test, server.url);
   const opened = await page.evaluateHandle(
@@ -66,7 +66,7 @@ async function openStreams(test, server, path) {
   await until(`${STREAMS} streams of ${path}`, async () => (await opened.jsonValue()).count === STREAMS);
 }
 
-/** How many of these times are in each quarter of the range from 1 to 13 seconds, or nearest to it. */
+/** Counts the times in each quarter of the range from 1 to 13 seconds. Times outside count in the nearest quarter. */
 function shareOut(delays) {
   const shares = [0, 0, 0, 0];
   for (const delay of delays) shares[Math.max(0, Math.min(3, Math.floor((delay - 1000) / 3000)))]++;

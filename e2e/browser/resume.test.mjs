@@ -1,4 +1,4 @@
-// Where a browser resumes a stream that ended in the middle of an event. Every frame of these streams does.
+// Resumption of a stream that ended inside an event. Every frame of these streams ends inside an event.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -7,7 +7,7 @@ import { Server, numbersTo, until, useBrowser, watch } from "./support.mjs";
 const SERVER = "browser_server";
 const browser = useBrowser();
 
-/** Ways for streams to end, and to go on, with the server that answers next. */
+/** Ends of the streams. Each resolves to the server that responds next. */
 const ENDS = {
   "a cancellation": async (test, server) => {
     await server.command("close");
@@ -26,29 +26,29 @@ const ENDS = {
     return Server.start(test, SERVER, { port: server.port });
   },
 };
-const CLOSED_ON_PURPOSE = ["a cancellation", "a restart"];
+const CLOSED = ["a cancellation", "a restart"];
 
 for (const [name, end] of Object.entries(ENDS)) {
-  test(`after ${name} in the middle of an event the browser resumes from the last one it was given`, async (test) => {
+  test(`after ${name} inside an event the browser resumes from the last event that it received`, async (test) => {
     const { servers, journal } = await endOften(test, "/resume", end, 10);
     const events = journal.filter(isEvent);
     assert.deepEqual(events.map(checked), numbersTo(events.length), "none lost, none twice");
     const closes = journal.filter((entry) => entry.kind === "close").length;
-    assert.equal(closes, CLOSED_ON_PURPOSE.includes(name) ? 10 : 0);
+    assert.equal(closes, CLOSED.includes(name) ? 10 : 0);
     assert.deepEqual(await askedFor(servers, "/resume", 11), givenBeforeEachOpening(journal));
   });
 }
 
-test("a close event that is written by hand in the middle of an event tears it, and loses it", async (test) => {
-  const { servers, journal } = await endOften(test, "/by-hand", ENDS["a cancellation"], 3);
+test("a hand-written close event inside an event tears the event, and loses it", async (test) => {
+  const { servers, journal } = await endOften(test, "/hand-written", ENDS["a cancellation"], 3);
   const torn = journal.filter(isEvent).filter((event) => event.data !== whole(event.id));
   assert.deepEqual(torn.map((event) => event.data), torn.map((event) => `first half of ${event.id}`));
   assert.equal(torn.length, 3);
-  const asked = await askedFor(servers, "/by-hand", 4);
-  assert.deepEqual(asked.slice(1), torn.map((event) => event.id), "resumed behind the torn one");
+  const asked = await askedFor(servers, "/hand-written", 4);
+  assert.deepEqual(asked.slice(1), torn.map((event) => event.id), "resumed after the torn event");
 });
 
-/** Ends a stream so often, with some more events before each time and after the last. */
+/** Ends a stream this many times, with three events before each end and after the last. */
 async function endOften(test, path, end, times) {
   let server = await Server.start(test, SERVER);
   const page = await browser.open(test, server.url);
@@ -64,14 +64,14 @@ async function endOften(test, path, end, times) {
   return { servers, journal: await stream.read() };
 }
 
-/** The `Last-Event-ID` of each request, in order, once there are so many. */
+/** Waits for this many requests, and returns their `Last-Event-ID` in order. */
 async function askedFor(servers, path, times) {
   const requests = () => servers.flatMap((server) => server.requests(path));
   await until(`${times} requests for ${path}`, () => requests().length >= times);
   return requests().map((request) => request.lastEventId);
 }
 
-/** The last ID that the page had been given when each connection was opened. */
+/** Returns the last ID that the page had received when each connection opened. */
 function givenBeforeEachOpening(journal) {
   return journal.flatMap((entry, index) =>
     entry.kind === "open" ? [journal.slice(0, index).findLast(isEvent)?.id ?? ""] : [],
@@ -81,7 +81,7 @@ function givenBeforeEachOpening(journal) {
 const isEvent = (entry) => entry.kind === "event";
 const whole = (id) => `first half of ${id}, second half of ${id}`;
 
-/** The ID of an event that is whole. */
+/** Returns the ID of a whole event. */
 function checked(event) {
   assert.equal(event.data, whole(event.id), "not torn");
   return event.id;

@@ -1,4 +1,4 @@
-// The browser, the servers, and waiting with a bound.
+// The browser, the servers, and waits with a timeout.
 
 import { spawn } from "node:child_process";
 import { join } from "node:path";
@@ -9,7 +9,7 @@ import { chromium } from "playwright-core";
 
 const BOUND = 30_000;
 
-/** A browser for the tests of one file. Each page has a context of its own, and so has connections of its own. */
+/** Starts a browser for the tests of one file. Each page has its own context, and therefore its own connections. */
 export function useBrowser() {
   let browser;
   before(async () => {
@@ -28,7 +28,7 @@ export function useBrowser() {
   });
   after(() => browser?.close());
   return {
-    /** A page of this server, until the test ends. */
+    /** Opens a page of this server until the test ends. */
     async open(test, url, options) {
       const context = await browser.newContext({ ignoreHTTPSErrors: true, ...options });
       test.after(() => context.close());
@@ -40,7 +40,7 @@ export function useBrowser() {
   };
 }
 
-/** A server of this project, until the test ends. Its first line is its URL, each one after that is JSON. */
+/** A server of this project, which runs until the test ends. Its first line is its URL; all others are JSON. */
 export class Server {
   static async start(test, path, { port = 0, args = [] } = {}) {
     const server = new Server(path, port, args);
@@ -49,8 +49,8 @@ export class Server {
     return server;
   }
 
-  /** What the server has told, in order. */
-  told = [];
+  /** The lines of the server, in order. */
+  lines = [];
   #url;
   #process;
   #ended;
@@ -65,7 +65,7 @@ export class Server {
       this.#process.once("close", (code, signal) => resolve(signal ?? code));
     });
     createInterface({ input: this.#process.stdout }).on("line", (line) => {
-      if (this.#url) this.told.push(JSON.parse(line));
+      if (this.#url) this.lines.push(JSON.parse(line));
       else this.#url = line.split(" ")[0];
     });
   }
@@ -75,18 +75,18 @@ export class Server {
   }
 
   requests(path) {
-    return this.told.filter((line) => line.path === path);
+    return this.lines.filter((line) => line.path === path);
   }
 
-  /** Resolves to when the server obeyed. */
+  /** Sends a command. Resolves to the time at which the server executed it. */
   async command(command) {
-    const before = this.told.length;
+    const before = this.lines.length;
     this.#process.stdin.write(`${command}\n`);
-    const obeyed = () => this.told.slice(before).find((line) => line.command === command);
-    return (await until(`the server to obey: ${command}`, obeyed)).at;
+    const executed = () => this.lines.slice(before).find((line) => line.command === command);
+    return (await until(`the command ${command}`, executed)).at;
   }
 
-  /** Ctrl-C. Resolves to the exit code, and fails if the process stays. */
+  /** Sends SIGINT. Resolves to the exit code, and fails if the process does not end. */
   async interrupt() {
     this.#process.kill("SIGINT");
     return within("the end of the process", this.#ended);
@@ -99,8 +99,8 @@ export class Server {
 }
 
 /**
- * Opens an EventSource in the page. With `closes` it does what a page does that is done: it calls `source.close()` in
- * the handler of the close event. Resolves to a function that reads its journal.
+ * Opens an EventSource in the page. With `closes`, the handler of the close event calls `source.close()`. Resolves to
+ * functions that read the journal of the source.
  */
 export async function watch(page, path, { closes = false } = {}) {
   const journal = await page.evaluateHandle(
@@ -121,7 +121,7 @@ export async function watch(page, path, { closes = false } = {}) {
   return {
     read,
     of: async (kind) => (await read()).filter((entry) => entry.kind === kind),
-    /** Until there are so many entries of this kind. */
+    /** Waits for this many entries of this kind. */
     count: (kind, number) =>
       until(`${number} × ${kind} on ${path}`, async () => {
         const entries = (await read()).filter((entry) => entry.kind === kind);
@@ -130,13 +130,13 @@ export async function watch(page, path, { closes = false } = {}) {
   };
 }
 
-/** Asks again and again, until the answer is a true one. */
-export async function until(what, ask) {
+/** Calls `condition` until its result is true, and resolves to the result. */
+export async function until(what, condition) {
   const end = Date.now() + BOUND;
   for (;;) {
-    const answer = await ask();
-    if (answer) return answer;
-    if (Date.now() > end) throw new Error(`waited in vain for ${what}`);
+    const result = await condition();
+    if (result) return result;
+    if (Date.now() > end) throw new Error(`timed out waiting for ${what}`);
     await pause(10);
   }
 }
@@ -144,7 +144,7 @@ export async function until(what, ask) {
 export async function within(what, promise) {
   const bound = new AbortController();
   const late = pause(BOUND, undefined, { signal: bound.signal }).then(() => {
-    throw new Error(`waited in vain for ${what}`);
+    throw new Error(`timed out waiting for ${what}`);
   });
   try {
     return await Promise.race([promise, late]);
@@ -154,5 +154,5 @@ export async function within(what, promise) {
   }
 }
 
-/** 1, 2, 3 … as the IDs of events are written. */
+/** Returns "1", "2", "3" … as event IDs. */
 export const numbersTo = (last) => Array.from({ length: last }, (_, index) => String(index + 1));

@@ -1,5 +1,5 @@
-// The official conformance suite, with the layer and without it. It asks for tools, prompts and resources that the
-// example does not have, so that most scenarios fail; what counts is that the results are the same.
+// The official conformance suite, with the layer and without it. The suite requires tools, prompts and resources
+// that the example does not have, so most scenarios fail. The results have to be the same.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -12,7 +12,7 @@ import { server } from './recording.mjs';
 
 const SUITE = join(import.meta.dirname, 'node_modules/.bin/conformance');
 
-/** `scenario check: status, error` for each check. */
+/** Returns `scenario check: status, error` for each check. */
 async function results(t, flags) {
   const { url } = await server(t, { flags });
   const directory = mkdtempSync(join(tmpdir(), 'conformance-'));

@@ -1,4 +1,4 @@
-// The example's process, and a `fetch` that writes down what goes over its connections.
+// The process of the example, and a `fetch` that records its exchanges.
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -14,7 +14,7 @@ export async function server(t, { flags = [], port = 0, maxAgeMs } = {}) {
   return {
     url: new URL(`${line}/mcp`),
     kill: signal => child.kill(signal),
-    /** The exit code, or `undefined` if the process is still there when the time is over. */
+    /** Resolves to the exit code, or to `undefined` if the process has not ended within this time. */
     ends: (withinMs = 30_000) => withTimer(withinMs, exit),
   };
 }
@@ -27,7 +27,7 @@ async function withTimer(ms, promise) {
   return first;
 }
 
-/** `fetch`, and the list of its exchanges. The `end` of one is `open`, `clean` or `cut`. */
+/** Returns a `fetch` and the list of its exchanges. The `end` of an exchange is `open`, `clean` or `cut`. */
 export function recorder() {
   const exchanges = [];
   const recordingFetch = async (url, init) => {

@@ -1,4 +1,4 @@
-"""The example's process, and an HTTP client that writes down what goes over its connections."""
+"""The process of the example, and an HTTP client that records its exchanges."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def server(*arguments, port=0, max_age_ms=None):
 
 
 async def ends(process, within=LONG):
-    """The exit code, or None if the process is still there when the time is over."""
+    """Returns the exit code, or None if the process has not ended within this time."""
     try:
         return await anyio.to_thread.run_sync(lambda: process.wait(timeout=within))
     except subprocess.TimeoutExpired:
@@ -37,7 +37,7 @@ async def ends(process, within=LONG):
 
 @dataclass
 class Exchange:
-    """A request and its answer. `end` is `open`, `clean` or `cut`."""
+    """A request and its response. `end` is `open`, `clean` or `cut`."""
 
     method: str
     last_event_id: str | None
@@ -58,7 +58,7 @@ class Recorder(httpx2.AsyncHTTPTransport):
         return response
 
     def client(self):
-        """With the time limits that the official client sets for itself."""
+        """Returns a client with the timeouts of the official client."""
         return httpx2.AsyncClient(transport=self, timeout=create_mcp_http_client().timeout)
 
     def of(self, method):

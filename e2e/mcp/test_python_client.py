@@ -25,7 +25,7 @@ def anyio_backend():
 
 @asynccontextmanager
 async def connected(process, mode="legacy"):
-    """`legacy` has sessions, `auto` negotiates the newest protocol, which has none."""
+    """Connects a client. `legacy` has sessions; `auto` negotiates the newest protocol, which has none."""
     recorder = Recorder()
     async with recorder.client() as http_client:
         async with Client(streamable_http_client(process.url, http_client=http_client), mode=mode) as client:
@@ -33,7 +33,7 @@ async def connected(process, mode="legacy"):
 
 
 async def count(client, to, at_first=lambda: None):
-    """Calls the long tool, and does this when the first progress is reported."""
+    """Calls the long tool, and calls `at_first` at the first progress."""
     progress = []
 
     async def report(number, total, _message):
@@ -52,7 +52,7 @@ def text(result):
 
 
 def without_close_event(body):
-    """The body in front of its close event, which it has to have."""
+    """Returns the body without its close event, which is required."""
     closed = CLOSE_EVENT.search(body)
     assert closed, bytes(body)
     assert 500 <= int(closed[1]) <= 2000
@@ -121,13 +121,13 @@ async def answer_at_the_age_of(*arguments, max_age_ms=None):
         async with connected(process) as (client, recorder):
             result, progress = await count(client, 26)
     answer = [exchange for exchange in recorder.exchanges if b'"progress"' in exchange.body]
-    # rmcp starts with the last event that the client has got, and so repeats it.
+    # rmcp starts with the last event that the client has received, and so repeats it.
     return result, sorted(set(progress)), answer
 
 
 async def test_answer_that_was_closed_is_resumed():
     async def scenario(*variant):
-        # The tool ends halfway between two closes: rmcp keeps no result for a client that is away.
+        # The tool ends halfway between two closes, because rmcp keeps no result for an absent client.
         return await answer_at_the_age_of(*variant, max_age_ms=8000)
 
     layer, without = await at_once(scenario, (), (WITHOUT,))
@@ -145,7 +145,7 @@ async def test_answer_that_was_closed_is_resumed():
 
 async def outlast_the_grace(*arguments):
     with server(*arguments) as process:
-        # Without the layer the server would not end, so it is killed.
+        # Without the layer the server would not end, so the test kills it.
         stop = signal.SIGKILL if arguments else signal.SIGINT
         async with connected(process) as (client, recorder):
             with pytest.raises(MCPError) as error:

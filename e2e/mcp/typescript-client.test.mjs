@@ -22,7 +22,7 @@ async function connected(t, { url }) {
   return { client, errors, ...recorded };
 }
 
-/** Calls the long tool, and does this when the first progress is reported. */
+/** Calls the long tool, and calls `atFirst` at the first progress. */
 async function count(client, to, { atFirst = () => {}, timeout } = {}) {
   const progress = [];
   const onprogress = ({ progress: number, total }) => {
@@ -42,7 +42,7 @@ function text({ content: [first, ...others] }) {
   return first.text;
 }
 
-/** The body in front of its close event, which it has to have. */
+/** Returns the body without its close event, which is required. */
 function withoutCloseEvent(body) {
   const [closeEvent, retry] = body.match(CLOSE_EVENT) ?? assert.fail(body);
   assert.ok(retry >= 500 && retry <= 2000, retry);
@@ -51,7 +51,7 @@ function withoutCloseEvent(body) {
 
 const both = scenario => Promise.all([scenario(LAYER), scenario(WITHOUT)]);
 
-/** A list from 1 to this. */
+/** Returns the numbers from 1 to this one. */
 const upTo = last => Array.from({ length: last }, (_, index) => index + 1);
 
 test('a shutdown waits for the answer and not for the subscription', async t => {
@@ -92,11 +92,11 @@ test("rmcp's own token loses the answer", async t => {
 
 test('an answer that was closed is resumed', async t => {
   const [layer, without] = await both(async flags => {
-    // The tool ends halfway between two closes: rmcp keeps no result for a client that is away.
+    // The tool ends halfway between two closes, because rmcp keeps no result for an absent client.
     const { client, exchanges } = await connected(t, await server(t, { flags, maxAgeMs: 8_000 }));
     const { result, progress } = await count(client, 26);
     const answer = exchanges.filter(({ body }) => body.includes('"progress"'));
-    // rmcp starts with the last event that the client has got, and so repeats it.
+    // rmcp starts with the last event that the client has received, and so repeats it.
     return { result, progress: [...new Set(progress)], answer };
   });
 
@@ -116,7 +116,7 @@ test('an answer that outlasts the grace fails, and is not cut', async t => {
   const [layer, killed] = await both(async flags => {
     const example = await server(t, { flags });
     const { client, errors, of } = await connected(t, example);
-    // Without the layer the server would not end, so it is killed.
+    // Without the layer the server would not end, so the test kills it.
     const atFirst = () => example.kill(flags === LAYER ? 'SIGINT' : 'SIGKILL');
     await assert.rejects(count(client, 40, { atFirst, timeout: 18_000 }), { code: ErrorCode.RequestTimeout });
     await example.ends();

@@ -1,4 +1,4 @@
-//! A client that looks at the bytes of one stream.
+//! A client that reads the bytes of one stream.
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 
@@ -17,7 +17,7 @@ pub struct Client {
     read: Vec<u8>,
 }
 
-/// How a stream ended.
+/// The end of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     Clean,
@@ -26,23 +26,23 @@ pub enum End {
 
 const LONG: Duration = Duration::from_secs(30);
 
-/// Waits for what has to happen.
+/// Waits for this future, with a timeout.
 pub async fn in_time<F: Future>(what: &str, future: F) -> F::Output {
     time::timeout(LONG, future)
         .await
-        .unwrap_or_else(|_| panic!("it takes too long until {what}"))
+        .unwrap_or_else(|_| panic!("timed out waiting until {what}"))
 }
 
 impl Client {
     pub async fn open(address: SocketAddr, version: Version, path: &str) -> Self {
-        let answer = async {
+        let response = async {
             let mut connection = Connection::open(address, version)
                 .await
                 .expect("a connection");
-            let response = connection.get(path, "").await.expect("an answer");
+            let response = connection.get(path, "").await.expect("a response");
             (connection, response)
         };
-        let (connection, response) = in_time("there is an answer", answer).await;
+        let (connection, response) = in_time("a response arrives", response).await;
         let (head, body) = response.into_parts();
         Self {
             connection,
@@ -59,7 +59,7 @@ impl Client {
         value.and_then(Result::ok).unwrap_or_default()
     }
 
-    /// Reads until this has arrived, and forgets all that was read.
+    /// Reads until this text has arrived, and discards everything that was read.
     pub async fn until(&mut self, text: &str) {
         let arrived = async {
             while !String::from_utf8_lossy(&self.read).contains(text) {
@@ -75,7 +75,7 @@ impl Client {
         self.read.clear();
     }
 
-    /// Reads to the end of the stream. Returns all that was not forgotten.
+    /// Reads to the end of the stream, and returns everything since the last discard.
     pub async fn end(mut self) -> (String, End) {
         let end = async {
             loop {
@@ -92,7 +92,7 @@ impl Client {
         (String::from_utf8(self.read).expect("text"), end)
     }
 
-    /// Goes away as a browser does: over HTTP/2 the connection stays.
+    /// Leaves like a browser: over HTTP/2 the connection stays open.
     pub fn leave(self) -> Option<Connection> {
         (self.version == Version::Http2).then_some(self.connection)
     }

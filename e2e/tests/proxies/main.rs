@@ -1,4 +1,4 @@
-//! The ends of event streams behind nginx, HAProxy and Caddy, with the configurations that the README names.
+//! The ends of event streams behind nginx, HAProxy and Caddy, with the configurations that the README recommends.
 
 mod client;
 mod settings;
@@ -17,7 +17,7 @@ use self::{
 
 const CLOSE_EVENT: &str = "event: close\ndata:\n\n";
 
-/// Each test of this file behind one proxy, for clients of one version.
+/// Runs each test of this file behind one proxy, with clients of one HTTP version.
 macro_rules! behind {
     ($($name:ident: $kind:ident, $version:ident;)*) => {$(
         mod $name {
@@ -30,7 +30,7 @@ macro_rules! behind {
                 c12_a_stream_that_failed_arrives_without_a_close_event
                 c16_a_client_that_leaves_is_reported_as_dropped
                 c19_a_heartbeat_arrives_on_a_silent_stream
-                who_comes_back_reaches_an_instance_while_they_restart
+                reconnects_reach_an_instance_while_the_other_restarts
             }
         }
     )*};
@@ -55,7 +55,7 @@ async fn an_event_arrives_while_nothing_follows_it(kind: Kind, version: Version)
     let mut site = Site::behind(Config::of(kind)).await;
     let mut client = site.open(version, "/events").await;
     client.until("data: hello\n\n").await;
-    site.instance_of(&client).say("again");
+    site.instance_of(&client).send("again");
     client.until("data: again\n\n").await;
 }
 
@@ -75,7 +75,7 @@ async fn c10_shutdown_of_an_instance_ends_its_streams_and_no_others(kind: Kind, 
     assert_eq!(on_a.end().await, (CLOSE_EVENT.to_owned(), End::Clean));
     site.a.gone().await;
 
-    site.b.say("still here");
+    site.b.send("still here");
     on_b.until("data: still here\n\n").await;
     site.b.shut_down();
     assert_eq!(on_b.end().await, (CLOSE_EVENT.to_owned(), End::Clean));
@@ -89,13 +89,13 @@ async fn c12_a_stream_that_failed_arrives_without_a_close_event(kind: Kind, vers
     site.instance_of(&client).fail();
     let (rest, end) = client.end().await;
     assert_eq!(rest, "");
-    // HAProxy 2.6 makes a clean end of a cut for clients of HTTP/2, and Caddy 2.6 for all.
-    let passes_a_cut_on = match kind {
+    // HAProxy 2.6 turns a cut into a clean end for clients of HTTP/2, and Caddy 2.6 for all clients.
+    let forwards_cuts = match kind {
         Kind::Nginx => true,
         Kind::Haproxy => version == Version::Http1,
         Kind::Caddy => false,
     };
-    if passes_a_cut_on {
+    if forwards_cuts {
         assert_eq!(end, End::Cut);
     }
 }
@@ -118,13 +118,13 @@ async fn c19_a_heartbeat_arrives_on_a_silent_stream(kind: Kind, version: Version
     }
 }
 
-async fn who_comes_back_reaches_an_instance_while_they_restart(kind: Kind, version: Version) {
+async fn reconnects_reach_an_instance_while_the_other_restarts(kind: Kind, version: Version) {
     let mut site = Site::behind(Config::of(kind)).await;
     let (on_a, on_b) = site.open_both(version).await;
     site.a.shut_down();
     on_a.end().await;
     site.a.gone().await;
-    // With a stream on the other one, the instance that is gone has the least connections.
+    // The other instance has a stream, so the stopped instance has the least connections.
     reaches(&site, version, "b").await;
 
     site.a.restart().await;

@@ -1,4 +1,4 @@
-//! What happens without the settings that the README names.
+//! The effects of the settings that the README recommends: each test removes one.
 
 use std::{
     pin::pin,
@@ -18,19 +18,19 @@ use crate::{
     site::Site,
 };
 
-/// For what never happens. A slow machine cannot make these tests fail.
+/// The time to wait for an event that must not occur. A slow machine cannot make these tests fail.
 const A_WHILE: Duration = Duration::from_millis(500);
 
-/// Of a proxy that waits for the next bytes of a stream. Short, for the test; long enough for a heartbeat on a slow machine.
+/// The timeout of a proxy for the next bytes of a stream, long enough for a heartbeat on a slow machine.
 const TIMEOUT_SECONDS: u32 = 3;
 
 #[tokio::test]
-async fn nginx_as_it_comes_keeps_everything_back_until_the_stream_ends() {
+async fn nginx_as_it_comes_buffers_everything_until_the_stream_ends() {
     let site = Site::behind(nginx_as_it_comes()).await;
     let address = site.address(Version::Http1);
     let mut opening = tokio::spawn(Client::open(address, Version::Http1, "/events"));
     let opened = time::timeout(A_WHILE, &mut opening).await;
-    assert!(opened.is_err(), "nginx sends the head of the answer");
+    assert!(opened.is_err(), "nginx sends the head of the response");
 
     site.a.shut_down();
     site.b.shut_down();
@@ -45,14 +45,14 @@ async fn nginx_as_it_comes_lets_a_response_turn_buffering_off() {
     let mut client = site.open(Version::Http1, "/unbuffered").await;
     client.until("data: hello\n\n").await;
     let instance = site.instance_of(&client);
-    instance.say("again");
+    instance.send("again");
     client.until("data: again\n\n").await;
     instance.shut_down();
     assert_eq!(client.end().await, (CLOSE_EVENT.to_owned(), End::Clean));
 }
 
 #[tokio::test]
-async fn nginx_with_http_1_0_to_the_instances_makes_a_clean_end_of_a_cut() {
+async fn nginx_with_http_1_0_to_the_instances_turns_a_cut_into_a_clean_end() {
     let mut site = Site::behind(Config::of(Kind::Nginx).without("proxy_http_version 1.1;")).await;
     let mut client = site.open(Version::Http1, "/events").await;
     client.until("data: hello\n\n").await;
@@ -61,15 +61,15 @@ async fn nginx_with_http_1_0_to_the_instances_makes_a_clean_end_of_a_cut() {
 }
 
 #[tokio::test]
-async fn nginx_that_counts_failures_answers_502_once_both_instances_have_restarted() {
-    // For ten seconds where nothing is said; a slow machine may need more.
+async fn nginx_that_counts_failures_responds_502_once_both_instances_have_restarted() {
+    // The default is ten seconds, which is too short for a slow machine.
     let config = Config::of(Kind::Nginx).replace("max_fails=0", "fail_timeout=1h");
     let mut site = Site::behind(config).await;
     let (on_a, on_b) = site.open_both(Version::Http1).await;
     site.a.shut_down();
     on_a.end().await;
     site.a.gone().await;
-    // With a stream on the other one, this one is tried first.
+    // The other instance has a stream, so nginx tries this one first.
     let mut client = site.open(Version::Http1, "/events").await;
     client.until("data: hello\n\n").await;
 
@@ -85,29 +85,29 @@ async fn nginx_that_counts_failures_answers_502_once_both_instances_have_restart
 }
 
 #[tokio::test]
-async fn haproxy_without_http_no_delay_keeps_every_event_back_for_a_moment() {
+async fn haproxy_without_http_no_delay_delays_every_event() {
     let config = Config::of(Kind::Haproxy);
     let with = fastest_event(config.clone()).await;
     let without = fastest_event(config.without("option http-no-delay")).await;
-    // Linux keeps a segment that is not full for 200 ms where more is announced. A slow machine takes longer.
+    // Linux delays a partial segment for 200 ms if more data are announced. A slow machine takes longer.
     assert!(without > Duration::from_millis(100), "{without:?}");
     assert!(with < without, "{with:?}, without it {without:?}");
 }
 
 #[tokio::test]
-async fn haproxy_without_abortonclose_does_not_tell_that_a_client_has_left() {
+async fn haproxy_without_abortonclose_does_not_close_the_stream_of_a_client_that_left() {
     let mut site = Site::behind(Config::of(Kind::Haproxy).without("option abortonclose")).await;
     let mut client = site.open(Version::Http1, "/events").await;
     client.until("data: hello\n\n").await;
     let instance = site.instance_of(&client);
     client.leave();
     let known = time::timeout(A_WHILE, instance.next_ending()).await;
-    assert!(known.is_err(), "HAProxy tells it: {known:?}");
+    assert!(known.is_err(), "the server knows: {known:?}");
 
-    // It learns of it when it cannot write.
+    // The server notices when a write fails.
     let known = async {
         loop {
-            instance.say("anybody there?");
+            instance.send("anybody there?");
             if let Ok(ending) = time::timeout(A_WHILE / 10, instance.next_ending()).await {
                 break ending;
             }
@@ -117,22 +117,22 @@ async fn haproxy_without_abortonclose_does_not_tell_that_a_client_has_left() {
 }
 
 #[tokio::test]
-async fn haproxy_without_redispatch_answers_503_for_an_instance_that_is_gone() {
+async fn haproxy_without_redispatch_responds_503_for_a_stopped_instance() {
     let config = Config::of(Kind::Haproxy).without("option redispatch 1");
-    assert_eq!(answer_when_an_instance_is_gone(config).await, 503);
+    assert_eq!(status_after_an_instance_stopped(config).await, 503);
 }
 
 #[tokio::test]
-async fn caddy_without_a_second_try_answers_502_for_an_instance_that_is_gone() {
+async fn caddy_without_a_second_try_responds_502_for_a_stopped_instance() {
     let config = Config::of(Kind::Caddy).without("lb_try_duration 5s");
-    assert_eq!(answer_when_an_instance_is_gone(config).await, 502);
+    assert_eq!(status_after_an_instance_stopped(config).await, 502);
 }
 
 #[tokio::test]
-async fn caddy_that_forgets_failures_answers_502_for_an_instance_that_is_gone() {
-    // It tries the one with the least connections again and again.
+async fn caddy_that_forgets_failures_responds_502_for_a_stopped_instance() {
+    // Caddy repeatedly tries the instance with the least connections.
     let config = Config::of(Kind::Caddy).without("fail_duration 1s");
-    assert_eq!(answer_when_an_instance_is_gone(config).await, 502);
+    assert_eq!(status_after_an_instance_stopped(config).await, 502);
 }
 
 #[tokio::test]
@@ -164,30 +164,31 @@ async fn a_heartbeat_keeps_from_cutting(kind: Kind) {
     heartbeat.until(":\n:\n:\n").await;
 }
 
-/// The least time of ten events, from the handler to the client.
+/// Returns the minimum time from the handler to the client, of ten events.
 async fn fastest_event(config: Config) -> Duration {
     let mut site = Site::behind(config).await;
     let mut client = site.open(Version::Http1, "/events").await;
     client.until("data: hello\n\n").await;
     let mut fastest = Duration::MAX;
     for _ in 0..10 {
-        let said = Instant::now();
-        site.instance_of(&client).say("again");
+        let sent = Instant::now();
+        site.instance_of(&client).send("again");
         client.until("data: again\n\n").await;
-        fastest = fastest.min(said.elapsed());
+        fastest = fastest.min(sent.elapsed());
     }
     fastest
 }
 
-/// Without what the README names. With either of the two, nginx 1.22 passes small chunks on.
+/// Returns the configuration without both settings. With either of the two, nginx 1.22 forwards small chunks.
 fn nginx_as_it_comes() -> Config {
     Config::of(Kind::Nginx)
         .without("proxy_buffering off;")
         .without("proxy_http_version 1.1;")
 }
 
-/// What the next client gets when one of two instances has gone. An `EventSource` gives up for good on these.
-async fn answer_when_an_instance_is_gone(config: Config) -> u16 {
+/// Returns the status for the next client after one of two instances has stopped. An `EventSource` does not reconnect after
+/// a status other than 200.
+async fn status_after_an_instance_stopped(config: Config) -> u16 {
     let mut site = Site::behind(config).await;
     let (on_a, _on_b) = site.open_both(Version::Http1).await;
     site.a.shut_down();

@@ -35,18 +35,18 @@ pub struct Instance {
     name: &'static str,
     address: SocketAddr,
     shutdown: Shutdown,
-    sayings: broadcast::Sender<Saying>,
+    messages: broadcast::Sender<Message>,
     endings: mpsc::UnboundedReceiver<Ending>,
     server: JoinHandle<io::Result<()>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Saying {
+enum Message {
     Word(&'static str),
     Failure,
 }
 
-/// Which instance has answered.
+/// The header with the name of the instance.
 pub const INSTANCE: HeaderName = HeaderName::from_static("instance");
 
 const HEARTBEAT: Duration = Duration::from_millis(100);
@@ -75,7 +75,7 @@ impl Site {
         Client::open(self.address(version), version, path).await
     }
 
-    /// One stream on each instance.
+    /// Opens one stream on each instance.
     pub async fn open_both(&self, version: Version) -> (Client, Client) {
         let first = self.open(version, "/events").await;
         let second = self.open(version, "/events").await;
@@ -86,7 +86,7 @@ impl Site {
         }
     }
 
-    /// The instance that has answered this client.
+    /// Returns the instance that responded to this client.
     pub fn instance_of(&mut self, client: &Client) -> &mut Instance {
         match client.header(&INSTANCE) {
             "a" => &mut self.a,
@@ -98,7 +98,7 @@ impl Site {
 impl Instance {
     async fn start(name: &'static str, address: SocketAddr) -> Self {
         let shutdown = Shutdown::new();
-        let (sayings, _) = broadcast::channel(16);
+        let (messages, _) = broadcast::channel(16);
         let (report, endings) = mpsc::unbounded_channel();
         let layer = SseCompletionLayer::new()
             .shutdown(&shutdown)
@@ -109,18 +109,18 @@ impl Instance {
             .expect("no interval of zero");
 
         let subscribe = {
-            let sayings = sayings.clone();
+            let messages = messages.clone();
             move || {
-                stream::iter([Ok(Saying::Word("hello"))])
-                    .chain(BroadcastStream::new(sayings.subscribe()))
+                stream::iter([Ok(Message::Word("hello"))])
+                    .chain(BroadcastStream::new(messages.subscribe()))
             }
         };
         let unbuffered = subscribe.clone();
-        let events = move || async move { event_stream(words(subscribe())) };
+        let events = move || async move { event_stream(encode(subscribe())) };
         let unbuffered = move || async move {
             (
                 [("x-accel-buffering", "no")],
-                event_stream(words(unbuffered())),
+                event_stream(encode(unbuffered())),
             )
         };
         let routes = Router::new()
@@ -159,28 +159,28 @@ impl Instance {
             name,
             address,
             shutdown,
-            sayings,
+            messages,
             endings,
             server: tokio::spawn(server.into_future()),
         }
     }
 
     /// Sends an event to every stream of `/events`.
-    pub fn say(&self, word: &'static str) {
-        self.sayings.send(Saying::Word(word)).expect("a stream");
+    pub fn send(&self, word: &'static str) {
+        self.messages.send(Message::Word(word)).expect("a stream");
     }
 
     /// Makes every stream of `/events` fail.
     pub fn fail(&self) {
-        self.sayings.send(Saying::Failure).expect("a stream");
+        self.messages.send(Message::Failure).expect("a stream");
     }
 
-    /// Takes the place of one that has gone.
+    /// Starts the server again at the same address.
     pub async fn restart(&mut self) {
         *self = Self::start(self.name, self.address).await;
     }
 
-    /// Ends every stream, and takes no more connections.
+    /// Ends every stream, and accepts no more connections.
     pub fn shut_down(&self) {
         self.shutdown.close();
     }
@@ -191,18 +191,18 @@ impl Instance {
         served.expect("no panic").expect("no error");
     }
 
-    /// How the next stream has ended.
+    /// Waits for the end of a stream, and returns its ending.
     pub async fn next_ending(&mut self) -> Ending {
         self.endings.recv().await.expect("a running server")
     }
 }
 
-fn words<S, E>(sayings: S) -> impl Stream<Item = Result<String, io::Error>>
+fn encode<S, E>(messages: S) -> impl Stream<Item = Result<String, io::Error>>
 where
-    S: Stream<Item = Result<Saying, E>>,
+    S: Stream<Item = Result<Message, E>>,
 {
-    sayings.map(|saying| match saying {
-        Ok(Saying::Word(word)) => Ok(format!("data: {word}\n\n")),
+    messages.map(|message| match message {
+        Ok(Message::Word(word)) => Ok(format!("data: {word}\n\n")),
         _ => Err(io::Error::other("the upstream has failed")),
     })
 }

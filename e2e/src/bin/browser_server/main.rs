@@ -1,11 +1,11 @@
-//! Server of the end-to-end tests in a browser. It ends its streams on command, and tells of every request.
+//! The server of the end-to-end tests in a browser. It ends its streams on command, and logs every request.
 //!
 //! ```text
 //! PORT=0 browser_server [--tls]
 //! ```
 //!
-//! It prints its URL, and then a line of JSON for each request and for each command. Commands are lines of its input:
-//! `close` cancels all streams, `cut` cuts their connections. It shuts down at SIGINT, and when its input ends.
+//! The server prints its URL, and then a line of JSON for each request and for each command. Commands are lines of its
+//! input: `close` cancels all streams, `cut` cuts their connections. The server shuts down at SIGINT and when its input ends.
 
 mod serve;
 mod streams;
@@ -30,7 +30,7 @@ use tower_sse_completion::{CloseEvent, InvalidCloseEvent, Shutdown, SseCompletio
 
 use crate::{
     serve::{Connection, serve, tls_acceptor},
-    streams::{Signals, halves, halves_closed_by_hand},
+    streams::{Signals, halves, halves_hand_written},
 };
 
 const PAGE: &str = "<!doctype html><title>browser_server</title><link rel=icon href=data:,>";
@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let shutdown = Shutdown::new();
     let signals = Signals::default();
     let app = app(&shutdown, &signals)?;
-    let end_of_input = obey(signals);
+    let end_of_input = execute(signals);
     let stop = async {
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
@@ -77,13 +77,13 @@ fn app(shutdown: &Shutdown, signals: &Signals) -> Result<Router, InvalidCloseEve
             get(halves.layer(layer.clone().close_event(spread))),
         )
         .route("/fixed", get(halves.layer(layer.close_event(fixed))))
-        .route("/by-hand", get(halves_closed_by_hand))
+        .route("/hand-written", get(halves_hand_written))
         .route("/", get(async || Html(PAGE)))
         .layer(Extension(signals.clone()))
-        .layer(middleware::from_fn(tell)))
+        .layer(middleware::from_fn(log)))
 }
 
-async fn tell(connection: Extension<Connection>, request: Request, next: Next) -> Response {
+async fn log(connection: Extension<Connection>, request: Request, next: Next) -> Response {
     let path = request
         .uri()
         .path_and_query()
@@ -99,26 +99,26 @@ async fn tell(connection: Extension<Connection>, request: Request, next: Next) -
     next.run(request).await
 }
 
-/// Obeys each line of the input, until it ends. A thread of its own does, because tokio waits for one that reads the
-/// input when it stops.
-fn obey(signals: Signals) -> oneshot::Receiver<()> {
+/// Executes each line of the input until the input ends. The reader is a thread, because tokio would wait for a task that
+/// reads the input.
+fn execute(signals: Signals) -> oneshot::Receiver<()> {
     let (ended, end) = oneshot::channel();
     thread::spawn(move || {
         for command in io::stdin().lines().map_while(Result::ok) {
             println!(r#"{{"at":{},"command":"{command}"}}"#, now());
             match command.as_str() {
-                "close" => signals.close.give(),
-                "cut" => signals.cut.give(),
+                "close" => signals.close.send(),
+                "cut" => signals.cut.send(),
                 _ => eprintln!("no such command: {command}"),
             }
         }
-        // Nobody listens where the server has stopped for another reason.
+        // An error means that the server has already stopped.
         let _ = ended.send(());
     });
     end
 }
 
-/// Milliseconds.
+/// Returns the milliseconds since 1970.
 fn now() -> u128 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis())

@@ -1,4 +1,4 @@
-//! A server for HTTP/1.1 and, over TLS, for HTTP/2, that waits for its connections when it is told to stop.
+//! A server for HTTP/1.1 and, over TLS, HTTP/2, with a graceful shutdown.
 
 use std::{error::Error, future::Future, net::Ipv4Addr, pin::pin, sync::Arc};
 
@@ -18,11 +18,11 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// The connection of a request, by the port of the client.
+/// The connection of a request, identified by the port of the client.
 #[derive(Clone, Copy)]
 pub struct Connection(pub u16);
 
-/// With a certificate of its own, for HTTP/2 and HTTP/1.1.
+/// Returns an acceptor with a self-signed certificate, for HTTP/2 and HTTP/1.1.
 pub fn tls_acceptor() -> Result<TlsAcceptor, Box<dyn Error>> {
     let names = vec![Ipv4Addr::LOCALHOST.to_string()];
     let certified = rcgen::generate_simple_self_signed(names)?;
@@ -34,6 +34,7 @@ pub fn tls_acceptor() -> Result<TlsAcceptor, Box<dyn Error>> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
+/// Serves until `stop` completes, and then until all connections have ended.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -56,7 +57,7 @@ pub async fn serve(
             match tls {
                 None => connection(stream, app, watcher).await,
                 Some(tls) => {
-                    // A browser refuses a certificate that nobody has signed, and then comes back, told to trust it.
+                    // A browser refuses a self-signed certificate at first, and then reconnects.
                     if let Ok(stream) = tls.accept(stream).await {
                         connection(stream, app, watcher).await;
                     }
@@ -74,9 +75,9 @@ async fn connection(
     watcher: Watcher,
 ) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    // As many as Chromium opens on one connection.
+    // The number that Chromium opens on one connection.
     builder.http2().max_concurrent_streams(256);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
-    // An error is how a connection ends that was cut.
+    // An error means that the connection was cut.
     let _ = watcher.watch(connection.into_owned()).await;
 }

@@ -1,4 +1,4 @@
-//! Streams that are always in the middle of an event, and the signals that end them.
+//! Streams whose frames all end inside an event, and the signals that end the streams.
 
 use std::{collections::HashMap, future::Future, io, time::Duration};
 
@@ -20,29 +20,29 @@ pub struct Signals {
     pub cut: Signal,
 }
 
-/// Can be given again and again, each time to those who wait by then.
+/// A signal that can be sent repeatedly, each time to its current receivers.
 #[derive(Clone, Default)]
 pub struct Signal(watch::Sender<()>);
 
-/// `interval_ms`, if it is there.
+/// The optional `interval_ms`.
 type Parameters = HashMap<String, u64>;
 
 impl Signal {
-    pub fn give(&self) {
+    pub fn send(&self) {
         self.0.send_replace(());
     }
 
     pub fn next(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut receiver = self.0.subscribe();
         async move {
-            // An error would mean that the sender is gone, and the process with it.
+            // The sender lives as long as the process.
             let _ = receiver.changed().await;
         }
     }
 }
 
-/// Numbered events for ever, behind the last one that the client got. Every frame ends within an event whose ID is
-/// already out, and completes the one before.
+/// Numbered events after the last one that the client has received. Every frame completes an event, and sends the ID and the
+/// first half of the next event.
 pub async fn halves(
     Query(parameters): Query<Parameters>,
     Extension(signals): Extension<Signals>,
@@ -56,8 +56,8 @@ pub async fn halves(
     event_stream(stream::select(frames(&parameters, &headers).map(Ok), cut))
 }
 
-/// The same, without a layer. Its close event is written by hand, where the stream happens to be.
-pub async fn halves_closed_by_hand(
+/// The same events without a layer, and with a hand-written close event at any position.
+pub async fn halves_hand_written(
     Query(parameters): Query<Parameters>,
     Extension(signals): Extension<Signals>,
     headers: HeaderMap,
