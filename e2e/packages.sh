@@ -61,7 +61,10 @@ need_tool() {
         env --unset CARGO_TARGET_DIR CARGO_PROFILE_DEV_DEBUG=none cargo install "cargo-$1@${versions[$1]}" --locked --debug
 }
 
-# build TARGET...: programs in the debug profile, with the features that `.ci/run` builds for the tests.
+# build TARGET...: programs in the debug profile, with the features that `.ci/run` builds for the tests. With BUILT, they are
+# there.
 build() {
-    cargo build --workspace --exclude frameworks --all-features "$@"
+    if [ -z "${BUILT:-}" ]; then
+        cargo build --workspace --exclude frameworks --all-features "$@"
+    fi
 }

@@ -1,0 +1,14 @@
+# Sourced in the root of the repository.
+
+# copy PATH...: copies the files of git below these paths to the temporary directory $copy.
+copy() {
+    copy=$(mktemp -d)
+    trap 'rm -rf "$copy"' EXIT
+    git ls-files -z "$@" | xargs -0 cp --parents --target-directory "$copy"
+}
+
+# copy_library: copies the library alone, because the dependencies of its tests and examples do not concern its users.
+copy_library() {
+    copy src
+    awk '/^\[/ { kept = !/^\[(dev-dependencies|\[example|\[test|workspace)/ } kept' Cargo.toml >"$copy/Cargo.toml"
+}
