@@ -8,6 +8,7 @@
 //! - [`chunked`]: decodes the chunked transfer coding of HTTP/1.1; with `net`, reads a response chunk by chunk.
 //! - [`reports`]: collects the reports of a layer.
 //! - [`exchange`]: sends one response through a layer.
+//! - [`model`]: the layer's contract, to predict or to judge a stream.
 //! - [`wait`]: waits with a limit, so that a test fails instead of hanging.
 //!
 //! With the feature `net`, servers and clients on loopback sockets:
@@ -23,6 +24,7 @@ pub mod decoder;
 pub mod driver;
 pub mod exchange;
 pub mod feed;
+pub mod model;
 #[cfg(feature = "net")]
 pub mod observed;
 pub mod reports;
