@@ -140,14 +140,15 @@ impl Combination {
         if self.end_kind == EndKind::CancelWhileReady {
             cancel();
         }
-        while self.end_kind != EndKind::DropUnpolled {
+        let mut is_over = self.end_kind == EndKind::DropUnpolled;
+        while !is_over {
             match judge.poll(&mut body) {
                 Progress::Ready => {}
-                Progress::Finished | Progress::Ended => break,
+                Progress::Finished | Progress::Ended => is_over = true,
                 Progress::Waiting => match self.end_kind {
                     EndKind::CancelWhilePending => cancel(),
                     EndKind::MaxAge | EndKind::IdleTimeout => advance(MINUTE).await,
-                    EndKind::DropMidStream => break,
+                    EndKind::DropMidStream => is_over = true,
                     _ => panic!("the stream waits for nothing"),
                 },
             }
