@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use http::request::Parts;
+use http_body::SizeHint;
 use testkit::{
     model::{Deadlines, Options, Policy},
     reports::Reports,
@@ -54,6 +55,8 @@ impl Input {
         Script::new(self.steps.iter().cloned())
             .then(self.after_script.clone())
             .end_stream(self.end_stream)
+            // A size that must not be forwarded.
+            .size_hint(SizeHint::with_exact(1))
     }
 
     pub(super) fn deadlines(&self) -> Deadlines {
