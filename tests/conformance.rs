@@ -1,9 +1,8 @@
 //! The rules of the HTML standard for event streams, case by case: for the decoder of the test kit, for published decoders,
-//! and for the layer. The cases are in `vectors/event_streams.txt`.
+//! and for the layer. The cases are in `testkit::vectors`.
 
 #[path = "vectors/published.rs"]
 mod published;
-mod vectors;
 
 use std::{collections::HashSet, task::Poll};
 
@@ -13,10 +12,10 @@ use testkit::{
     exchange::{CLOSE, cancelled_by, drive},
     reports::Reports,
     script::{AfterScript, Script},
+    vectors::cases,
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{Ending, SseCompletionLayer, StreamReport};
-use vectors::cases;
 
 #[test]
 fn cases_are_complete_and_have_distinct_names() {

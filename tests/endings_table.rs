@@ -1,281 +1,239 @@
-//! Every way for a stream to end, behind everything that may have come, under every setting: what comes out, what the
-//! hints say meanwhile, and what is reported. `contract/mod.rs` says what has to be.
+//! Every way for a stream to end, after every content, with every policy: the bytes, the hints after every poll, and the
+//! report, compared with the model of the contract.
 
-mod contract;
-
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex},
-    task::Poll,
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
-use contract::{CONTENTS, Combination, HOLD_LIMIT, HOWS, How, Output};
-use http_body::{Body, Frame, SizeHint};
+use http_body::SizeHint;
 use testkit::{
     MIRI_STRIDE,
     driver::Driver,
-    exchange::{CLOSE, cancelled_by, event_stream},
-    script::{AfterScript, EndStream, Log, Script, ScriptError, Step, data, trailers},
+    exchange::{cancelled_by, event_stream},
+    model::{
+        Expected, Forwarding, Judge, Options, Policy, Progress, Stop, StreamJudge, UpstreamEnd,
+    },
+    reports::Reports,
+    script::{AfterScript, EndStream, Script, Step, data},
 };
-use tokio::time::advance;
+use tokio::time::{Instant, advance};
 use tokio_util::sync::CancellationToken;
-use tower_sse_completion::{Ending, InvalidDeadline, StreamReport};
+use tower_sse_completion::{Ending, InvalidDeadline};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// In bytes. More than the unfinished event, less than the large one.
+const BUFFER_LIMIT: usize = 16;
+
+/// The frames that the upstream sends before its end.
+const CONTENTS: [&[&str]; 7] = [
+    &[],
+    &[": hi\n"],
+    &["data: 1\n\n"],
+    &["data: 1\r\r"],
+    &["data: 1\n\n", "data: 2\n\n", "data: 3\n\n"],
+    &["data: 1\n\nid: 7\n", "data: 2"],
+    &["data: more than fits"],
+];
+
+/// What happens after the content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EndKind {
+    End,
+    EndWithTrailers,
+    /// The upstream reports its end with its last frame.
+    EndStream,
+    Error,
+    CancelWhilePending,
+    /// A cancellation before the first poll, of an upstream that is always ready.
+    CancelWhileReady,
+    MaxAge,
+    IdleTimeout,
+    DropUnpolled,
+    DropMidStream,
+    Panic,
+}
+
+const END_KINDS: [EndKind; 11] = [
+    EndKind::End,
+    EndKind::EndWithTrailers,
+    EndKind::EndStream,
+    EndKind::Error,
+    EndKind::CancelWhilePending,
+    EndKind::CancelWhileReady,
+    EndKind::MaxAge,
+    EndKind::IdleTimeout,
+    EndKind::DropUnpolled,
+    EndKind::DropMidStream,
+    EndKind::Panic,
+];
+
+#[derive(Debug)]
+struct Combination {
+    content: &'static [&'static str],
+    end_kind: EndKind,
+    policy: Policy,
+}
+
 #[tokio::test(start_paused = true)]
-async fn c4_to_c16_every_ending_behind_every_content_under_every_setting()
+async fn c4_to_c16_every_ending_after_every_content_with_every_policy()
 -> Result<(), InvalidDeadline> {
     let mut combinations = 0;
-    for content in &CONTENTS {
-        for how in HOWS {
-            // Under Miri one of the eight each, in turns.
-            for switches in (combinations % MIRI_STRIDE.min(8)..8).step_by(MIRI_STRIDE.min(8)) {
+    for content in CONTENTS {
+        for end_kind in END_KINDS {
+            // Miri runs one of the eight policies each, in turns.
+            for bits in (combinations % MIRI_STRIDE.min(8)..8).step_by(MIRI_STRIDE.min(8)) {
+                let policy = Policy {
+                    close_on_empty: bits & 1 != 0,
+                    close_on_completed: bits & 2 != 0,
+                    close_on_failed: bits & 4 != 0,
+                };
                 let combination = Combination {
                     content,
-                    how,
-                    close_on_empty: switches & 1 != 0,
-                    close_on_completed: switches & 2 != 0,
-                    close_on_failed: switches & 4 != 0,
+                    end_kind,
+                    policy,
                 };
                 combination.run().await?;
                 combinations += 1;
             }
         }
     }
-    assert_eq!(combinations, if cfg!(miri) { 66 } else { 528 });
+    assert_eq!(combinations, if cfg!(miri) { 77 } else { 616 });
     Ok(())
 }
 
 impl Combination {
-    fn upstream(&self) -> Script {
-        let last = match self.how {
-            How::EndWithTrailers => Some(Step::Trailers),
-            How::Error => Some(Step::Error),
-            How::Panic => Some(Step::Panic),
+    async fn run(&self) -> Result<(), InvalidDeadline> {
+        let _named = NameOnPanic(self);
+        let token = CancellationToken::new();
+        let reports = Reports::default();
+        let mut options = Options {
+            policy: self.policy,
+            buffer_limit: BUFFER_LIMIT,
+            ..Options::default()
+        };
+        let mut layer = cancelled_by(&token)
+            .hold_limit(BUFFER_LIMIT)
+            .close_on_empty(self.policy.close_on_empty)
+            .close_on_completed(self.policy.close_on_completed)
+            .close_on_failed(self.policy.close_on_failed)
+            .on_end(reports.observer());
+        match self.end_kind {
+            EndKind::MaxAge => {
+                layer = layer.max_age(MINUTE)?;
+                options.deadlines.max_age = Some(MINUTE);
+            }
+            EndKind::IdleTimeout => {
+                layer = layer.idle_timeout(MINUTE)?;
+                options.deadlines.idle_timeout = Some(MINUTE);
+            }
+            _ => {}
+        }
+        let mut judge = StreamJudge::new(options, &reports);
+        let log = judge.log().clone();
+        let mut body = Driver::new(event_stream(&layer, judge.upstream(self.script())));
+        let cancel = || {
+            token.cancel();
+            log.cancel();
+        };
+
+        let response = Instant::now();
+        if self.end_kind == EndKind::CancelWhileReady {
+            cancel();
+        }
+        let mut is_over = self.end_kind == EndKind::DropUnpolled;
+        while !is_over {
+            match judge.poll(&mut body) {
+                Progress::Ready => {}
+                Progress::Finished | Progress::Ended => is_over = true,
+                Progress::Waiting => match self.end_kind {
+                    EndKind::CancelWhilePending => cancel(),
+                    EndKind::MaxAge | EndKind::IdleTimeout => advance(MINUTE).await,
+                    EndKind::DropMidStream => is_over = true,
+                    _ => panic!("the stream waits for nothing"),
+                },
+            }
+            judge.advance_to(response.elapsed());
+        }
+
+        if self.end_kind == EndKind::CancelWhileReady {
+            assert!(log.polls() <= 32, "C11: {} frames", log.polls());
+        }
+        let expected = self.expected();
+        assert_eq!(judge.output(), expected.output());
+        judge.finish(body);
+        match self.end_kind {
+            EndKind::DropUnpolled => assert_eq!(reports.count(), 0, "C16: never polled"),
+            _ => expected.assert_report(&reports.only()),
+        }
+        Ok(())
+    }
+
+    fn script(&self) -> Script {
+        let last = match self.end_kind {
+            EndKind::EndWithTrailers => Some(Step::Trailers),
+            EndKind::Error => Some(Step::Error),
+            EndKind::Panic => Some(Step::Panic),
             _ => None,
         };
-        let then = match self.how {
-            How::CancelWhilePending | How::Age | How::Idle | How::DropMidStream => {
-                AfterScript::Pending
-            }
-            How::CancelWhileReady => AfterScript::Repeat(Bytes::new()),
+        let after = match self.end_kind {
+            EndKind::CancelWhileReady => AfterScript::Repeat(Bytes::new()),
+            _ if self.is_stopped() => AfterScript::Pending,
             _ => AfterScript::End,
         };
-        let end_stream = if self.how == How::EndStream {
-            EndStream::Known
-        } else {
-            EndStream::Unknown
+        let end_stream = match self.end_kind {
+            EndKind::EndStream => EndStream::Known,
+            _ => EndStream::Unknown,
         };
-        let length: usize = self.content.frames.iter().map(|frame| frame.len()).sum();
-        Script::new(self.content.frames.iter().map(data).chain(last))
-            .then(then)
+        let length: usize = self.content.iter().map(|frame| frame.len()).sum();
+        Script::new(self.content.iter().map(data).chain(last))
+            .then(after)
             .end_stream(end_stream)
             .size_hint(SizeHint::with_exact(length as u64))
     }
 
-    async fn run(&self) -> Result<(), InvalidDeadline> {
-        let _named = NameOnPanic(self);
-        let token = CancellationToken::new();
-        let reports = Arc::<Mutex<Vec<StreamReport>>>::default();
-        let observed = Arc::clone(&reports);
-        let mut layer = cancelled_by(&token)
-            .hold_limit(HOLD_LIMIT)
-            .close_on_empty(self.close_on_empty)
-            .close_on_completed(self.close_on_completed)
-            .close_on_failed(self.close_on_failed)
-            .on_end(move |report| observed.lock().expect("no panic").push(report.clone()));
-        layer = match self.how {
-            How::Age => layer.max_age(MINUTE)?,
-            How::Idle => layer.idle_timeout(MINUTE)?,
-            _ => layer,
+    /// Returns `true` if the stream ends before its upstream.
+    fn is_stopped(&self) -> bool {
+        use EndKind::*;
+        matches!(
+            self.end_kind,
+            CancelWhilePending | CancelWhileReady | MaxAge | IdleTimeout | DropMidStream
+        )
+    }
+
+    fn expected(&self) -> Expected {
+        let mut forwarding = Forwarding::new(BUFFER_LIMIT);
+        for frame in self.content {
+            forwarding.receive(frame.as_bytes());
+        }
+        let (stop, end) = match self.end_kind {
+            EndKind::End | EndKind::EndStream => (None, UpstreamEnd::Eof),
+            EndKind::EndWithTrailers => (None, UpstreamEnd::Trailers),
+            EndKind::Error => (None, UpstreamEnd::Error),
+            EndKind::CancelWhilePending | EndKind::CancelWhileReady => {
+                (Some(Stop::Cancelled), UpstreamEnd::Open)
+            }
+            EndKind::MaxAge => (Some(Stop::Expired), UpstreamEnd::Open),
+            EndKind::IdleTimeout => (Some(Stop::Idle), UpstreamEnd::Open),
+            EndKind::DropMidStream => (None, UpstreamEnd::Open),
+            EndKind::DropUnpolled => {
+                return Expected::without_tail(&forwarding, Ending::Dropped, 0);
+            }
+            EndKind::Panic => {
+                let released = forwarding.released();
+                return Expected::without_tail(&forwarding, Ending::Failed, released);
+            }
         };
-        let upstream = self.upstream();
-        let mut stream = Stream {
-            combination: self,
-            log: upstream.log(),
-            body: Driver::new(event_stream(&layer, upstream)),
-            output: Output::default(),
-            is_over: false,
-            reports,
-        };
-
-        stream.check();
-        if self.how == How::CancelWhileReady {
-            token.cancel();
-            stream.check();
-        }
-        if self.how != How::DropUnpolled {
-            while stream.poll() {
-                stream.check();
-                let wakes = stream.body.wakes();
-                match self.how {
-                    How::CancelWhilePending => token.cancel(),
-                    How::Age | How::Idle => advance(MINUTE).await,
-                    How::DropMidStream => break,
-                    _ => panic!("the stream waits for nothing"),
-                }
-                assert!(
-                    stream.body.wakes() > wakes,
-                    "C10: nothing has woken the task"
-                );
-                stream.check();
-            }
-        }
-        stream.drop_body();
-        Ok(())
+        Expected::new(&forwarding, stop, end, self.policy)
     }
 }
 
-/// A stream that runs, and what has come out of it.
-struct Stream<'a, B: Body> {
-    combination: &'a Combination,
-    log: Arc<Log>,
-    body: Driver<B>,
-    output: Output,
-    /// It gave `None` or an error.
-    is_over: bool,
-    reports: Arc<Mutex<Vec<StreamReport>>>,
-}
-
-impl<B: Body<Data = Bytes, Error = ScriptError>> Stream<'_, B> {
-    /// Polls until the stream is over, or panics as it should; `true` if it is pending instead.
-    fn poll(&mut self) -> bool {
-        let mut polls = 0;
-        loop {
-            polls += 1;
-            assert!(polls < 100, "the stream does not come to an end");
-            let wakes = self.body.wakes();
-            let polled = catch_unwind(AssertUnwindSafe(|| self.body.poll()));
-            let Ok(polled) = polled else {
-                assert_eq!(self.combination.how, How::Panic);
-                return false;
-            };
-            match polled {
-                Poll::Pending if self.body.wakes() > wakes => {}
-                Poll::Pending => return true,
-                Poll::Ready(Some(Ok(frame))) => self.take(frame),
-                Poll::Ready(Some(Err(ScriptError))) => {
-                    self.output.error = true;
-                    self.is_over = true;
-                }
-                Poll::Ready(None) => self.is_over = true,
-            }
-            self.check();
-            if self.is_over {
-                break;
-            }
-        }
-        for _ in 0..2 {
-            let polled = self.body.poll();
-            assert!(
-                matches!(polled, Poll::Ready(None)),
-                "C13: the end stays the end"
-            );
-            self.check();
-        }
-        assert_eq!(self.output, self.combination.output());
-        false
-    }
-
-    fn take(&mut self, frame: Frame<Bytes>) {
-        assert!(!self.output.trailers, "C13: nothing follows the trailers");
-        match frame.into_data() {
-            Ok(data) => {
-                self.output.text += &String::from_utf8_lossy(&data);
-                if data == CLOSE {
-                    assert!(
-                        self.log.dropped(),
-                        "C10: the upstream is dropped before the close event"
-                    );
-                }
-            }
-            Err(frame) => {
-                assert_eq!(frame.into_trailers().ok(), Some(trailers()));
-                self.output.trailers = true;
-            }
-        }
-    }
-
-    /// C14: the hints promise nothing before the end. C13 and C16: with the last frame they say it, and it is reported.
-    fn check(&self) {
-        let combination = self.combination;
-        let has_all = self.output != Output::default() && self.output == combination.output();
-        let is_at_end = self.is_over || has_all && combination.ends_with_its_last_frame();
-        assert_eq!(
-            self.body.is_end_stream(),
-            is_at_end,
-            "C13: is_end_stream behind {:?}",
-            self.output
-        );
-        assert_eq!(
-            self.reports.lock().expect("no panic").len(),
-            usize::from(is_at_end),
-            "C16: reports behind {:?}",
-            self.output
-        );
-        let hint = self.body.size_hint();
-        assert_eq!(
-            hint.lower(),
-            0,
-            "C14: a cancellation can shorten the stream"
-        );
-        match hint.exact() {
-            // Trailers and errors are no data.
-            Some(size) => {
-                let has_text = self.output.text == combination.output().text;
-                assert!(has_text && self.log.dropped() && size == 0, "C14: {hint:?}");
-            }
-            None => assert!(!self.is_over, "C13: nothing more comes"),
-        }
-    }
-
-    fn drop_body(mut self) {
-        if self.combination.how == How::CancelWhileReady {
-            assert!(self.log.polls() <= 32, "C11: {} frames", self.log.polls());
-        }
-        self.body.drop_body();
-        assert!(
-            self.log.dropped(),
-            "the upstream goes with the body, if not before"
-        );
-        assert_eq!(self.output, self.combination.output());
-        let reports = self.reports.lock().expect("no panic");
-        let reported: Vec<_> = reports.iter().map(facts).collect();
-        let expected = self.combination.ending().map(|ending| {
-            let (combination, bytes) = (self.combination, self.combination.forwarded().len());
-            (
-                ending,
-                combination.closes(),
-                combination.content.delivered,
-                combination.forwarded_frames(),
-                bytes as u64,
-            )
-        });
-        assert_eq!(reported, Vec::from_iter(expected), "C16: the report");
-    }
-}
-
-/// The ending, whether a close event was sent, whether an event was delivered, frames and bytes.
-fn facts(report: &StreamReport) -> (Ending, bool, bool, u64, u64) {
-    (
-        report.ending(),
-        report.close_event_sent(),
-        report.delivered(),
-        report.data_frames(),
-        report.bytes(),
-    )
-}
-
-/// Says which combination it was that failed, wherever it did.
+/// Prints the combination of a failed test.
 struct NameOnPanic<'a>(&'a Combination);
 
 impl Drop for NameOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("in this combination: {}", self.0);
+            eprintln!("in this combination: {:?}", self.0);
         }
     }
 }

@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: checks::body::Input| input.check());
+use checks::{body::Input, seeds};
+
+libfuzzer_sys::fuzz_target!(init: seeds::write(seeds::body), |input: Input| input.check());

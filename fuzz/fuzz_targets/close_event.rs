@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: checks::close_event::Input| input.check());
+use checks::{close_event::Input, seeds};
+
+libfuzzer_sys::fuzz_target!(init: seeds::write(seeds::close_event), |input: Input| input.check());

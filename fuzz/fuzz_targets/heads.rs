@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: checks::heads::Input| input.check());
+use checks::{heads::Input, seeds};
+
+libfuzzer_sys::fuzz_target!(init: seeds::write(seeds::heads), |input: Input| input.check());

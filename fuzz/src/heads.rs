@@ -1,20 +1,18 @@
-//! Heads of responses: completed when the contract says so (C1), without the headers that no longer hold (C3), and
-//! otherwise untouched (C2).
+//! Heads of responses: wrapped where the contract demands it (C1), without the headers that no longer hold (C3), and
+//! otherwise unchanged (C2).
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::SizeHint;
+use testkit::{
+    driver::Driver,
+    exchange::{CLOSE, through},
+    reports::Reports,
+    script::{EndStream, Script, Step},
+};
 use tower_sse_completion::{SkipCompletion, SseCompletionLayer};
 
-use crate::{
-    steps,
-    support::{
-        CLOSE, Reports,
-        driver::Driver,
-        script::{EndStream, Script, Step},
-        through,
-    },
-};
+use crate::steps;
 
 #[derive(Debug)]
 pub struct Input {
@@ -27,7 +25,7 @@ pub struct Input {
     steps: Vec<Step>,
 }
 
-/// How many bytes are in front of the steps.
+/// The number of bytes before the steps.
 const OPTIONS: usize = 4;
 
 /// Ends the steps, and each header but the last.
@@ -56,7 +54,7 @@ const NAMES: [&str; 16] = [
     "x-accel-buffering",
 ];
 
-/// The first five do not outlive a completion.
+/// The headers that a wrapped response loses.
 const STALE: [&str; 5] = [
     "content-length",
     "content-md5",
@@ -65,7 +63,7 @@ const STALE: [&str; 5] = [
     "repr-digest",
 ];
 
-/// What a byte of a value from 0x80 on stands for.
+/// The meanings of the bytes from 0x80 on in a value.
 const PIECES: [&[u8]; 16] = [
     b"text/event-stream",
     b"Text/EVENT-stream",
@@ -85,16 +83,18 @@ const PIECES: [&[u8]; 16] = [
     b"=",
 ];
 
-/// What another layer or the server may have put there.
+/// An extension of another layer or of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Extension(u8);
 
 impl Input {
-    /// What a successful response to a `GET` is read from, with these headers, of those that the target knows.
-    pub fn encode(headers: &[(&str, &str)], steps: &[u8]) -> Vec<u8> {
+    /// Returns the bytes from which a successful response to a `GET` with these headers is read, one header in each line.
+    /// The names have to be known to the target.
+    pub fn encode(head: &str, steps: &[u8]) -> Vec<u8> {
         let mut encoded = [&[0; OPTIONS], steps].concat();
-        for (name, value) in headers {
-            let number = NAMES.iter().position(|known| known == name);
+        for line in head.lines() {
+            let (name, value) = line.split_once(": ").expect("a header");
+            let number = NAMES.iter().position(|known| *known == name);
             encoded.push(END);
             encoded.push(number.expect("a known header") as u8);
             encoded.extend_from_slice(value.as_bytes());
@@ -116,7 +116,7 @@ impl Input {
         assert_eq!(head.version, before.version);
         assert_eq!(head.extensions.get(), Some(&Extension(7)));
         let mut expected = before.headers;
-        if self.is_completed() {
+        if self.is_wrapped() {
             for name in STALE {
                 while expected.remove(name).is_some() {}
             }
@@ -127,7 +127,7 @@ impl Input {
                 "C3: a marker"
             );
             assert_closes(Driver::new(body), &self.steps);
-            reports.one();
+            reports.only();
         } else {
             assert_eq!(head.headers, expected, "C2");
             assert_eq!(head.extensions.len(), before.extensions.len(), "C2");
@@ -137,26 +137,21 @@ impl Input {
     }
 
     /// C1.
-    fn is_completed(&self) -> bool {
+    fn is_wrapped(&self) -> bool {
         let method = !["HEAD", "CONNECT"].contains(&self.method.as_str());
         let status = matches!(self.status.as_u16(), 200..=203 | 207..=299);
         let content_type = self.headers.get("content-type").is_some_and(|value| {
-            let essence = lower_case(value);
-            let essence = essence
-                .split(|&byte| byte == b';')
-                .next()
-                .unwrap_or_default();
-            without_spaces(essence) == b"text/event-stream"
+            let essence = value.as_bytes().split(|&byte| byte == b';').next();
+            essence.is_some_and(|essence| is_ignoring_case(essence, "text/event-stream"))
         });
-        let mut codings = Vec::new();
-        for value in self.headers.get_all("content-encoding") {
-            for coding in lower_case(value).split(|&byte| byte == b',') {
-                codings.push(without_spaces(coding).to_vec());
-            }
-        }
-        // An empty element of a list is none.
-        codings.retain(|coding| !coding.is_empty());
-        let unencoded = codings.iter().all(|coding| coding == b"identity");
+        let codings = self.headers.get_all("content-encoding");
+        let mut codings = codings
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+        // An element of a list may be empty.
+        let allowed = ["identity", ""];
+        let unencoded =
+            codings.all(|coding| allowed.iter().any(|name| is_ignoring_case(coding, name)));
         method && status && content_type && unencoded && !self.skips
     }
 
@@ -184,7 +179,7 @@ impl<'a> Arbitrary<'a> for Input {
             6 => 300,
             _ => 500,
         };
-        // The first of the statuses are the ones that differ.
+        // The rules distinguish the first statuses of a hundred.
         let status = hundreds
             + u16::from(if status < 64 {
                 status % 10
@@ -207,7 +202,7 @@ impl<'a> Arbitrary<'a> for Input {
             status: StatusCode::from_u16(status).expect("a status"),
             headers,
             skips: ways & 0b11_0000 == 0b11_0000,
-            end_stream: [EndStream::Unsaid, EndStream::Said, EndStream::Lied]
+            end_stream: [EndStream::Unknown, EndStream::Known, EndStream::Wrong]
                 [usize::from(ways >> 6) % 3],
             size: match ways & 8 {
                 0 => SizeHint::default(),
@@ -222,14 +217,14 @@ impl<'a> Arbitrary<'a> for Input {
     }
 }
 
-/// The stream was cancelled before it began, so it ends in a close event, whatever its content.
+/// The stream was cancelled before its start, so every content is followed by a close event.
 fn assert_closes<B>(mut body: Driver<B>, steps: &[Step])
 where
     B: http_body::Body<Data = bytes::Bytes>,
     B::Error: std::fmt::Debug,
 {
-    assert!(!body.is_end_stream(), "C14: a close event is to come");
-    assert_eq!(body.size_hint().exact(), None, "C14: nobody knows");
+    assert!(!body.is_end_stream(), "C14: before the close event");
+    assert_eq!(body.size_hint().exact(), None, "C14: unknown");
     let output = body.rest();
     assert!(
         output.error.is_none(),
@@ -237,21 +232,19 @@ where
     );
     let bytes = output.bytes();
     let forwarded = bytes.strip_suffix(CLOSE).expect("C9: a close event");
-    let whole: Vec<u8> = steps
-        .iter()
-        .filter_map(|step| match step {
-            Step::Data(data) => Some(&data[..]),
-            _ => None,
-        })
-        .collect::<Vec<_>>()
-        .concat();
-    let is_beginning = whole.starts_with(forwarded);
+    let mut whole = Vec::new();
+    for step in steps {
+        if let Step::Data(data) = step {
+            whole.extend_from_slice(data);
+        }
+    }
+    let is_prefix = whole.starts_with(forwarded);
     let completes_crlf =
         forwarded.ends_with(b"\r\n") && whole.starts_with(&forwarded[..forwarded.len() - 1]);
-    assert!(is_beginning || completes_crlf, "C4: a beginning");
+    assert!(is_prefix || completes_crlf, "C4: a prefix");
 }
 
-/// C2: the same at every poll.
+/// C2: every poll of the body returns what the upstream returns.
 fn assert_same<A, B>(mut body: Driver<A>, mut upstream: Driver<B>, steps: usize)
 where
     A: http_body::Body<Data = bytes::Bytes, Error = B::Error>,
@@ -287,14 +280,10 @@ fn header_value(bytes: &[u8]) -> HeaderValue {
     HeaderValue::from_bytes(&value).expect("a value")
 }
 
-fn lower_case(value: &HeaderValue) -> Vec<u8> {
-    value.as_bytes().to_ascii_lowercase()
-}
-
-/// Without the white space of RFC 9110 around it.
-fn without_spaces(mut bytes: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
-        bytes = rest;
+/// Compares without regard to case and to the white space of RFC 9110 around the value.
+fn is_ignoring_case(mut value: &[u8], expected: &str) -> bool {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
     }
-    bytes
+    value.eq_ignore_ascii_case(expected.as_bytes())
 }

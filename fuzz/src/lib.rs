@@ -1,8 +1,7 @@
-//! What the fuzz targets check, one module for each, and what they share.
+//! The checks of the fuzz targets, one module for each, with the steps of an upstream and the seeds.
 
 pub mod body;
 pub mod close_event;
 pub mod heads;
-pub mod scan;
+pub mod seeds;
 pub mod steps;
-pub mod support;

@@ -1,11 +1,11 @@
-//! What an upstream does, written so that a mutation of one byte is a small change of it.
+//! The steps of an upstream, encoded so that a mutation of one byte is a small change.
 //!
-//! A byte below 0x80 is a byte of the event stream. The others are whatever makes streams interesting: line ends and
-//! field names, and the ends of frames with all that may stand between two of them.
+//! A byte below 0x80 is a byte of the event stream. The others are line ends, field names, the ends of frames, and the steps
+//! that may stand between two frames.
 
-use crate::support::script::{Step, data};
+use testkit::script::{Step, data};
 
-/// The next byte is one of the stream, whatever it is.
+/// The next byte is a byte of the stream.
 const RAW: u8 = 0x80;
 const CUT: u8 = 0x81;
 /// The upstream waits.
@@ -14,10 +14,10 @@ const YIELD: u8 = 0x83;
 const EMPTY: u8 = 0x84;
 const TRAILERS: u8 = 0x85;
 const ERROR: u8 = 0x86;
-/// The frame before, so many times more.
+/// Repeats the unfinished frame as frames of their own, 1 to 32 times.
 const REPEAT: std::ops::RangeInclusive<u8> = 0xA0..=0xBF;
 
-/// From 0x87 on.
+/// The meanings of the bytes from 0x87 on.
 const PIECES: [&[u8]; 25] = [
     b"\n",
     b"\r",
@@ -46,14 +46,14 @@ const PIECES: [&[u8]; 25] = [
     b"\xBB\xBF",
 ];
 
-/// From 0xC0 on, again and again.
+/// The meanings of the bytes from 0xC0 on, in turns.
 const BYTES: &[u8; 16] = b"\n\r:\n\r: \ndatidex1";
 
-/// More than the layer takes in one poll, several times.
+/// Several times the number of frames that the layer takes in one poll.
 const MOST_STEPS: usize = 320;
 const MOST_BYTES: usize = 2048;
 
-/// Reads steps, and ends them where they get too many for a quick test.
+/// Reads steps, up to a number that makes a quick test.
 pub fn read(bytes: &[u8]) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut frame = Vec::new();
@@ -111,7 +111,7 @@ pub fn read(bytes: &[u8]) -> Vec<Step> {
     steps
 }
 
-/// Writes steps that are frames with these bytes: the way back from [`read`].
+/// Writes frames with these bytes, for [`read`].
 pub fn write_frames<'a>(frames: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut written = Vec::new();
     for frame in frames {

@@ -57,7 +57,7 @@ pub struct Decoded {
     pub pending: bool,
 }
 
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 impl Decoder {
     /// Returns a decoder for the first connection of a client.

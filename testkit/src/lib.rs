@@ -4,9 +4,11 @@
 //! - [`feed`]: an upstream that the test feeds while the stream runs.
 //! - [`driver`]: polls a body without a runtime, and counts the wake-ups.
 //! - [`decoder`]: decodes an event stream as the HTML standard says.
+//! - [`vectors`]: test vectors for decoders of event streams.
 //! - [`chunked`]: decodes the chunked transfer coding of HTTP/1.1; with `net`, reads a response chunk by chunk.
 //! - [`reports`]: collects the reports of a layer.
 //! - [`exchange`]: sends one response through a layer.
+//! - [`model`]: the layer's contract, to predict or to judge a stream.
 //! - [`wait`]: waits with a limit, so that a test fails instead of hanging.
 //!
 //! With the feature `net`, servers and clients on loopback sockets:
@@ -22,12 +24,14 @@ pub mod decoder;
 pub mod driver;
 pub mod exchange;
 pub mod feed;
+pub mod model;
 #[cfg(feature = "net")]
 pub mod observed;
 pub mod reports;
 pub mod script;
 #[cfg(feature = "net")]
 pub mod server;
+pub mod vectors;
 pub mod wait;
 
 /// Where tests enumerate many inputs: `step_by` this, so that Miri, which is a thousand times slower, checks a sample.

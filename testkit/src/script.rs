@@ -137,6 +137,11 @@ impl Script {
         self
     }
 
+    /// Returns the step of the next poll, or `None` after the last step.
+    pub fn next_step(&self) -> Option<&Step> {
+        self.steps.front()
+    }
+
     /// Returns the log of this upstream, which outlives it.
     pub fn log(&self) -> Arc<Log> {
         Arc::clone(&self.log.0)

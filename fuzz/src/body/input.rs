@@ -1,66 +1,51 @@
-//! One stream, and all that may happen to it.
+//! One stream, and everything that may happen to it.
+
+use std::rc::Rc;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-
-use super::{closing::Choice, timed::Times};
-use crate::{
-    steps,
-    support::script::{EndStream, Script, Step, Then},
+use http::request::Parts;
+use http_body::SizeHint;
+use testkit::{
+    model::{Deadlines, Options, Policy},
+    reports::Reports,
+    script::{AfterScript, EndStream, Script, Step},
 };
+use tower_sse_completion::{CancelWhen, Ending, SseCompletionLayer};
+
+use super::{
+    cancel::{Cancel, Cancellation, Canceller, Trigger, When},
+    closing::Choice,
+    times::Times,
+};
+use crate::steps;
 
 #[derive(Debug)]
 pub struct Input {
-    pub(super) close_on_empty: bool,
-    pub(super) close_on_completed: bool,
-    pub(super) close_on_failed: bool,
-    pub(super) hold_limit: usize,
-    /// What the layer closes streams with, and what the response brings.
+    pub(super) policy: Policy,
+    pub(super) buffer_limit: usize,
+    /// The close events of the layer and of the response.
     pub(super) close_event: Choice,
     pub(super) close_event_of_response: Option<Choice>,
     pub(super) has_shutdown: bool,
     pub(super) cancel: Option<Cancel>,
     pub(super) drop_before_poll: Option<usize>,
-    /// Every pending poll is followed by one with another waker.
+    /// Every poll is made by another task.
     pub(super) changes_tasks: bool,
-    /// Goes on when the body says that it is at its end.
+    /// The body is polled again although its `is_end_stream` is `true`.
     pub(super) polls_on: bool,
     /// Two layers, one around the other.
-    pub(super) is_nested: bool,
-    /// With deadlines and a keep-alive.
+    pub(super) is_stacked: bool,
     pub(super) times: Option<Times>,
     pub(super) end_stream: EndStream,
-    pub(super) then: Then,
+    pub(super) after_script: AfterScript,
     pub(super) steps: Vec<Step>,
 }
 
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Cancel {
-    pub(super) when: When,
-    pub(super) by: By,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum When {
-    BeforeRequest,
-    /// Of the body.
-    BeforePoll(usize),
-    /// While the upstream is polled for this time.
-    DuringPoll(usize),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum By {
-    Future,
-    Shutdown,
-    /// Which closes with an event of its own.
-    ShutdownWith(Choice),
-}
-
-/// How many bytes are in front of the steps.
+/// The number of bytes before the steps.
 const OPTIONS: usize = 8;
 
 impl Input {
-    /// What is read from an input of these options and steps. With all options zero, a default layer and a stream that
+    /// Returns the bytes from which these options and steps are read. All zeros are a default layer and a stream that
     /// ends.
     pub fn encode(options: [u8; OPTIONS], steps: &[u8]) -> Vec<u8> {
         [&options, steps].concat()
@@ -68,14 +53,82 @@ impl Input {
 
     pub(super) fn script(&self) -> Script {
         Script::new(self.steps.iter().cloned())
-            .then(self.then.clone())
+            .then(self.after_script.clone())
             .end_stream(self.end_stream)
+            // A size that must not be forwarded.
+            .size_hint(SizeHint::with_exact(1))
+    }
+
+    pub(super) fn deadlines(&self) -> Deadlines {
+        let times = self.times.as_ref();
+        times.map_or(Deadlines::default(), |times| times.deadlines)
+    }
+
+    pub(super) fn layer(
+        &self,
+        canceller: &Rc<Canceller>,
+        reports: &Reports,
+    ) -> SseCompletionLayer<CancelWhen<impl Fn(&Parts) -> Cancellation + Clone + use<>>> {
+        let of_request = Rc::clone(canceller);
+        let mut layer = SseCompletionLayer::new()
+            .cancel_when(move |_: &Parts| of_request.cancellation())
+            .close_on_empty(self.policy.close_on_empty)
+            .close_on_completed(self.policy.close_on_completed)
+            .close_on_failed(self.policy.close_on_failed)
+            .hold_limit(self.buffer_limit)
+            .on_end(reports.observer());
+        layer = self.close_event.configure(layer);
+        if self.has_shutdown {
+            layer = layer.shutdown(&canceller.shutdown);
+        }
+        let deadlines = self.deadlines();
+        if let Some(age) = deadlines.max_age {
+            layer = layer.max_age(age).expect("not zero");
+        }
+        if let Some(timeout) = deadlines.idle_timeout {
+            layer = layer.idle_timeout(timeout).expect("not zero");
+        }
+        if let Some(interval) = deadlines.keep_alive {
+            layer = layer.keep_alive(interval).expect("not zero");
+        }
+        layer
+    }
+
+    /// Returns the options of that layer, for the model.
+    pub(super) fn options(&self) -> Options {
+        let of_response = self.close_event_of_response;
+        let of_layer = self.close_event;
+        let of_shutdown = match self.cancel.map(|cancel| cancel.trigger) {
+            Some(Trigger::ShutdownWith(choice)) => Some(choice),
+            _ => None,
+        };
+        Options {
+            policy: self.policy,
+            buffer_limit: self.buffer_limit,
+            close_event: Box::new(move |ending| {
+                let of_shutdown = of_shutdown.filter(|_| ending == Ending::Cancelled);
+                match of_response.or(of_shutdown) {
+                    Some(choice) => choice.spec(None),
+                    None => of_layer.spec(Some(ending)),
+                }
+            }),
+            deadlines: self.deadlines(),
+        }
     }
 }
 
 impl<'a> Arbitrary<'a> for Input {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        let [closes, hold_limit, cancel, at, by, choices, drop, ways] = u.arbitrary()?;
+        let [
+            closes,
+            buffer_limit,
+            cancel,
+            at,
+            trigger,
+            choices,
+            drop,
+            ways,
+        ] = u.arbitrary()?;
         let at = usize::from(at);
         let when = match cancel % 8 {
             0..=2 => None,
@@ -83,41 +136,48 @@ impl<'a> Arbitrary<'a> for Input {
             4 | 5 => Some(When::BeforePoll(at)),
             _ => Some(When::DuringPoll(at)),
         };
-        let by = match by % 3 {
-            0 => By::Future,
-            1 => By::Shutdown,
-            _ => By::ShutdownWith(Choice::new(by / 3)),
+        let is_stacked = ways & 0b1100_0000 == 0b1100_0000;
+        // Two layers have the default close event, which is known by its bytes alone.
+        let choice = |number| match is_stacked {
+            true => Choice::Default,
+            false => Choice::new(number),
+        };
+        let trigger = match trigger % 3 {
+            0 => Trigger::Future,
+            1 => Trigger::Shutdown,
+            _ => Trigger::ShutdownWith(choice(trigger / 3)),
         };
         Ok(Self {
-            close_on_empty: closes & 1 == 0,
-            close_on_completed: closes & 2 != 0,
-            close_on_failed: closes & 4 != 0,
-            hold_limit: match hold_limit {
-                // Nearly every stream.
-                0 | 192.. => 64 * 1024,
-                1..192 => usize::from(hold_limit) - 1,
+            policy: Policy {
+                close_on_empty: closes & 1 == 0,
+                close_on_completed: closes & 2 != 0,
+                close_on_failed: closes & 4 != 0,
             },
-            close_event: Choice::new(choices & 15),
-            close_event_of_response: (choices & 16 != 0).then(|| Choice::new(choices >> 5)),
-            has_shutdown: ways & 1 != 0 || by != By::Future,
-            cancel: when.map(|when| Cancel { when, by }),
+            buffer_limit: match buffer_limit {
+                // Enough for nearly every stream.
+                0 | 192.. => 64 * 1024,
+                1..192 => usize::from(buffer_limit) - 1,
+            },
+            close_event: choice(choices & 15),
+            close_event_of_response: (choices & 16 != 0).then(|| choice(choices >> 5)),
+            has_shutdown: ways & 1 != 0 || trigger != Trigger::Future,
+            cancel: when.map(|when| Cancel { when, trigger }),
             drop_before_poll: (drop >= 192).then(|| usize::from(drop) - 192),
             changes_tasks: ways & 2 != 0,
             polls_on: ways & 4 != 0,
-            is_nested: ways & 0b1100_0000 == 0b1100_0000,
+            is_stacked,
             times: match ways & 0b1100_0000 {
                 0b1000_0000 => Some(u.arbitrary()?),
                 _ => None,
             },
             end_stream: match ways >> 3 & 3 {
-                0 | 1 => EndStream::Unsaid,
-                2 => EndStream::Said,
-                _ => EndStream::Lied,
+                0 | 1 => EndStream::Unknown,
+                2 => EndStream::Known,
+                _ => EndStream::Wrong,
             },
-            then: if ways & 32 == 0 {
-                Then::End
-            } else {
-                Then::Pending
+            after_script: match ways & 32 {
+                0 => AfterScript::End,
+                _ => AfterScript::Pending,
             },
             steps: steps::read(u.bytes(u.len())?),
         })

@@ -1,26 +1,45 @@
-//! Reads `event_streams.txt`, which says how it is written.
+//! Test vectors for decoders of event streams, written from the [HTML standard, 9.2.5 and 9.2.6][html].
+//!
+//! ```
+//! use testkit::{decoder::decode, vectors::cases};
+//!
+//! for case in cases() {
+//!     assert_eq!(decode(&case.stream), case.decoded, "{}", case.name);
+//! }
+//! ```
+//!
+//! [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 
 use std::{collections::BTreeSet, str::Chars, time::Duration};
 
-use testkit::decoder::{Decoded, Event};
+use crate::decoder::{Decoded, Event};
 
-pub(crate) struct Case {
-    /// The rule and the name of the case, for messages.
-    pub(crate) name: String,
-    pub(crate) stream: Vec<u8>,
-    /// The lengths of all beginnings of the stream after which nothing is pending at the client.
-    pub(crate) boundaries: Vec<usize>,
-    /// The lengths of those that end with an event.
-    pub(crate) deliveries: Vec<usize>,
-    pub(crate) decoded: Decoded,
-    /// Published decoders that come to something else.
+/// A stream, and what the standard makes of it.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// The rule and the name of the case.
+    pub name: String,
+    /// The bytes of the stream.
+    pub stream: Vec<u8>,
+    /// The lengths of all prefixes of the stream that end at a boundary.
+    pub boundaries: Vec<usize>,
+    /// The lengths of the prefixes whose last byte delivers an event.
+    pub deliveries: Vec<usize>,
+    /// The result of decoding the whole stream.
+    pub decoded: Decoded,
+    /// The published decoders whose result differs.
     deviating: Vec<String>,
 }
 
-pub(crate) fn cases() -> Vec<Case> {
+/// Returns all cases.
+///
+/// # Panics
+///
+/// Panics if `event_streams.txt` is malformed. The file describes its format.
+pub fn cases() -> Vec<Case> {
     let mut rule = "";
     let mut cases = Vec::new();
-    for block in include_str!("event_streams.txt").split("\n\n") {
+    for block in include_str!("vectors/event_streams.txt").split("\n\n") {
         let lines = block.lines().filter(|line| !line.starts_with('#'));
         let lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
         match lines.first().copied().map(keyword) {
@@ -86,8 +105,9 @@ impl Case {
         }
     }
 
-    /// Where to cut the stream: anywhere, or, if it is long, here and there and around the boundaries.
-    pub(crate) fn cuts(&self) -> Vec<usize> {
+    /// Returns the positions at which tests cut the stream: all, or a sample and those around the boundaries if the stream is
+    /// long.
+    pub fn cuts(&self) -> Vec<usize> {
         let length = self.stream.len();
         if length <= 256 {
             return (0..=length).collect();
@@ -106,26 +126,27 @@ impl Case {
             .collect()
     }
 
-    /// The first bytes of the stream, as one frame, cut in two everywhere, and in frames of one byte.
-    pub(crate) fn framings(&self, length: usize) -> impl Iterator<Item = Vec<&[u8]>> {
+    /// Returns the first `length` bytes of the stream as one frame, cut in two at every cut, and in frames of one byte.
+    pub fn framings(&self, length: usize) -> impl Iterator<Item = Vec<&[u8]>> {
         let bytes = &self.stream[..length];
         let in_two = self.cuts().into_iter().filter(move |&cut| cut < length);
         let in_two = in_two.map(move |cut| vec![&bytes[..cut], &bytes[cut..]]);
         in_two.chain([vec![bytes], bytes.chunks(1).collect()])
     }
 
-    /// The last place up to this one where nothing is pending.
-    pub(crate) fn boundary_before(&self, length: usize) -> usize {
+    /// Returns the last boundary up to this position.
+    pub fn boundary_before(&self, length: usize) -> usize {
         let before = self.boundaries.iter().take_while(|&&at| at <= length);
         before.last().copied().unwrap_or(0)
     }
 
-    pub(crate) fn deviates(&self, decoder: &str) -> bool {
+    /// Returns `true` if the result of this published decoder differs.
+    pub fn deviates(&self, decoder: &str) -> bool {
         self.deviating.iter().any(|it| it == decoder)
     }
 
-    /// How many events have been dispatched so far.
-    pub(crate) fn delivered_before(&self, length: usize) -> usize {
+    /// Returns the number of events that are delivered up to this position.
+    pub fn delivered_before(&self, length: usize) -> usize {
         self.deliveries.iter().filter(|&&at| at <= length).count()
     }
 }

@@ -1,0 +1,149 @@
+//! A model of the layer's contract, in plain code that shares nothing with the layer.
+//!
+//! The model has one part for each kind of rule:
+//!
+//! - [`Outcome::decide`] is the table of endings: from what stopped a stream and how its upstream ended to the ending,
+//!   the close event and the error (C9, C11, C12, C16).
+//! - [`Forwarding`] is what of the upstream's bytes may be forwarded so far (C4 to C7).
+//! - [`Expected`] is everything that a stream returns and reports, predicted from the two.
+//! - [`CloseEventSpec`] is what a close event has to look like on the wire (C5, C8).
+//!
+//! Tests that know what happens to a stream compare it with an [`Expected`]. Tests that do not, such as fuzzers, have it
+//! polled by a [`Judge`], which panics as soon as the stream breaks a rule: [`StreamJudge`] for the stream of one layer,
+//! [`StackJudge`] for the stream of two.
+//!
+//! ```
+//! use testkit::{
+//!     driver::Driver,
+//!     exchange::event_stream,
+//!     model::{Judge, Options, Progress, StreamJudge},
+//!     reports::Reports,
+//!     script::Script,
+//! };
+//! use tower_sse_completion::SseCompletionLayer;
+//!
+//! let reports = Reports::default();
+//! let mut judge = StreamJudge::new(Options::default(), &reports);
+//! let upstream = judge.upstream(Script::frames(["data: 1\n\nda", "ta: 2"]));
+//! let layer = SseCompletionLayer::new().on_end(reports.observer());
+//! let mut body = Driver::new(event_stream(&layer, upstream));
+//!
+//! while judge.poll(&mut body) != Progress::Ended {}
+//! judge.finish(body);
+//! ```
+
+mod close_event;
+mod expected;
+mod forwarding;
+mod judge;
+mod outcome;
+mod stack;
+mod upstream;
+
+use std::{rc::Rc, time::Duration};
+
+use bytes::Bytes;
+use http_body::Body;
+use tower_sse_completion::Ending;
+
+pub use self::{
+    close_event::CloseEventSpec,
+    expected::Expected,
+    forwarding::Forwarding,
+    judge::StreamJudge,
+    outcome::{Facts, Outcome, Policy, Stop, UpstreamEnd},
+    stack::StackJudge,
+    upstream::{Upstream, UpstreamLog, UpstreamPoll},
+};
+use crate::{
+    driver::Driver,
+    script::{Script, ScriptError},
+};
+
+/// The options of a layer, as far as the model depends on them.
+pub struct Options {
+    /// The ends that have a close event.
+    pub policy: Policy,
+    /// Maximum number of bytes that are buffered.
+    pub buffer_limit: usize,
+    /// Returns the close event of a stream with this ending.
+    pub close_event: Box<dyn Fn(Ending) -> CloseEventSpec>,
+    /// The deadlines and the keep-alive.
+    pub deadlines: Deadlines,
+}
+
+/// The deadlines and the keep-alive of a layer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Deadlines {
+    /// The time from the response to the end of a stream.
+    pub max_age: Option<Duration>,
+    /// The time from the last delivered event to the end of a stream.
+    pub idle_timeout: Option<Duration>,
+    /// The silence after which a comment is sent.
+    pub keep_alive: Option<Duration>,
+}
+
+/// Polls one stream, and panics when the stream breaks a rule of the contract.
+///
+/// A judge knows what the upstream of [`upstream`](Self::upstream) does, and has to be told of cancellations (by
+/// [`UpstreamLog::cancel`]) and of the time (by [`advance_to`](Self::advance_to)).
+pub trait Judge {
+    /// Returns the log of the upstream.
+    fn log(&self) -> &Rc<UpstreamLog>;
+
+    /// Returns the upstream of the stream.
+    fn upstream(&self, script: Script) -> Upstream {
+        Upstream::new(script, Rc::clone(self.log()))
+    }
+
+    /// Sets the time since the response.
+    fn advance_to(&mut self, now: Duration);
+
+    /// Asserts that whatever a waiting stream waits for has woken its task, if it has happened. [`poll`](Self::poll) does
+    /// the same. A test calls this before it moves the body to another task.
+    fn assert_woken<B: Body<Data = Bytes>>(&mut self, body: &Driver<B>);
+
+    /// Polls the body once.
+    fn poll<B>(&mut self, body: &mut Driver<B>) -> Progress
+    where
+        B: Body<Data = Bytes, Error = ScriptError>;
+
+    /// Drops the body, and asserts what holds for every stream.
+    fn finish<B: Body<Data = Bytes>>(self, body: Driver<B>);
+}
+
+/// What a poll has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The stream has returned a frame, or has woken its task.
+    Ready,
+    /// The stream waits for a wake-up.
+    Waiting,
+    /// The stream reports with `is_end_stream` that it has ended, and a server need not poll it again.
+    Finished,
+    /// The stream has ended, and must not be polled again.
+    Ended,
+}
+
+/// The comment that keeps a connection alive.
+const KEEP_ALIVE: &[u8] = b":\n";
+
+/// Maximum number of ready frames between two checks of the cancellation.
+const FRAMES_UNTIL_CHECK: usize = 32;
+
+/// Number of ready frames that are forwarded after the stream has been stopped.
+const FRAMES_AFTER_STOP: usize = 32;
+
+/// Maximum number of upstream frames in one poll.
+const FRAMES_PER_POLL: usize = 64;
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            buffer_limit: 64 * 1024,
+            close_event: Box::new(|_| CloseEventSpec::default()),
+            deadlines: Deadlines::default(),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Everything that a stream returns and reports.
+
+use tower_sse_completion::{Ending, StreamReport};
+
+use super::{Forwarding, Outcome, Policy, Stop, UpstreamEnd};
+use crate::exchange::CLOSE;
+
+/// Everything that a stream returns and reports, from its first frame to its last.
+///
+/// ```
+/// use testkit::model::{Expected, Forwarding, Policy, Stop, UpstreamEnd};
+///
+/// let mut forwarding = Forwarding::new(1024);
+/// forwarding.receive(b"data: 1\n\ndata: 2");
+/// let (stop, end) = (Some(Stop::Cancelled), UpstreamEnd::Open);
+/// let expected = Expected::new(&forwarding, stop, end, Policy::default());
+/// assert!(expected.close_event);
+/// assert_eq!(expected.bytes, b"data: 1\n\n");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// The ending that is reported.
+    pub ending: Ending,
+    /// The bytes of the upstream that are forwarded.
+    pub bytes: Vec<u8>,
+    /// A close event follows the bytes.
+    pub close_event: bool,
+    /// The trailers of the upstream follow.
+    pub trailers: bool,
+    /// The error of the upstream follows.
+    pub error: bool,
+    /// An event is reported as delivered.
+    pub delivered: bool,
+    /// The data frames that are reported as forwarded.
+    pub data_frames: usize,
+}
+
+impl Expected {
+    /// Predicts the stream of one layer that has received these bytes, and was then stopped or has ended.
+    pub fn new(
+        forwarding: &Forwarding,
+        stop: Option<Stop>,
+        end: UpstreamEnd,
+        policy: Policy,
+    ) -> Self {
+        let outcome = Outcome::decide(stop, end, forwarding.facts(), policy);
+        let forwards_buffered = !outcome.close_event && outcome.ending != Ending::Dropped;
+        let forwarded = match forwards_buffered {
+            true => forwarding.received().len(),
+            false => forwarding.released(),
+        };
+        Self {
+            close_event: outcome.close_event,
+            trailers: end == UpstreamEnd::Trailers,
+            error: outcome.error,
+            ..Self::without_tail(forwarding, outcome.ending, forwarded)
+        }
+    }
+
+    /// Predicts the stream of a body that is dropped, or whose upstream panics, when the first `forwarded` bytes of the
+    /// upstream have been forwarded.
+    pub fn without_tail(forwarding: &Forwarding, ending: Ending, forwarded: usize) -> Self {
+        let start = forwarding.dropped().min(forwarded);
+        Self {
+            ending,
+            bytes: forwarding.received()[start..forwarded].to_vec(),
+            close_event: false,
+            trailers: false,
+            error: false,
+            delivered: forwarding.delivered_within(forwarded) > 0,
+            data_frames: forwarding.frames_within(forwarded),
+        }
+    }
+
+    /// Returns the bytes of all data frames, if the close event is the default one.
+    pub fn output(&self) -> Vec<u8> {
+        let mut output = self.bytes.clone();
+        if self.close_event {
+            if output.ends_with(b"\r") {
+                output.push(b'\n');
+            }
+            output.extend_from_slice(CLOSE);
+        }
+        output
+    }
+
+    /// Compares the report of the stream.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the report differs.
+    #[track_caller]
+    pub fn assert_report(&self, report: &StreamReport) {
+        let reported = (
+            report.ending(),
+            report.close_event_sent(),
+            report.delivered(),
+            report.data_frames(),
+            report.bytes(),
+        );
+        let expected = (
+            self.ending,
+            self.close_event,
+            self.delivered,
+            self.data_frames as u64,
+            self.bytes.len() as u64,
+        );
+        assert_eq!(reported, expected, "C16: the report");
+        let has_time = report.time_to_first_event().is_some();
+        assert_eq!(has_time, self.delivered, "C16: the time to the first event");
+    }
+}

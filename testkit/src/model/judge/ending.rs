@@ -1,0 +1,183 @@
+//! The end of a stream: what it returns after its upstream, and its report.
+
+use std::task::Poll;
+
+use bytes::Bytes;
+use http_body::Body;
+use tower_sse_completion::Ending;
+
+use super::{Phase, Polled, StreamJudge};
+use crate::{
+    driver::Driver,
+    model::{
+        CloseEventSpec, Expected, FRAMES_AFTER_STOP, Progress, Stop, UpstreamEnd, UpstreamPoll,
+    },
+    script::{ScriptError, trailers},
+};
+
+/// What follows the forwarded bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Item {
+    CloseEvent,
+    Buffered,
+    Trailers,
+    Error,
+}
+
+impl StreamJudge {
+    /// C9, C11, C16: the upstream was dropped by the last poll.
+    pub(super) fn decide(&mut self) {
+        assert!(self.unforwarded().is_empty(), "C4: not all is forwarded");
+        let (last, end) = (self.upstream.last(), self.upstream.end());
+        if !matches!(
+            last,
+            UpstreamPoll::Eof | UpstreamPoll::Trailers | UpstreamPoll::Error
+        ) {
+            let first = self.stops().map(|(_, frames)| frames).min();
+            let frames = self.frames - first.expect("C4: dropped before its end");
+            let is_last = last.is_pending() || frames >= FRAMES_AFTER_STOP;
+            assert!(is_last, "C11: only {frames} frames");
+            let has_repolled = last != UpstreamPoll::Yielded || self.repolled;
+            assert!(has_repolled, "C11: one more poll");
+        }
+        let stops = self.stops().map(|(stop, _)| stop);
+        let mut candidates: Vec<_> = stops
+            .filter(|&stop| stop == Stop::Cancelled || end == UpstreamEnd::Open)
+            .map(|stop| self.expected(Some(stop), end))
+            .collect();
+        if candidates.is_empty() {
+            candidates.push(self.expected(None, end));
+        }
+        let expected = &candidates[0];
+        let has_buffered = !expected.close_event && !self.forwarding.buffered().is_empty();
+        let tail = [
+            expected.close_event.then_some(Item::CloseEvent),
+            has_buffered.then_some(Item::Buffered),
+            expected.trailers.then_some(Item::Trailers),
+            expected.error.then_some(Item::Error),
+        ];
+        self.phase = Phase::Ending {
+            tail: tail.into_iter().flatten().collect(),
+            candidates,
+        };
+    }
+
+    /// C9, C12, C13: what follows once the upstream is dropped.
+    pub(super) fn assert_tail<B>(&mut self, polled: Polled, body: &mut Driver<B>) -> Progress
+    where
+        B: Body<Data = Bytes, Error = ScriptError>,
+    {
+        let Phase::Ending { tail, candidates } = &mut self.phase else {
+            unreachable!("only called while a stream ends");
+        };
+        let item = tail.pop_front();
+        let is_last = tail.is_empty();
+        let (returned, data) = parts(polled);
+        match item {
+            None => assert_eq!(returned, UpstreamPoll::Eof, "C13: the end"),
+            Some(Item::Error) => assert_eq!(returned, UpstreamPoll::Error, "C12: the error"),
+            Some(Item::Trailers) => assert_eq!(returned, UpstreamPoll::Trailers, "C13: trailers"),
+            Some(Item::Buffered) => {
+                assert_eq!(data, self.forwarding.buffered(), "C4: what was buffered");
+                self.forwarded = self.forwarding.received().len();
+            }
+            Some(Item::CloseEvent) => {
+                assert_eq!(returned, UpstreamPoll::Data, "C9: the close event");
+                let event = CloseEventSpec::after(&self.output, &data);
+                let spec = &self.options.close_event;
+                candidates.retain(|expected| spec(expected.ending).matches(event));
+                assert!(!candidates.is_empty(), "C8: {}", event.escape_ascii());
+                self.has_close_event = true;
+            }
+        }
+        self.output.extend_from_slice(&data);
+        if !is_last {
+            assert!(!body.is_end_stream(), "C14: {item:?} is not the end");
+            assert_eq!(self.reports.count(), 0, "C16: before the end");
+            return Progress::Ready;
+        }
+        if let Phase::Ending { candidates, .. } = &self.phase {
+            self.assert_report(candidates);
+        }
+        let hints = (body.is_end_stream(), body.size_hint().exact());
+        assert_eq!(hints, (true, Some(0)), "C13: the hints after the end");
+        self.ended(body)
+    }
+
+    /// The upstream has reported its end: if that was wrong, every frame passes unchanged.
+    pub(super) fn assert_pass_through<B>(
+        &mut self,
+        polled: Polled,
+        body: &mut Driver<B>,
+    ) -> Progress
+    where
+        B: Body<Data = Bytes, Error = ScriptError>,
+    {
+        let (returned, data) = parts(polled);
+        let last = self.upstream.last();
+        let is_same = returned == last || returned.is_pending() && last.is_pending();
+        assert!(is_same, "C2: {returned:?} instead of {last:?}");
+        if returned == UpstreamPoll::Data {
+            self.receive();
+            let (length, received) = (data.len(), self.forwarding.received());
+            assert_eq!(data, received[received.len() - length..], "C2: the frame");
+            self.forwarded = received.len();
+            self.output.extend_from_slice(&data);
+        }
+        match returned {
+            UpstreamPoll::Eof | UpstreamPoll::Error => self.ended(body),
+            UpstreamPoll::Trailers => Progress::Ended,
+            _ => Progress::Finished,
+        }
+    }
+
+    /// C13: nothing follows the end.
+    fn ended<B>(&mut self, body: &mut Driver<B>) -> Progress
+    where
+        B: Body<Data = Bytes, Error = ScriptError>,
+    {
+        for _ in 0..2 {
+            let polled = body.poll();
+            assert!(matches!(polled, Poll::Ready(None)), "C13: {polled:?}");
+            assert!(body.is_end_stream(), "C13: the hint after the end");
+        }
+        self.phase = Phase::Ended;
+        Progress::Ended
+    }
+
+    /// C16: a panic of the upstream is a failure, which is reported when the body is dropped.
+    pub(super) fn panicked(&mut self) -> Progress {
+        let expected = Expected::without_tail(&self.forwarding, Ending::Failed, self.forwarded);
+        self.phase = Phase::Ending {
+            tail: Default::default(),
+            candidates: vec![expected],
+        };
+        Progress::Ended
+    }
+
+    /// C16: the report is that of one of these candidates.
+    pub(super) fn assert_report(&self, candidates: &[Expected]) {
+        let report = self.reports.only();
+        let is_reported = |expected: &&Expected| expected.ending == report.ending();
+        let expected = candidates.iter().find(is_reported);
+        expected.unwrap_or(&candidates[0]).assert_report(&report);
+    }
+}
+
+/// Returns what a body has returned, and its data.
+fn parts(polled: Polled) -> (UpstreamPoll, Bytes) {
+    let returned = UpstreamPoll::of(&polled);
+    let data = match polled {
+        Poll::Ready(Some(Ok(frame))) => frame.into_data(),
+        _ => return (returned, Bytes::new()),
+    };
+    let data = data.unwrap_or_else(|frame| {
+        assert_eq!(
+            frame.into_trailers().ok(),
+            Some(trailers()),
+            "C13: trailers"
+        );
+        Bytes::new()
+    });
+    (returned, data)
+}

@@ -1,0 +1,94 @@
+//! The table of endings.
+
+use tower_sse_completion::Ending;
+
+/// What stopped a stream before the end of its upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// A cancellation fired.
+    Cancelled,
+    /// The stream reached its maximum age.
+    Expired,
+    /// No event was delivered for too long.
+    Idle,
+}
+
+/// How the upstream ended, by its last poll.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamEnd {
+    /// The upstream has not ended.
+    Open,
+    /// The upstream returned `None`, or reported with its last frame that no frame follows.
+    Eof,
+    /// The upstream returned trailers.
+    Trailers,
+    /// The upstream returned an error.
+    Error,
+}
+
+/// The ends of an upstream that have a close event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Ends before which no event was delivered.
+    pub close_on_empty: bool,
+    /// Ends after a delivered event.
+    pub close_on_completed: bool,
+    /// Errors.
+    pub close_on_failed: bool,
+}
+
+/// What the forwarded bytes decide about the end of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// An event has been delivered.
+    pub delivered: bool,
+    /// The forwarded bytes end inside an event that is too large for the buffer.
+    pub mid_event: bool,
+}
+
+/// How a stream ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// The ending that is reported.
+    pub ending: Ending,
+    /// A close event is sent.
+    pub close_event: bool,
+    /// The error of the upstream is forwarded.
+    pub error: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            close_on_empty: true,
+            close_on_completed: false,
+            close_on_failed: false,
+        }
+    }
+}
+
+impl Outcome {
+    /// Returns how a stream ends. Without a stop and with an open upstream, the server has dropped the body.
+    pub fn decide(stop: Option<Stop>, end: UpstreamEnd, facts: Facts, policy: Policy) -> Self {
+        use UpstreamEnd::{Eof, Error, Open, Trailers};
+        // A deadline does not overrule an upstream that has ended. A cancellation does.
+        let stop = stop.filter(|&stop| stop == Stop::Cancelled || end == Open);
+        let (ending, is_due) = match (stop, end) {
+            (Some(Stop::Cancelled), _) => (Ending::Cancelled, true),
+            (Some(Stop::Expired), _) => (Ending::Expired, true),
+            (Some(Stop::Idle), _) => (Ending::Idle, true),
+            (None, Eof | Trailers) if facts.delivered => {
+                (Ending::Completed, policy.close_on_completed)
+            }
+            (None, Eof | Trailers) => (Ending::Empty, policy.close_on_empty),
+            (None, Error) => (Ending::Failed, policy.close_on_failed),
+            (None, Open) => (Ending::Dropped, false),
+        };
+        let close_event = is_due && !facts.mid_event;
+        Self {
+            ending,
+            close_event,
+            error: end == Error && stop.is_none() && !close_event,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Judges the stream of two layers.
+
+use std::{rc::Rc, task::Poll, time::Duration};
+
+use bytes::Bytes;
+use http_body::Body;
+use tower_sse_completion::Ending;
+
+use super::{
+    Judge, Options, Progress, Stop, StreamJudge, UpstreamLog, UpstreamPoll, judge::assert_events,
+};
+use crate::{driver::Driver, exchange::CLOSE, reports::Reports, script::ScriptError};
+
+/// The judge of the stream of two layers with the same options and the default close event, one around the other.
+///
+/// Together the two have to do what one of them does, but for a cancellation: either layer may see it first, so the number
+/// of frames that are still forwarded is not known.
+pub struct StackJudge {
+    /// The parts of that judge without its step-by-step rules.
+    stream: StreamJudge,
+    trailers: bool,
+    error: bool,
+    /// The stream was cancelled when the inner layer ended its stream.
+    was_cancelled: Option<bool>,
+    has_ended: bool,
+}
+
+impl StackJudge {
+    /// Returns the judge of the only stream of two layers that have these options and this observer.
+    pub fn new(options: Options, reports: &Reports) -> Self {
+        Self {
+            stream: StreamJudge::new(options, reports),
+            trailers: false,
+            error: false,
+            was_cancelled: None,
+            has_ended: false,
+        }
+    }
+
+    /// Separates the upstream's bytes from the close event, of which there may be one.
+    fn split_close_event(&self) -> (&[u8], bool) {
+        let (output, received) = (self.stream.output(), self.stream.forwarding.received());
+        if received.starts_with(output) {
+            return (output, false);
+        }
+        let forwarded = output.strip_suffix(CLOSE).expect("C4: more than was sent");
+        match forwarded.strip_suffix(b"\n") {
+            Some(cr) if cr.ends_with(b"\r") && !received.starts_with(forwarded) => (cr, true),
+            _ => (forwarded, true),
+        }
+    }
+}
+
+impl Judge for StackJudge {
+    fn log(&self) -> &Rc<UpstreamLog> {
+        self.stream.log()
+    }
+
+    fn advance_to(&mut self, now: Duration) {
+        self.stream.advance_to(now);
+    }
+
+    fn assert_woken<B: Body<Data = Bytes>>(&mut self, body: &Driver<B>) {
+        self.stream.assert_woken(body);
+    }
+
+    fn poll<B>(&mut self, body: &mut Driver<B>) -> Progress
+    where
+        B: Body<Data = Bytes, Error = ScriptError>,
+    {
+        self.assert_woken(body);
+        let stream = &mut self.stream;
+        let wakes = body.wakes();
+        let polled = body.poll();
+        stream.polls += 1;
+        stream.receive();
+        let is_cancelled = stream.upstream.is_cancelled();
+        if stream.upstream.is_dropped() || stream.reports.count() > 0 {
+            self.was_cancelled.get_or_insert(is_cancelled);
+        }
+        match UpstreamPoll::of(&polled) {
+            UpstreamPoll::Pending if body.wakes() > wakes => return Progress::Ready,
+            UpstreamPoll::Pending => {
+                assert!(!is_cancelled, "C10: a cancelled stream waits");
+                let released = stream.forwarding.released();
+                assert_eq!(stream.output.len(), released, "C6: too late");
+                stream.waiting_since = Some(wakes);
+                return Progress::Waiting;
+            }
+            UpstreamPoll::Error => self.error = true,
+            UpstreamPoll::Trailers => self.trailers = true,
+            _ => {}
+        }
+        self.has_ended = match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    assert!(!self.trailers, "C13: data after the trailers");
+                    stream.output.extend_from_slice(&data);
+                }
+                body.is_end_stream()
+            }
+            _ => true,
+        };
+        match self.has_ended {
+            true => Progress::Ended,
+            false => Progress::Ready,
+        }
+    }
+
+    fn finish<B: Body<Data = Bytes>>(self, body: Driver<B>) {
+        drop(body);
+        let stream = &self.stream;
+        let reports = usize::from(stream.polls > 0);
+        assert_eq!(stream.reports.count(), reports, "C16: one report");
+        let (forwarded, has_close_event) = self.split_close_event();
+        let is_prefix = stream.forwarding.received().starts_with(forwarded);
+        assert!(is_prefix, "C4: not the bytes of the upstream");
+        assert_events(&stream.output, forwarded, has_close_event);
+
+        let Some(was_cancelled) = self.was_cancelled.filter(|_| self.has_ended) else {
+            return;
+        };
+        let stop = was_cancelled.then_some(Stop::Cancelled);
+        let expected = stream.expected(stop, stream.upstream.end());
+        let report = stream.reports.only();
+        if was_cancelled {
+            let is_closed = stream.output.ends_with(CLOSE);
+            assert!(is_closed || !expected.close_event, "C9: the close event");
+            assert!(!self.error, "C12: a cancelled stream does not fail");
+            // The outer layer may have dropped the inner one.
+            let ending = report.ending();
+            assert!(
+                matches!(ending, Ending::Cancelled | Ending::Dropped),
+                "C16: {ending}"
+            );
+        } else if !stream.upstream.has_outlived_its_end() {
+            assert_eq!(stream.output, expected.output(), "C4, C9: the bytes");
+            assert_eq!(self.trailers, expected.trailers, "C13: the trailers");
+            assert_eq!(self.error, expected.error, "C12: the error");
+            expected.assert_report(&report);
+        }
+    }
+}
