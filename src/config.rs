@@ -2,9 +2,12 @@
 
 use std::{fmt, sync::Arc};
 
+use crate::{
+    coop::LastLook, report::ending::Ending, report::stream_report::StreamReport,
+    wire::close_event::CloseEvent,
+};
 #[cfg(feature = "tokio")]
-use crate::{clock::Deadlines, shutdown::Shutdown};
-use crate::{close_event::CloseEvent, ending::Ending, last_look::LastLook, report::StreamReport};
+use crate::{deadlines::Deadlines, shutdown::Shutdown};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Config {

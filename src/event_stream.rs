@@ -1,7 +1,8 @@
 //! The state machine of one event stream; [`ResponseBody`](crate::ResponseBody) has its table.
 
-mod closing;
-mod short_way;
+mod fast_path;
+mod finish;
+pub(crate) mod signals;
 
 use std::{
     future::Future,
@@ -19,15 +20,15 @@ use pin_project_lite::pin_project;
 
 use crate::{
     body::{Polled, into_bytes, into_bytes_frame, poll_untouched},
-    close_event::CloseEvent,
     config::Config,
     eligibility::Completed,
-    ending::Ending,
+    event_stream::signals::{Stop, Tick},
     future::StreamParts,
-    hold::HoldBack,
-    report::Account,
-    stop::{Stop, Tick},
-    telemetry::Telemetry,
+    report::ending::Ending,
+    report::stream_report::Account,
+    report::telemetry::Telemetry,
+    wire::close_event::CloseEvent,
+    wire::event_buffer::HoldBack,
 };
 
 /// One poll takes so many upstream frames, and then lets the other tasks run.

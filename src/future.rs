@@ -16,7 +16,7 @@ use crate::{
     cancel::NeverCancel,
     config::Config,
     eligibility::{self, Completed},
-    telemetry::Telemetry,
+    report::telemetry::Telemetry,
 };
 
 pin_project! {

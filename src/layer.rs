@@ -9,15 +9,15 @@ use tower_layer::Layer;
 
 use crate::{
     cancel::{CancelWhen, MakeCancellation, NeverCancel},
-    close_event::CloseEvent,
     config::{CloseEventSource, Config, OnEnd},
-    ending::Ending,
-    report::StreamReport,
+    report::ending::Ending,
+    report::stream_report::StreamReport,
     service::SseCompletion,
+    wire::close_event::CloseEvent,
 };
 #[cfg(feature = "tokio")]
 use crate::{
-    clock::{Deadlines, InvalidDeadline},
+    deadlines::{Deadlines, InvalidDeadline},
     shutdown::Shutdown,
 };
 

@@ -98,45 +98,36 @@
 //! [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 mod body;
-mod boundary;
-mod budget;
 mod byte_stream;
 mod cancel;
-#[cfg(feature = "tokio")]
-mod clock;
-mod close_event;
 mod config;
+mod coop;
+#[cfg(feature = "tokio")]
+mod deadlines;
 mod eligibility;
-mod ending;
 mod event_stream;
 mod future;
-mod hold;
-mod last_look;
 mod layer;
 mod report;
 mod service;
 #[cfg(feature = "tokio")]
 mod shutdown;
-mod stop;
-mod telemetry;
-#[cfg(feature = "tokio")]
-mod watch;
+mod wire;
 
 pub use self::{
     body::ResponseBody,
     byte_stream::ByteStream,
     cancel::{CancelWhen, FirstOf, NeverCancel},
-    close_event::{CloseEvent, InvalidCloseEvent},
     eligibility::SkipCompletion,
-    ending::Ending,
     future::ResponseFuture,
     layer::SseCompletionLayer,
-    report::StreamReport,
+    report::{ending::Ending, stream_report::StreamReport},
     service::SseCompletion,
+    wire::close_event::{CloseEvent, InvalidCloseEvent},
 };
 #[cfg(feature = "tokio")]
 pub use self::{
-    clock::InvalidDeadline,
+    deadlines::InvalidDeadline,
     shutdown::{Drained, Draining, Shutdown},
 };
 

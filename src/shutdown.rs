@@ -1,5 +1,7 @@
 //! The ready-made cancellation of many streams at once, and the count of those that are open.
 
+pub(crate) mod waiters;
+
 use std::{
     fmt,
     future::Future,
@@ -12,8 +14,8 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    close_event::CloseEvent,
-    watch::{CLOSED, DRAINING, Shared, StreamWatch, Watch},
+    shutdown::waiters::{CLOSED, DRAINING, Shared, StreamWatch, Watch},
+    wire::close_event::CloseEvent,
 };
 
 /// Ends event streams, all at once or after a grace, and knows how many are open.

@@ -1,6 +1,6 @@
 //! Reports for the crates `tracing` and `metrics`, each behind its feature.
 
-use crate::report::StreamReport;
+use crate::report::stream_report::StreamReport;
 
 /// Empty without those features.
 #[derive(Debug, Clone)]
@@ -51,7 +51,7 @@ impl Telemetry {
 
 #[cfg(feature = "tracing")]
 fn trace(report: &StreamReport) {
-    use crate::ending::Ending;
+    use crate::report::ending::Ending;
 
     // The level of an event is a constant, so each level has its own.
     macro_rules! event {

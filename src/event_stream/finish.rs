@@ -9,7 +9,7 @@ use std::{
 use http_body::{Body, Frame};
 
 use super::{EventStream, Last, Mode, State, StateProjection};
-use crate::{budget::poll_unconstrained, ending::Ending};
+use crate::{coop::poll_unconstrained, report::ending::Ending};
 
 impl<B: Body, C> EventStream<B, C> {
     /// Reports the stream, unless that was done.

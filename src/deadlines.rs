@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{budget::poll_unconstrained, ending::Ending, stop::Tick};
+use crate::{coop::poll_unconstrained, event_stream::signals::Tick, report::ending::Ending};
 
 /// Why a deadline was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::close_event::CloseEvent;
+use crate::wire::close_event::CloseEvent;
 
 /// A stream that waits for the end, and is counted as open until it is dropped.
 #[derive(Debug)]

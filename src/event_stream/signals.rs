@@ -4,12 +4,12 @@ use std::task::{Context, Poll};
 
 use http::Extensions;
 
+use crate::{config::Config, report::ending::Ending, wire::close_event::CloseEvent};
 #[cfg(feature = "tokio")]
 use crate::{
-    boundary::surely_delivers, clock::Clock, eligibility::Completed, shutdown::Shutdown,
-    watch::StreamWatch,
+    deadlines::Clock, eligibility::Completed, shutdown::Shutdown, shutdown::waiters::StreamWatch,
+    wire::scanner::surely_delivers,
 };
-use crate::{close_event::CloseEvent, config::Config, ending::Ending};
 
 /// Empty without the feature `tokio`, and for layers that have neither.
 #[derive(Debug)]

@@ -4,11 +4,13 @@
 //! other tasks. Both wake the task: such a future at once, but tokio only when the task has yielded. The budget is not
 //! ignored here, as it is elsewhere, because it may be all that bounds a poll of the upstream: of a filter, say.
 
-use std::task::{Context, Poll};
-#[cfg(feature = "tokio")]
 use std::{
     future::Future,
     pin::pin,
+    task::{Context, Poll},
+};
+#[cfg(feature = "tokio")]
+use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -85,4 +87,16 @@ impl Wake for Wakes {
 fn budget_is_spent(cx: &mut Context<'_>) -> bool {
     let semaphore = tokio::sync::Semaphore::const_new(1);
     pin!(semaphore.acquire()).poll(cx).is_pending()
+}
+
+/// Polls as if the budget were not spent.
+#[cfg(feature = "tokio")]
+pub(crate) fn poll_unconstrained<F: Future>(future: F, cx: &mut Context<'_>) -> Poll<F::Output> {
+    pin!(tokio::task::unconstrained(future)).poll(cx)
+}
+
+/// Without the feature there is no way to say so.
+#[cfg(not(feature = "tokio"))]
+pub(crate) fn poll_unconstrained<F: Future>(future: F, cx: &mut Context<'_>) -> Poll<F::Output> {
+    pin!(future).poll(cx)
 }

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::boundary::{BYTE_ORDER_MARK, Boundary};
+use crate::wire::scanner::{BYTE_ORDER_MARK, Boundary};
 
 /// Takes the data of the upstream and lets it out, so that what is out never ends inside of an event, as long as
 /// that takes no more than the limit.

@@ -13,8 +13,8 @@ use http_body::{Body, Frame};
 use super::{EventStream, FRAMES_PER_CHECK, Mode, State, StateProjection, fail_on_panic};
 use crate::{
     body::{Polled, into_bytes},
-    ending::Ending,
-    hold::HoldBack,
+    report::ending::Ending,
+    wire::event_buffer::HoldBack,
 };
 
 impl<B: Body, C> EventStream<B, C> {
