@@ -64,7 +64,7 @@ fn app(shutdown: &Shutdown) -> Result<Router, Box<dyn Error>> {
     let cancelling = layer
         .clone()
         .cancel_when(|_| time::sleep(Duration::from_secs(3)));
-    let ageing = layer.clone().max_age(Duration::from_secs(5))?;
+    let ageing = layer.clone().max_age(Duration::from_secs(5));
 
     Ok(Router::new()
         .route("/events", get(events))

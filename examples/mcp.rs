@@ -128,7 +128,7 @@ pub(crate) async fn serve(
         // Clients resume a stream that ends at this age. rmcp forgets a result that comes while its client is away:
         // where that matters, limit the age of subscriptions only.
         if let Ok(age) = env::var("MAX_AGE_MS") {
-            completion = completion.max_age(Duration::from_millis(age.parse()?))?;
+            completion = completion.max_age(Duration::from_millis(age.parse()?));
         }
         app = app.layer(completion);
     }

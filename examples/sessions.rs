@@ -15,10 +15,10 @@ use std::{
 };
 
 use axum::{
-    Extension, Router,
+    Router,
     extract::{Path, State},
     response::{
-        IntoResponse,
+        IntoResponse, Response,
         sse::{Event, Sse},
     },
     routing::{get, post},
@@ -65,14 +65,13 @@ pub(crate) fn app(shutdown: &Shutdown) -> Router {
         .with_state(Sessions::default())
 }
 
-async fn events(State(sessions): State<Sessions>, Path(user): Path<String>) -> impl IntoResponse {
+async fn events(State(sessions): State<Sessions>, Path(user): Path<String>) -> Response {
     let (sender, receiver) = mpsc::channel(16);
     tokio::spawn(produce(sender, user.clone()));
-    // The extension is how the layer learns what else may end this stream.
-    (
-        Extension(sessions.of(&user)),
-        Sse::new(ReceiverStream::new(receiver)),
-    )
+    let mut response = Sse::new(ReceiverStream::new(receiver)).into_response();
+    // The session ends this stream too.
+    sessions.of(&user).attach(response.extensions_mut());
+    response
 }
 
 /// The receiver is dropped with the stream: when the client leaves, and before the close event is sent.

@@ -18,15 +18,13 @@ use http::{
 use http_body::Body;
 use http_body_util::{BodyExt, Channel, Full, channel::Sender};
 use tokio::time::Instant;
-use tower_sse_completion::{
-    CloseEvent, InvalidDeadline, ResponseBody, Shutdown, SseCompletionLayer,
-};
+use tower_sse_completion::{CloseEvent, ResponseBody, Shutdown, SseCompletionLayer};
 use tower_test::mock;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// What the app puts around its handlers. Test the function that it uses itself.
-fn completion(shutdown: &Shutdown) -> Result<SseCompletionLayer, InvalidDeadline> {
+fn completion(shutdown: &Shutdown) -> SseCompletionLayer {
     SseCompletionLayer::new()
         .shutdown(shutdown)
         .close_event_with(|ending| CloseEvent::new().data(format!(r#"{{"reason":"{ending}"}}"#)))
@@ -124,7 +122,7 @@ async fn through_the_layer<B: Body>(
     shutdown: &Shutdown,
     answer: Response<B>,
 ) -> Response<ResponseBody<B>> {
-    let completion = completion(shutdown).expect("deadlines over zero");
+    let completion = completion(shutdown);
     let (mut service, mut handlers) = mock::spawn_layer(completion);
     assert!(service.poll_ready().is_ready());
     let response = service.call(Request::new(()));

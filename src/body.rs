@@ -1,4 +1,4 @@
-//! The response body: an event stream, or anything else as it is.
+//! The response body: an event stream, or anything else unchanged.
 
 use std::{
     fmt,
@@ -7,35 +7,35 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Buf, Bytes};
-use http::Extensions;
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::{cancel::NeverCancel, event_stream::EventStream, future::StreamParts};
+use crate::{cancel::NeverCancel, event_stream::EventStream, frame::poll_bytes};
 
 pin_project! {
     /// Response body of [`SseCompletion`](crate::SseCompletion).
     ///
-    /// Its data is [`Bytes`], and its error that of the upstream: the inner service's body. A response that is
-    /// not an event stream passes through untouched.
+    /// Its data is [`Bytes`], and its error is the error of the upstream: the body of the inner service. A response that is
+    /// not an event stream passes through unchanged. The default is a pass-through of the upstream's default, so that layers
+    /// that answer by themselves, such as CORS and authorization, can stand around this one.
     ///
     /// # States of an event stream
     ///
     /// | state | what is polled | next state |
     /// |---|---|---|
-    /// | streaming | the upstream, and now and then the cancellation | cancelled, when the cancellation has fired; ending, when the upstream has ended or failed; finished, when it says so with its last frame |
-    /// | cancelled | the upstream, for what it has ready | ending, when it has no more, or after 32 frames |
-    /// | ending | nothing: the upstream is dropped | done, when the rest is out: what was held or the close event, then trailers or the error |
-    /// | finished | the upstream, if the server asks for more all the same | done, when the upstream has ended |
+    /// | streaming | the upstream; the cancellation and the deadlines when the upstream is pending, and before every 32nd frame that is ready | stopping, when the cancellation has fired or a deadline has passed; ending, when the upstream has ended or failed; finished, when the upstream says so with its last frame |
+    /// | stopping | the upstream, for up to 32 frames that it has ready | ending |
+    /// | finished | the upstream, if the server polls again | done |
+    /// | ending | nothing: the upstream is dropped. The buffered bytes or the close event are returned, then the trailers or the error | done |
     /// | done | nothing | |
     ///
-    /// The stream [is at its end](Body::is_end_stream) when it is finished or done. Until its last data is out its
-    /// [size](Body::size_hint) is unknown, whatever the upstream says.
+    /// [`is_end_stream`](Body::is_end_stream) is `true` in the states finished and done. The [size](Body::size_hint) is
+    /// unknown until the last data has been returned, regardless of the upstream's hint.
     ///
     /// # Cancellation safety
     ///
-    /// Nothing is lost between two polls. With the body, the upstream and the cancellation are dropped.
+    /// Nothing is lost between two polls. Dropping the body drops the upstream and the cancellation.
     pub struct ResponseBody<B, C = NeverCancel>
     where
         B: Body,
@@ -51,33 +51,36 @@ pin_project! {
     where
         B: Body,
     {
-        Passthrough {
+        PassThrough {
             #[pin]
             upstream: B,
         },
+        // Boxed, because every response is moved several times, and most are no event streams.
         EventStream {
-            #[pin]
-            stream: EventStream<B, C>,
+            stream: Pin<Box<EventStream<B, C>>>,
         },
     }
 }
 
-/// What a poll for a frame gives.
-pub(crate) type Polled<D, E> = Poll<Option<Result<Frame<D>, E>>>;
-
 impl<B: Body, C> ResponseBody<B, C> {
-    pub(crate) fn passthrough(upstream: B) -> Self {
+    pub(crate) fn pass_through(upstream: B) -> Self {
         Self {
-            kind: Kind::Passthrough { upstream },
+            kind: Kind::PassThrough { upstream },
         }
     }
 
-    pub(crate) fn event_stream(upstream: B, parts: StreamParts<C>, response: &Extensions) -> Self {
+    pub(crate) fn event_stream(stream: EventStream<B, C>) -> Self {
         Self {
             kind: Kind::EventStream {
-                stream: EventStream::new(upstream, parts, response),
+                stream: Box::pin(stream),
             },
         }
+    }
+}
+
+impl<B: Body + Default, C> Default for ResponseBody<B, C> {
+    fn default() -> Self {
+        Self::pass_through(B::default())
     }
 }
 
@@ -89,7 +92,7 @@ impl<B: Body, C> fmt::Debug for ResponseBody<B, C> {
 
 impl<B, C> Body for ResponseBody<B, C>
 where
-    B: Body,
+    B: Body<Data: Into<Bytes>>,
     C: Future<Output = ()>,
 {
     type Data = Bytes;
@@ -100,43 +103,22 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
-            KindProjection::Passthrough { upstream } => poll_untouched(upstream, cx),
-            KindProjection::EventStream { stream } => stream.poll_frame(cx),
+            KindProjection::PassThrough { upstream } => poll_bytes(upstream, cx),
+            KindProjection::EventStream { stream } => stream.as_mut().poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Passthrough { upstream } => upstream.is_end_stream(),
+            Kind::PassThrough { upstream } => upstream.is_end_stream(),
             Kind::EventStream { stream } => stream.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Passthrough { upstream } => upstream.size_hint(),
+            Kind::PassThrough { upstream } => upstream.size_hint(),
             Kind::EventStream { stream } => stream.size_hint(),
         }
     }
-}
-
-pub(crate) fn poll_untouched<B: Body>(
-    upstream: Pin<&mut B>,
-    cx: &mut Context<'_>,
-) -> Polled<Bytes, B::Error> {
-    upstream.poll_frame(cx).map_ok(into_bytes_frame)
-}
-
-#[inline(always)]
-pub(crate) fn into_bytes_frame(frame: Frame<impl Buf>) -> Frame<Bytes> {
-    match frame.into_data() {
-        Ok(data) => Frame::data(into_bytes(data)),
-        Err(trailers) => trailers.map_data(into_bytes),
-    }
-}
-
-/// Without a copy where the data is `Bytes` already.
-#[inline(always)]
-pub(crate) fn into_bytes(mut data: impl Buf) -> Bytes {
-    data.copy_to_bytes(data.remaining())
 }

@@ -9,27 +9,27 @@ use std::{
 
 use bytes::Bytes;
 use futures_core::{FusedStream, Stream, TryStream};
-use http::{Extensions, Request};
+use http::{Extensions, request::Parts};
 use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 
 use crate::{
-    body::Polled,
     cancel::{MakeCancellation, NeverCancel},
-    event_stream::EventStream,
-    future::StreamParts,
+    event_stream::{EventStream, context::StreamContext},
+    frame::PollFrame,
     layer::SseCompletionLayer,
 };
 
 pin_project! {
-    /// An event stream of bytes that ends on purpose. Made by [`SseCompletionLayer::byte_stream`].
+    /// A stream of bytes that ends like a wrapped response. Returned by [`SseCompletionLayer::byte_stream`].
     ///
-    /// It holds back, closes and reports just as a [`ResponseBody`](crate::ResponseBody) does. Its items are whole
-    /// events where those of the upstream are, and its error is that of the upstream.
+    /// The stream buffers, closes and reports as a [`ResponseBody`](crate::ResponseBody) does. Its items are whole events if
+    /// those of the upstream are, and its error is the error of the upstream.
     ///
     /// # Cancellation safety
     ///
-    /// Nothing is lost between two polls. With the stream, the upstream and the cancellation are dropped.
+    /// Nothing is lost between two polls. Dropping the stream drops the upstream and the cancellation.
+    #[must_use = "streams do nothing unless polled"]
     pub struct ByteStream<S, C = NeverCancel>
     where
         S: TryStream<Ok = Bytes>,
@@ -48,11 +48,12 @@ pin_project! {
 }
 
 impl<C: MakeCancellation> SseCompletionLayer<C> {
-    /// Ends an event stream on purpose that is not the body of a Tower service's response.
+    /// Wraps an event stream that is not the body of a Tower service's response.
     ///
-    /// For frameworks whose bodies are streams of bytes, such as actix-web, poem, salvo and Rocket: the handler hands
-    /// them this stream in place of its own. Every option of the layer holds. What a handler behind the layer
-    /// says in the extensions of its response, a handler says here on a clone of the layer:
+    /// For frameworks whose bodies are streams of bytes, such as actix-web, poem, salvo and Rocket: the handler returns this
+    /// stream in place of its own. Every option of the layer applies. `request` is the head of the request that the handler
+    /// answers; [`cancel_when`](Self::cancel_when) receives it. What a handler behind a layer sets in the extensions of its
+    /// response, a handler sets here on a clone of the layer:
     ///
     /// ```
     /// use bytes::Bytes;
@@ -66,12 +67,13 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// let completion = SseCompletionLayer::new().shutdown(&shutdown);
     ///
     /// // In a handler: an upstream that never ends by itself.
+    /// # let (request, ()) = http::Request::new(()).into_parts();
     /// let first = Ok::<_, Infallible>(Bytes::from("data: hello\n\n"));
     /// let upstream = stream::iter([first]).chain(stream::pending());
     /// let body = completion
     ///     .clone()
     ///     .close_event(CloseEvent::new().data("bye"))
-    ///     .byte_stream(upstream);
+    ///     .byte_stream(&request, upstream);
     ///
     /// shutdown.close();
     /// let received: Vec<_> = body.map(|bytes| bytes.unwrap()).collect().await;
@@ -79,28 +81,26 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// # }
     /// ```
     ///
-    /// The response is the handler's own: it must be one with a body, of the type `text/event-stream`, without
-    /// `Content-Length` and `Content-Encoding`, and no answer to `HEAD`. Should a layer be around the handler all the same,
-    /// a [`SkipCompletion`](crate::SkipCompletion) in that response keeps the two from both writing a close event. The closure of
-    /// [`cancel_when`](Self::cancel_when) is called once for each stream, with an empty `GET` request; what depends on
-    /// the real request, the handler can add by another `cancel_when`.
+    /// The handler makes the response. It must have a body, the type `text/event-stream`, no `Content-Length` and no
+    /// `Content-Encoding`, and must not answer a `HEAD` request. If a layer is around the handler too, insert
+    /// [`SkipCompletion`](crate::SkipCompletion) into the extensions of that response.
     ///
     /// # Fairness
     ///
-    /// One poll takes at most 64 items of the upstream. See [`cancel_when`](Self::cancel_when) for when the cancellation
-    /// is looked at.
+    /// One poll takes at most 64 items of the upstream. [`cancel_when`](Self::cancel_when) documents when the cancellation is
+    /// polled.
     ///
     /// # Panics
     ///
-    /// With a deadline or a keep-alive, outside of a tokio runtime with its timer enabled.
-    pub fn byte_stream<S>(&self, upstream: S) -> ByteStream<S, C::Cancellation>
+    /// Panics if the layer has a deadline or a keep-alive, and the caller is outside of a tokio runtime or the runtime's timer
+    /// is disabled.
+    pub fn byte_stream<S>(&self, request: &Parts, upstream: S) -> ByteStream<S, C::Cancellation>
     where
         S: TryStream<Ok = Bytes>,
     {
-        let (_request, cancellation) = self.cancel.make(Request::new(()));
-        let parts = StreamParts::new(cancellation, &self.config);
+        let context = StreamContext::new(self.cancel.make(request), &self.config);
         ByteStream {
-            events: EventStream::new(Upstream { stream: upstream }, parts, &Extensions::new()),
+            events: EventStream::new(Upstream { stream: upstream }, context, &Extensions::new()),
         }
     }
 }
@@ -152,7 +152,7 @@ where
     type Data = Bytes;
     type Error = S::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<Bytes, S::Error> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PollFrame<Bytes, S::Error> {
         self.project().stream.try_poll_next(cx).map_ok(Frame::data)
     }
 }

@@ -1,4 +1,4 @@
-//! What a cancellation is: a future that is made for each request, and that is ready when its stream shall end.
+//! Cancellations: futures that are made for each request, and whose completion ends the stream.
 
 use std::{
     fmt,
@@ -7,21 +7,23 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, request};
+use http::{Request, request::Parts};
 use pin_project_lite::pin_project;
 
-/// The cancellation of a layer that was given none: no stream is ever cancelled.
+/// The cancellation of a layer without one: the layer never cancels a stream by itself.
+///
+/// A layer that has only a [`Shutdown`](crate::Shutdown) keeps this type, because a shutdown is not part of the layer's type.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NeverCancel;
 
-/// The cancellation that [`cancel_when`](crate::SseCompletionLayer::cancel_when) makes of a closure.
+/// The cancellation that [`cancel_when`](crate::SseCompletionLayer::cancel_when) makes with a closure.
 #[derive(Clone)]
 pub struct CancelWhen<F> {
     make: F,
 }
 
 pin_project! {
-    /// Two cancellations on one layer: a stream is cancelled by the first that fires.
+    /// Two cancellations of one layer. The first that completes cancels the stream.
     #[derive(Debug, Clone)]
     pub struct FirstOf<A, B> {
         #[pin]
@@ -31,30 +33,46 @@ pin_project! {
     }
 }
 
-/// Makes the cancellation of each request. Implemented by the types of this module alone.
-pub trait MakeCancellation {
-    /// Ready when the stream shall end; never polled again after that.
+/// The cancellations of a layer: makes the future of each request.
+///
+/// The trait is sealed. It is implemented by [`NeverCancel`], by [`CancelWhen`] for closures that return a
+/// `Future<Output = ()>`, and by [`FirstOf`] for two implementations.
+pub trait MakeCancellation: sealed::Sealed {
+    /// The future whose completion cancels the stream. It is not polled again after that.
     type Cancellation: Future<Output = ()>;
 
-    /// This and another one.
-    type Or<M: MakeCancellation>: MakeCancellation;
+    /// Makes the future for this request.
+    #[doc(hidden)]
+    fn make(&self, head: &Parts) -> Self::Cancellation;
 
-    fn make<B>(&self, request: Request<B>) -> (Request<B>, Self::Cancellation);
+    /// Makes the future for this request, and returns the request.
+    #[doc(hidden)]
+    fn make_for_request<B>(&self, request: Request<B>) -> (Request<B>, Self::Cancellation) {
+        let (head, body) = request.into_parts();
+        let cancellation = self.make(&head);
+        (Request::from_parts(head, body), cancellation)
+    }
+}
 
-    fn or<M: MakeCancellation>(self, other: M) -> Self::Or<M>;
+mod sealed {
+    pub trait Sealed {}
+
+    impl Sealed for super::NeverCancel {}
+    impl<F> Sealed for super::CancelWhen<F> {}
+    impl<A, B> Sealed for super::FirstOf<A, B> {}
 }
 
 impl MakeCancellation for NeverCancel {
     type Cancellation = Self;
-    type Or<M: MakeCancellation> = M;
 
     #[inline]
-    fn make<B>(&self, request: Request<B>) -> (Request<B>, Self) {
-        (request, Self)
+    fn make(&self, _head: &Parts) -> Self {
+        Self
     }
 
-    fn or<M: MakeCancellation>(self, other: M) -> M {
-        other
+    #[inline]
+    fn make_for_request<B>(&self, request: Request<B>) -> (Request<B>, Self) {
+        (request, Self)
     }
 }
 
@@ -81,23 +99,19 @@ impl<F> fmt::Debug for CancelWhen<F> {
 
 impl<F, Fut> MakeCancellation for CancelWhen<F>
 where
-    F: Fn(&request::Parts) -> Fut,
+    F: Fn(&Parts) -> Fut,
     Fut: Future<Output = ()>,
 {
     type Cancellation = Fut;
-    type Or<M: MakeCancellation> = FirstOf<Self, M>;
 
-    fn make<B>(&self, request: Request<B>) -> (Request<B>, Fut) {
-        let (head, body) = request.into_parts();
-        let cancellation = (self.make)(&head);
-        (Request::from_parts(head, body), cancellation)
+    fn make(&self, head: &Parts) -> Fut {
+        (self.make)(head)
     }
+}
 
-    fn or<M: MakeCancellation>(self, other: M) -> Self::Or<M> {
-        FirstOf {
-            first: self,
-            second: other,
-        }
+impl<A, B> FirstOf<A, B> {
+    pub(crate) fn new(first: A, second: B) -> Self {
+        Self { first, second }
     }
 }
 
@@ -107,19 +121,9 @@ where
     B: MakeCancellation,
 {
     type Cancellation = FirstOf<A::Cancellation, B::Cancellation>;
-    type Or<M: MakeCancellation> = FirstOf<Self, M>;
 
-    fn make<T>(&self, request: Request<T>) -> (Request<T>, Self::Cancellation) {
-        let (request, first) = self.first.make(request);
-        let (request, second) = self.second.make(request);
-        (request, FirstOf { first, second })
-    }
-
-    fn or<M: MakeCancellation>(self, other: M) -> Self::Or<M> {
-        FirstOf {
-            first: self,
-            second: other,
-        }
+    fn make(&self, head: &Parts) -> Self::Cancellation {
+        FirstOf::new(self.first.make(head), self.second.make(head))
     }
 }
 

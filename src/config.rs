@@ -1,37 +1,39 @@
-//! What a layer was told, shared by all of its streams.
+//! Configuration of a layer, shared by all streams it wraps.
 
 use std::{fmt, sync::Arc};
 
+#[cfg(feature = "tokio")]
+use crate::deadlines::Deadlines;
 use crate::{
-    coop::LastLook, report::ending::Ending, report::stream_report::StreamReport,
+    coop::FinalPoll,
+    report::{ending::Ending, recorder::Observer},
+    shutdown::Shutdown,
     wire::close_event::CloseEvent,
 };
-#[cfg(feature = "tokio")]
-use crate::{deadlines::Deadlines, shutdown::Shutdown};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) close_event: CloseEventSource,
-    pub(crate) close_on_empty: bool,
-    pub(crate) close_on_completed: bool,
-    pub(crate) close_on_failed: bool,
+    pub(crate) close_policy: ClosePolicy,
     /// In bytes.
-    pub(crate) hold_limit: usize,
-    pub(crate) on_end: OnEnd,
-    pub(crate) last_look: LastLook,
-    #[cfg(feature = "tokio")]
-    pub(crate) shutdowns: Vec<Shutdown>,
+    pub(crate) buffer_limit: usize,
+    pub(crate) observer: Observer,
+    pub(crate) final_poll: FinalPoll,
+    pub(crate) shutdowns: Arc<[Shutdown]>,
     #[cfg(feature = "tokio")]
     pub(crate) deadlines: Deadlines,
 }
 
-/// The user's observer, if there is one.
-#[derive(Clone, Default)]
-pub(crate) struct OnEnd(pub(crate) Option<Arc<Observer>>);
+/// The ends of an upstream at which a close event is due.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClosePolicy {
+    pub(crate) on_empty: bool,
+    pub(crate) on_completed: bool,
+    pub(crate) on_truncated: bool,
+    pub(crate) on_failed: bool,
+}
 
-pub(crate) type Observer = dyn Fn(&StreamReport) + Send + Sync;
-
-/// Where the close event of a stream comes from, unless its response brought one.
+/// Source of the close event of a stream whose response has not brought its own.
 #[derive(Clone)]
 pub(crate) enum CloseEventSource {
     Same(CloseEvent),
@@ -39,19 +41,11 @@ pub(crate) enum CloseEventSource {
 }
 
 impl Config {
-    pub(crate) fn closes_on(&self, ending: Ending) -> bool {
-        match ending {
-            Ending::Completed => self.close_on_completed,
-            Ending::Empty => self.close_on_empty,
-            Ending::Cancelled | Ending::Expired | Ending::Idle => true,
-            Ending::Failed => self.close_on_failed,
-            Ending::Dropped => false,
+    pub(crate) fn add_shutdown(&mut self, shutdown: &Shutdown) {
+        if !self.shutdowns.iter().any(|known| known.is(shutdown)) {
+            let shutdowns = self.shutdowns.iter().chain([shutdown]);
+            self.shutdowns = shutdowns.cloned().collect();
         }
-    }
-
-    #[cfg(feature = "tokio")]
-    pub(crate) fn has_shutdown(&self, shutdown: &Shutdown) -> bool {
-        self.shutdowns.iter().any(|one| one.is(shutdown))
     }
 }
 
@@ -59,22 +53,30 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             close_event: CloseEventSource::Same(CloseEvent::new()),
-            close_on_empty: true,
-            close_on_completed: false,
-            close_on_failed: false,
-            hold_limit: 64 * 1024,
-            on_end: OnEnd::default(),
-            last_look: LastLook::new(),
-            #[cfg(feature = "tokio")]
-            shutdowns: Vec::new(),
+            close_policy: ClosePolicy::default(),
+            buffer_limit: 64 * 1024,
+            observer: Observer::default(),
+            final_poll: FinalPoll::new(),
+            shutdowns: Arc::default(),
             #[cfg(feature = "tokio")]
             deadlines: Deadlines::default(),
         }
     }
 }
 
+impl Default for ClosePolicy {
+    fn default() -> Self {
+        Self {
+            on_empty: true,
+            on_completed: false,
+            on_truncated: false,
+            on_failed: false,
+        }
+    }
+}
+
 impl CloseEventSource {
-    pub(crate) fn close_event(&self, ending: Ending) -> CloseEvent {
+    pub(crate) fn make(&self, ending: Ending) -> CloseEvent {
         match self {
             Self::Same(event) => event.clone(),
             Self::PerStream(make) => make(ending),
@@ -88,11 +90,5 @@ impl fmt::Debug for CloseEventSource {
             Self::Same(event) => event.fmt(f),
             Self::PerStream(_) => f.write_str("PerStream(..)"),
         }
-    }
-}
-
-impl fmt::Debug for OnEnd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Some(..)" } else { "None" })
     }
 }

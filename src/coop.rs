@@ -1,8 +1,7 @@
-//! The last look at an upstream that is going to be dropped: does it have nothing, or does it only say so?
+//! tokio's cooperative budget.
 //!
-//! With tokio's cooperative budget spent, a channel that holds a message is pending, and so is a future that gives way to
-//! other tasks. Both wake the task: such a future at once, but tokio only when the task has yielded. The budget is not
-//! ignored here, as it is elsewhere, because it may be all that bounds a poll of the upstream: of a filter, say.
+//! With the budget exhausted, tokio's channels and timers are pending regardless of their state, and register no waker: the
+//! task is polled again once it has yielded. A poll that is not repeated must not depend on the budget.
 
 use std::{
     future::Future,
@@ -18,9 +17,17 @@ use std::{
     task::{Wake, Waker},
 };
 
-/// Shared by all streams of a layer: when another stream's upstream wakes, this one's is asked once more in vain.
+#[cfg(feature = "tokio")]
+use tokio::task::coop;
+
+/// Polls the upstream of a stream that is about to end, and tells whether the upstream has nothing or must be polled again.
+///
+/// An upstream that is pending may still have a message: tokio's budget is exhausted, or the upstream has woken its task and
+/// yielded. The upstream is polled within the budget, because the budget may be all that bounds that poll: of a filter over a
+/// channel, for example.
 #[derive(Debug, Clone)]
-pub(crate) struct LastLook {
+pub(crate) struct FinalPoll {
+    /// Shared by all streams of a layer. The wake-up of another stream's upstream costs one spurious poll.
     #[cfg(feature = "tokio")]
     wakes: Arc<Wakes>,
     #[cfg(feature = "tokio")]
@@ -31,8 +38,20 @@ pub(crate) struct LastLook {
 #[derive(Debug, Default)]
 struct Wakes(AtomicUsize);
 
+/// Polls the future as if the budget were not exhausted.
 #[cfg(feature = "tokio")]
-impl LastLook {
+pub(crate) fn poll_unconstrained<F: Future>(future: F, cx: &mut Context<'_>) -> Poll<F::Output> {
+    pin!(coop::unconstrained(future)).poll(cx)
+}
+
+/// Polls the future. Without the feature `tokio` the budget cannot be lifted.
+#[cfg(not(feature = "tokio"))]
+pub(crate) fn poll_unconstrained<F: Future>(future: F, cx: &mut Context<'_>) -> Poll<F::Output> {
+    pin!(future).poll(cx)
+}
+
+#[cfg(feature = "tokio")]
+impl FinalPoll {
     pub(crate) fn new() -> Self {
         let wakes = Arc::<Wakes>::default();
         Self {
@@ -41,27 +60,27 @@ impl LastLook {
         }
     }
 
-    /// Polls, and returns beside the result whether an upstream that is pending has to be asked again.
+    /// Polls, and returns beside the result whether an upstream that is pending must be polled again.
     pub(crate) fn poll<T>(
         &self,
-        cx: &mut Context<'_>,
+        _cx: &mut Context<'_>,
         poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> (Poll<T>, bool) {
         let wakes = self.wakes.0.load(Ordering::SeqCst);
         let polled = poll(&mut Context::from_waker(&self.waker));
-        let ask_again = polled.is_pending()
-            && (self.wakes.0.load(Ordering::SeqCst) != wakes || budget_is_spent(cx));
-        (polled, ask_again)
+        let yielded = self.wakes.0.load(Ordering::SeqCst) != wakes;
+        let repoll = polled.is_pending() && (yielded || !coop::has_budget_remaining());
+        (polled, repoll)
     }
 }
 
 #[cfg(not(feature = "tokio"))]
-impl LastLook {
+impl FinalPoll {
     pub(crate) fn new() -> Self {
         Self {}
     }
 
-    /// Without tokio nobody knows of a budget, so an upstream that is pending is always asked again.
+    /// Polls. An upstream that is pending is always polled again, because the budget is unknown.
     pub(crate) fn poll<T>(
         &self,
         cx: &mut Context<'_>,
@@ -80,23 +99,4 @@ impl Wake for Wakes {
     fn wake_by_ref(self: &Arc<Self>) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
-}
-
-/// A permit is there to be had, so what keeps it back is the budget.
-#[cfg(feature = "tokio")]
-fn budget_is_spent(cx: &mut Context<'_>) -> bool {
-    let semaphore = tokio::sync::Semaphore::const_new(1);
-    pin!(semaphore.acquire()).poll(cx).is_pending()
-}
-
-/// Polls as if the budget were not spent.
-#[cfg(feature = "tokio")]
-pub(crate) fn poll_unconstrained<F: Future>(future: F, cx: &mut Context<'_>) -> Poll<F::Output> {
-    pin!(tokio::task::unconstrained(future)).poll(cx)
-}
-
-/// Without the feature there is no way to say so.
-#[cfg(not(feature = "tokio"))]
-pub(crate) fn poll_unconstrained<F: Future>(future: F, cx: &mut Context<'_>) -> Poll<F::Output> {
-    pin!(future).poll(cx)
 }

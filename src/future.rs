@@ -1,9 +1,8 @@
-//! The response future: decides what becomes of the body.
+//! The response future: wraps the body if the response is an event stream.
 
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -14,9 +13,8 @@ use pin_project_lite::pin_project;
 use crate::{
     body::ResponseBody,
     cancel::NeverCancel,
-    config::Config,
-    eligibility::{self, Completed},
-    report::telemetry::Telemetry,
+    eligibility,
+    event_stream::{EventStream, context::StreamContext},
 };
 
 pin_project! {
@@ -25,33 +23,14 @@ pin_project! {
     pub struct ResponseFuture<F, C = NeverCancel> {
         #[pin]
         inner: F,
-        // `None` once it is used, or where the method rules an event stream out.
-        stream: Option<StreamParts<C>>,
-    }
-}
-
-/// What the request leaves for the body, should it be an event stream.
-#[derive(Debug)]
-pub(crate) struct StreamParts<C> {
-    pub(crate) cancellation: C,
-    pub(crate) config: Arc<Config>,
-    pub(crate) telemetry: Telemetry,
-}
-
-impl<C> StreamParts<C> {
-    /// For the request that is being called.
-    pub(crate) fn new(cancellation: C, config: &Arc<Config>) -> Self {
-        Self {
-            cancellation,
-            config: Arc::clone(config),
-            telemetry: Telemetry::of_request(),
-        }
+        // `None` once it is used, and for methods whose responses have no event stream.
+        context: Option<StreamContext<C>>,
     }
 }
 
 impl<F, C> ResponseFuture<F, C> {
-    pub(crate) fn new(inner: F, stream: Option<StreamParts<C>>) -> Self {
-        Self { inner, stream }
+    pub(crate) fn new(inner: F, context: Option<StreamContext<C>>) -> Self {
+        Self { inner, context }
     }
 }
 
@@ -64,21 +43,23 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.inner.poll(cx))?;
-        let stream = this
-            .stream
-            .take()
-            .filter(|_| eligibility::is_completable(&response));
-        Poll::Ready(Ok(match stream {
-            Some(stream) => {
-                eligibility::remove_stale_headers(&mut response);
-                let (mut head, upstream) = response.into_parts();
-                let config = Arc::clone(&stream.config);
-                let body = ResponseBody::event_stream(upstream, stream, &head.extensions);
-                Completed::mark(&mut head.extensions, config);
-                Response::from_parts(head, body)
-            }
-            None => response.map(ResponseBody::passthrough),
+        let response = ready!(this.inner.poll(cx))?;
+        let context = this.context.take();
+        Poll::Ready(Ok(match context {
+            Some(context) if eligibility::is_event_stream(&response) => wrap(response, context),
+            _ => response.map(ResponseBody::pass_through),
         }))
     }
+}
+
+#[cold]
+fn wrap<B: Body, C>(
+    response: Response<B>,
+    context: StreamContext<C>,
+) -> Response<ResponseBody<B, C>> {
+    let (mut head, upstream) = response.into_parts();
+    eligibility::remove_stale_headers(&mut head.headers);
+    let stream = EventStream::new(upstream, context, &head.extensions);
+    head.extensions.insert(stream.marker());
+    Response::from_parts(head, ResponseBody::event_stream(stream))
 }

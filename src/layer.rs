@@ -1,30 +1,24 @@
-//! The layer: everything there is to configure.
+//! The layer, which is a builder of its configuration.
 
 #[cfg(feature = "tokio")]
-use std::time::Duration;
+mod deadlines;
+
 use std::{future::Future, sync::Arc};
 
-use http::request;
-use tower_layer::Layer;
+use http::request::Parts;
 
 use crate::{
-    cancel::{CancelWhen, MakeCancellation, NeverCancel},
-    config::{CloseEventSource, Config, OnEnd},
-    report::ending::Ending,
-    report::stream_report::StreamReport,
-    service::SseCompletion,
+    cancel::{CancelWhen, FirstOf, MakeCancellation, NeverCancel},
+    config::{CloseEventSource, Config},
+    report::{ending::Ending, recorder::Observer, stream_report::StreamReport},
+    shutdown::Shutdown,
     wire::close_event::CloseEvent,
 };
-#[cfg(feature = "tokio")]
-use crate::{
-    deadlines::{Deadlines, InvalidDeadline},
-    shutdown::Shutdown,
-};
 
-/// Layer that ends every event stream of a service on purpose.
+/// Layer that ends the event streams of a service with a close event.
 ///
-/// See the [crate's documentation](crate) for what it does. A layer made by [`new`](Self::new) closes streams that end
-/// empty; give it a cancellation, and it closes the streams that are cancelled.
+/// The [crate's documentation](crate) tells what that means. A layer from [`new`](Self::new) closes streams that end empty. A
+/// [`shutdown`](Self::shutdown) or another cancellation also closes the streams that it cancels:
 ///
 /// ```
 /// use tokio_util::sync::CancellationToken;
@@ -38,30 +32,31 @@ use crate::{
 /// # let _ = layer;
 /// ```
 #[derive(Debug, Clone, Default)]
+#[must_use = "a layer does nothing until it wraps a service"]
 pub struct SseCompletionLayer<C = NeverCancel> {
     pub(crate) cancel: C,
     pub(crate) config: Arc<Config>,
 }
 
 impl SseCompletionLayer {
-    /// A layer that closes empty streams, and never cancels one.
+    /// Returns a layer that closes empty streams and cancels none.
     pub fn new() -> Self {
         Self::default()
     }
 }
 
 impl<C: MakeCancellation> SseCompletionLayer<C> {
-    /// Cancels a stream when this future is ready.
+    /// Cancels a stream when the future of its request completes.
     ///
-    /// The closure is called for every request, also for those that are not answered with an event stream, so
-    /// keep it cheap. Its future is dropped unpolled where it is not needed. The request's headers and
-    /// extensions tell which streams to end: all of them, or those of one user.
+    /// The closure is called for every request, also for those that are not answered with an event stream, so keep it cheap.
+    /// A future that is not needed is dropped without a poll. The head of the request, which has the extensions of earlier
+    /// middleware, can decide which streams end: all of them, or those of one user.
     ///
-    /// A layer can have several cancellations; the first that fires ends the stream. A future that was ready before the
-    /// request came ends the stream as well as one that becomes ready later. It is not polled again after that.
+    /// A layer can have several cancellations. The first that completes cancels the stream, also if it was complete before
+    /// the request. It is not polled again after that.
     ///
-    /// Ready means cancelled, for whatever reason. A future whose source may go away has to say what that means.
-    /// With a `watch` channel, for which a dropped sender is an error, it usually means "never":
+    /// The stream is cancelled when the future completes, whatever the reason. If the future's source can disappear, such as
+    /// the sender of a channel, decide in the future what that means. For a `watch` channel it usually means "never":
     ///
     /// ```
     /// use tokio::sync::watch;
@@ -79,48 +74,55 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// # let _ = layer;
     /// ```
     ///
+    /// The future cannot borrow the head: take what it needs before the `async move` block, as above. An `async fn(&Parts)` and
+    /// an `async` closure fail to compile with "one type is more general than the other".
+    ///
     /// # Fairness
     ///
-    /// The future is polled whenever the upstream is pending, when it ends, and before the first and then every 32nd
-    /// frame of an upstream that is always ready. Once it has fired, up to 32 frames that the
-    /// upstream has ready are still forwarded, so a message that was queued just before the cancellation gets out, and
-    /// an endless upstream ends all the same. Where the upstream ends, the future is polled as if tokio's cooperative budget
-    /// were not spent, so that it is not taken for pending for want of that.
+    /// The future is polled when the upstream is pending, when the upstream ends, and before the first and every 32nd frame of
+    /// an upstream that is always ready. After it has completed, up to 32 frames that the upstream has ready are still
+    /// forwarded. Therefore a message that was queued before the cancellation is not lost, and an endless upstream ends. When
+    /// the upstream ends, the future is polled regardless of tokio's cooperative budget.
     ///
     /// # Cancellation safety
     ///
-    /// The upstream is dropped before the close event is handed out, in the middle of whatever it was doing.
-    pub fn cancel_when<F, Fut>(self, make: F) -> SseCompletionLayer<C::Or<CancelWhen<F>>>
+    /// The upstream is dropped at its current await point, before the close event is returned.
+    pub fn cancel_when<F, Fut>(self, make: F) -> SseCompletionLayer<FirstOf<C, CancelWhen<F>>>
     where
-        F: Fn(&request::Parts) -> Fut,
+        F: Fn(&Parts) -> Fut,
         Fut: Future<Output = ()>,
     {
         SseCompletionLayer {
-            cancel: self.cancel.or(CancelWhen::new(make)),
+            cancel: FirstOf::new(self.cancel, CancelWhen::new(make)),
             config: self.config,
         }
     }
 }
 
 impl<C> SseCompletionLayer<C> {
-    /// Sends this event when a stream is closed. The default is [`CloseEvent::new`].
+    /// Ends the streams of this layer when the shutdown closes, and counts them. A layer can have several shutdowns.
     ///
-    /// A [`CloseEvent`] in the extensions of a response goes before it, and then, where a shutdown has cancelled the
-    /// stream, the one that the shutdown was closed with.
-    #[must_use]
+    /// A shutdown costs one atomic load per poll. A stream takes a lock only when it starts, when it moves to another task, and
+    /// when it ends.
+    pub fn shutdown(self, shutdown: &Shutdown) -> Self {
+        self.configure(|config| config.add_shutdown(shutdown))
+    }
+
+    /// Sets the close event. The default is [`CloseEvent::new`].
+    ///
+    /// A [`CloseEvent`] in the extensions of a response replaces it for that stream. So does the event of a shutdown that was
+    /// closed with one, if that shutdown ends the stream.
     pub fn close_event(self, event: CloseEvent) -> Self {
         self.configure(|config| config.close_event = CloseEventSource::Same(event))
     }
 
-    /// Sends the event that this function makes when a stream is closed, in the place of that of
-    /// [`close_event`](Self::close_event).
+    /// Sets a function that makes the close event of each stream, in place of [`close_event`](Self::close_event).
     ///
-    /// It is called once for each close event, when that is handed out, on the task that polls the body.
+    /// The function is called at most once for each stream, when a close event is due, by the task that polls the body.
     ///
     /// # Panics
     ///
-    /// A panic of the function reaches the server that polls the body, and the stream is over.
-    #[must_use]
+    /// A panic of the function reaches the server that polls the body, and the stream ends.
     pub fn close_event_with<F>(self, make: F) -> Self
     where
         F: Fn(Ending) -> CloseEvent + Send + Sync + 'static,
@@ -128,174 +130,64 @@ impl<C> SseCompletionLayer<C> {
         self.configure(|config| config.close_event = CloseEventSource::PerStream(Arc::new(make)))
     }
 
-    /// Whether to close a stream that ends without having delivered an event. The default is `true`.
-    #[must_use]
+    /// Sets whether a stream is closed that ends without an event. The default is `true`.
+    ///
+    /// An upstream that ends inside its first event is [truncated](Self::close_on_truncated), not empty.
     pub fn close_on_empty(self, close: bool) -> Self {
-        self.configure(|config| config.close_on_empty = close)
+        self.configure(|config| config.close_policy.on_empty = close)
     }
 
-    /// Whether to close a stream that ends by itself after it has delivered an event. The default is `false`:
-    /// protocol clients that have seen their own last event take one behind it for an error.
-    #[must_use]
+    /// Sets whether a stream is closed that ends on its own after an event. The default is `false`, because protocol clients
+    /// treat an event after their own last event as an error.
     pub fn close_on_completed(self, close: bool) -> Self {
-        self.configure(|config| config.close_on_completed = close)
+        self.configure(|config| config.close_policy.on_completed = close)
     }
 
-    /// Whether to close a stream whose upstream returns an error, in place of that error. The default is
-    /// `false`: the error is passed on.
+    /// Sets whether the close event replaces the unfinished event of an upstream that ends inside an event. The default is
+    /// `false`: the stream is forwarded as it is, because lenient clients accept a last event without its blank line.
     ///
-    /// A server answers an error by cutting the connection, and may drop events that it has not sent yet. With
-    /// a close event in its place the stream ends cleanly. The text of the error is never sent.
-    #[must_use]
+    /// For proxies. Without a length or a final chunk, HTTP cannot tell a truncated response of their upstream from a
+    /// complete one.
+    pub fn close_on_truncated(self, close: bool) -> Self {
+        self.configure(|config| config.close_policy.on_truncated = close)
+    }
+
+    /// Sets whether the close event replaces an error of the upstream. The default is `false`: the error is forwarded.
+    ///
+    /// A server reacts to an error by resetting the stream or the connection. With the close event in its place the stream
+    /// ends cleanly. The text of the error is never sent.
     pub fn close_on_failed(self, close: bool) -> Self {
-        self.configure(|config| config.close_on_failed = close)
+        self.configure(|config| config.close_policy.on_failed = close)
     }
 
-    /// How many bytes of an unfinished event are held back at most, per stream. The default is 64 KiB.
+    /// Sets the maximum number of bytes of an unfinished event that are buffered for each stream. The default is 64 KiB.
     ///
-    /// An unfinished event is held back until the rest of it has come, so that a close event never ends up inside of
-    /// it. A larger one flows through as it comes; a stream that is cancelled in the middle of it ends without a
-    /// close event. Frames that end with an event, as every framework's encoder makes them, are never held.
-    #[must_use]
-    pub fn hold_limit(self, bytes: usize) -> Self {
-        self.configure(|config| config.hold_limit = bytes)
+    /// An unfinished event is buffered until the rest of it arrives, so that a close event is never written inside it. A larger
+    /// event is forwarded as it arrives, and a stream that is cancelled inside it ends without a close event. A frame that ends
+    /// with an event, as the encoders of frameworks make it, is never buffered.
+    ///
+    /// With a limit of 0 nothing is buffered. Use it for plain text that is sent as `text/event-stream`.
+    pub fn buffer_limit(self, bytes: usize) -> Self {
+        self.configure(|config| config.buffer_limit = bytes)
     }
 
-    /// Calls this with the report of every event stream, once, when it has ended: when its last frame was handed to the
-    /// server, or its body was dropped.
+    /// Sets an observer that is called with the report of every event stream, once, when the stream has ended: when its last
+    /// frame is returned to the server, or when its body is dropped.
     ///
-    /// A body that was dropped without having been polled was no stream, and is not reported. Where one layer wraps
-    /// another, the inner one reports.
+    /// A body that is dropped without a poll is not reported. If one layer wraps another, the inner one reports.
     ///
     /// # Panics
     ///
-    /// A panic of the observer is caught: streams end while panics unwind, too.
-    #[must_use]
+    /// A panic of the observer is caught, because a stream may end while another panic unwinds.
     pub fn on_end<F>(self, observer: F) -> Self
     where
         F: Fn(&StreamReport) + Send + Sync + 'static,
     {
-        self.configure(|config| config.on_end = OnEnd(Some(Arc::new(observer))))
+        self.configure(|config| config.observer = Observer::new(observer))
     }
 
     fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(Arc::make_mut(&mut self.config));
         self
-    }
-}
-
-#[cfg(feature = "tokio")]
-impl<C> SseCompletionLayer<C> {
-    /// Ends the streams of this layer when this is closed, and counts them. A layer may have several.
-    ///
-    /// It costs an atomic load where a stream is polled, and shares no lock with other streams except at its start
-    /// and end.
-    #[must_use]
-    pub fn shutdown(self, shutdown: &Shutdown) -> Self {
-        self.configure(|config| {
-            if !config.has_shutdown(shutdown) {
-                config.shutdowns.push(shutdown.clone());
-            }
-        })
-    }
-
-    /// Ends a stream at this age, counted from its response, between two events and with a close event.
-    ///
-    /// Gateways and load balancers cut connections at fixed ages; a server that cycles its streams before that gives
-    /// its clients a clean end. With [`retry_between`](CloseEvent::retry_between) in the close event, or with
-    /// [`max_age_jitter`](Self::max_age_jitter), they do not all come back at once.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use tower_sse_completion::SseCompletionLayer;
-    ///
-    /// # fn main() -> Result<(), tower_sse_completion::InvalidDeadline> {
-    /// let layer = SseCompletionLayer::new()
-    ///     .max_age(Duration::from_secs(10 * 60))?
-    ///     .max_age_jitter(0.2)?
-    ///     .idle_timeout(Duration::from_secs(60))?
-    ///     .keep_alive(Duration::from_secs(15))?;
-    /// # let _ = layer;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// An age of zero is refused.
-    ///
-    /// # Panics
-    ///
-    /// Not here, but a response panics outside of a tokio runtime with its timer enabled.
-    pub fn max_age(self, age: Duration) -> Result<Self, InvalidDeadline> {
-        self.set_deadline(|deadlines| deadlines.set_max_age(age))
-    }
-
-    /// Draws the greatest age of each stream from this fraction at the end of [`max_age`](Self::max_age): with 0.2,
-    /// from 80 to 100 percent of it. The default is 0. Without a greatest age it does nothing.
-    ///
-    /// With 1 a stream may end as soon as it has started, and its client comes back at once; keep it well below.
-    ///
-    /// # Errors
-    ///
-    /// A fraction that is not between 0 and 1 is refused.
-    pub fn max_age_jitter(self, fraction: f64) -> Result<Self, InvalidDeadline> {
-        self.set_deadline(|deadlines| deadlines.set_max_age_jitter(fraction))
-    }
-
-    /// Ends a stream that has delivered no event for so long, with a close event. Comments are no events.
-    ///
-    /// What the upstream has ready by then still goes out, up to 32 frames. If it ends by itself within those, with an
-    /// error or without, then that is its ending. The same holds for [`max_age`](Self::max_age).
-    ///
-    /// # Errors
-    ///
-    /// A timeout of zero is refused.
-    ///
-    /// # Panics
-    ///
-    /// Not here, but a response panics outside of a tokio runtime with its timer enabled.
-    pub fn idle_timeout(self, timeout: Duration) -> Result<Self, InvalidDeadline> {
-        self.set_deadline(|deadlines| deadlines.set_idle_timeout(timeout))
-    }
-
-    /// Sends a comment line (`:` and LF) when nothing was sent for so long, so that no proxy takes the connection for
-    /// dead. For handlers that send none themselves.
-    ///
-    /// It is only ever sent between two events, never between a CR and an LF, and no client sees it. The [HTML
-    /// standard, 9.2.7][html] suggests every 15 seconds.
-    ///
-    /// An interval of less than a millisecond is taken for one, because timers are no finer.
-    ///
-    /// A byte order mark with which the upstream starts after such a comment is left out: clients only know one at
-    /// the start.
-    ///
-    /// [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html#authoring-notes
-    ///
-    /// # Errors
-    ///
-    /// An interval of zero is refused.
-    ///
-    /// # Panics
-    ///
-    /// Not here, but a response panics outside of a tokio runtime with its timer enabled.
-    pub fn keep_alive(self, interval: Duration) -> Result<Self, InvalidDeadline> {
-        self.set_deadline(|deadlines| deadlines.set_keep_alive(interval))
-    }
-
-    fn set_deadline(
-        mut self,
-        set: impl FnOnce(&mut Deadlines) -> Result<(), InvalidDeadline>,
-    ) -> Result<Self, InvalidDeadline> {
-        set(&mut Arc::make_mut(&mut self.config).deadlines)?;
-        Ok(self)
-    }
-}
-
-impl<S, C: Clone> Layer<S> for SseCompletionLayer<C> {
-    type Service = SseCompletion<S, C>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        SseCompletion::new(inner, self.clone())
     }
 }

@@ -1,9 +1,9 @@
-//! Tower middleware that ends every event stream on purpose.
+//! Tower middleware that ends server-sent event streams with a close event.
 //!
-//! A client cannot tell a finished stream of [server-sent events][html] from one that was cut, and a stream that
-//! never ends keeps a server from shutting down. [`SseCompletionLayer`] wraps the body of every `text/event-stream`
-//! response: when the stream is cancelled, or ends without having delivered an event, its last event is
-//! `event: close`, and its end is a clean one. Handlers need no change.
+//! A client cannot tell a finished stream of [server-sent events][html] from a truncated one, and a stream that never ends
+//! keeps a server from shutting down. [`SseCompletionLayer`] wraps the body of every `text/event-stream` response. When the
+//! stream is cancelled, or ends without an event, its last event is `event: close` and it ends cleanly. Handlers need no
+//! change.
 //!
 //! ```
 //! use tower::{Layer, ServiceExt, service_fn};
@@ -35,33 +35,34 @@
 //! # }
 //! ```
 //!
-//! A stream is cancelled by a [`Shutdown`], by [any future](SseCompletionLayer::cancel_when), or by a
-//! [deadline](SseCompletionLayer::max_age). [`on_end`](SseCompletionLayer::on_end) tells how each one ended.
-//! Where a framework's body is a stream of bytes, [`byte_stream`](SseCompletionLayer::byte_stream) does the same.
+//! A stream is cancelled by a [`Shutdown`] or by [any future](SseCompletionLayer::cancel_when), and ended by a
+//! [deadline](SseCompletionLayer::max_age). [`on_end`](SseCompletionLayer::on_end) reports how each stream ended.
+//! [`byte_stream`](SseCompletionLayer::byte_stream) does the same in frameworks whose bodies are streams of bytes.
 //!
-//! # What it promises
+//! # Guarantees
 //!
-//! - **Whole events.** A close event never ends up inside of another event, however the upstream cuts its frames. An
-//!   unfinished event is held back until its end has come, and discarded when the stream is closed before that. So
-//!   a client sees a beginning of the events it would have seen, and then at most the close event, and the last
-//!   event ID that it resumes from is that of an event it has seen.
-//! - **Promptness.** A cancelled stream ends at once, however long the upstream has been silent, and an upstream
-//!   that is always ready cannot outrun it. What the upstream had ready is still sent.
-//! - **Nothing else.** A stream that delivered events and ended by itself is not changed, and neither is any
-//!   response that is not an event stream: same bytes, frames, trailers, headers, hints and errors.
-//! - **No cost to speak of.** A frame that ends with an event, as every framework's encoder makes it, takes no
-//!   allocation, no lock and no copy.
+//! `CONTRACT.md` in the repository states them clause by clause, and each clause has tests. In short:
 //!
-//! # Which responses
+//! - **Whole events.** A close event is never written inside another event, regardless of the upstream's frames. An unfinished
+//!   event is buffered until its end arrives, and discarded if the stream is closed before that. Therefore a client sees a
+//!   prefix of the events that it would have seen, then at most the close event. An event above the
+//!   [buffer limit](SseCompletionLayer::buffer_limit) is forwarded as it arrives, and a stream that is cancelled inside it
+//!   ends without a close event.
+//! - **Promptness.** A cancellation wakes the stream and ends it, regardless of how long the upstream stays silent and how much
+//!   it has ready. Up to 32 frames that are ready are forwarded first.
+//! - **Pass-through.** A stream that has delivered an event and ends on its own is not changed, and neither is a response
+//!   that is not an event stream: the same bytes, frames, trailers, hints and errors.
+//! - **Cost.** A frame of whole events, as the encoders of frameworks make it, takes no allocation, no lock and no copy.
 //!
-//! A response is completed when its `Content-Type` is `text/event-stream`, its status is 2xx other than 204, 205
-//! and 206, its `Content-Encoding` is absent or `identity`, the request was neither `HEAD` nor `CONNECT`, and the
-//! handler did not opt out with [`SkipCompletion`]. It loses `Content-Length` and the headers that digest its
-//! bytes.
+//! # Wrapped responses
 //!
-//! # What a page has to do
+//! A response is wrapped if its `Content-Type` is `text/event-stream`, its status is 2xx other than 204, 205 and 206, its
+//! `Content-Encoding` is absent, `identity` or `none`, the request method is neither `HEAD` nor `CONNECT`, and the handler has
+//! not opted out with [`SkipCompletion`]. It loses `Content-Length` and the headers that digest its bytes.
 //!
-//! A browser reconnects to every stream that ends, closed or not. The page ends that:
+//! # Browsers
+//!
+//! `EventSource` reconnects whenever a stream ends. `close` is only an event name; the page must act on it:
 //!
 //! ```js
 //! source.addEventListener("close", () => source.close());
@@ -69,31 +70,48 @@
 //!
 //! # Layer order
 //!
-//! Compression belongs outside of this layer, so that the close event is compressed too: in a
-//! `tower::ServiceBuilder` above it, with axum's `Router::layer` after it. A body that is compressed
-//! already passes through untouched.
+//! Compression belongs outside of this layer, so that the close event is compressed too: before it in a
+//! `tower::ServiceBuilder`, after it with axum's `Router::layer`. A body that has been compressed already passes through
+//! unchanged.
+//!
+//! If two of these layers wrap one stream, the client gets at most one close event, and the inner layer makes the report. The
+//! layers know of each other by an extension of the response, which middleware between them must keep.
 //!
 //! # Body type change
 //!
-//! The layer changes the type of the response body to [`ResponseBody`]. axum boxes bodies by itself. Elsewhere, a
-//! place that names the body's type has to name the new one, or box: `tower::util::MapResponseLayer` with
-//! `http_body_util::BodyExt::boxed`. `tower::util::option_layer` does not compile with a layer that changes the
-//! body's type; use a layer that never cancels instead.
+//! The layer changes the type of the response body to [`ResponseBody`]. axum boxes bodies by itself. Elsewhere, name the new
+//! type or box the body, for example with `tower::util::MapResponseLayer` and `http_body_util::BodyExt::boxed`.
+//! `tower::util::option_layer` does not compile with a layer that changes the body's type. Use a layer without a
+//! cancellation instead.
+//!
+//! The data of the inner body must convert into `Bytes`, as that of all common bodies does. For another `Buf`, wrap the inner
+//! service with `http_body_util::BodyExt::map_frame`:
+//!
+//! ```
+//! use bytes::{Buf, Bytes};
+//! use http_body::{Body, Frame};
+//! use http_body_util::BodyExt;
+//!
+//! fn with_bytes<B: Body>(body: B) -> impl Body<Data = Bytes, Error = B::Error> {
+//!     body.map_frame(|frame| frame.map_data(|mut data| data.copy_to_bytes(data.remaining())))
+//! }
+//! # let _ = with_bytes::<http_body_util::Empty<Bytes>>;
+//! ```
 //!
 //! # Limits
 //!
-//! - A server does not poll the body of a connection whose client has stopped reading, so nothing that wraps a body
-//!   can end it. [`Shutdown::drain`] is bounded and counts such clients; cut their connections.
-//! - An unfinished event of more than [`hold_limit`](SseCompletionLayer::hold_limit) bytes flows through, and a
-//!   stream that is cancelled within it ends without a close event.
+//! - A server does not poll the body of a connection whose client has stopped reading, so no body can end that stream.
+//!   [`Shutdown::drain`] returns nevertheless and counts such streams. Close their connections.
+//! - Plain text that is sent as `text/event-stream` has no events, so up to the buffer limit of it is buffered. Set
+//!   [`buffer_limit(0)`](SseCompletionLayer::buffer_limit), or opt out.
 //!
 //! # Features
 //!
-//! - `tokio`, on by default: [`Shutdown`], deadlines and keep-alive. Without it the layer runs on any executor.
-//! - `tracing`: an event for every stream that ended, inside of the span that was current when its request came. Its fields
-//!   are those of [`StreamReport`] under `sse.`, and `http.response.body.size` and `error.type` as in the semantic
+//! - `tokio`, enabled by default: [`Shutdown::drain`], deadlines and the keep-alive. Without it the layer runs on any executor.
+//! - `tracing`: an event for every stream that has ended, inside the span that was current when its request arrived. Its fields
+//!   are those of [`StreamReport`] with the prefix `sse.`, and `http.response.body.size` and `error.type` as in the semantic
 //!   conventions of OpenTelemetry.
-//! - `metrics`: counts and times of streams, for the `metrics` crate. The README has the table of names.
+//! - `metrics`: counts and durations of streams, for the `metrics` crate. The README has the table of names.
 //!
 //! [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
@@ -106,30 +124,30 @@ mod coop;
 mod deadlines;
 mod eligibility;
 mod event_stream;
+mod frame;
 mod future;
 mod layer;
+mod layer_marker;
 mod report;
 mod service;
-#[cfg(feature = "tokio")]
 mod shutdown;
+mod stop;
 mod wire;
 
 pub use self::{
     body::ResponseBody,
     byte_stream::ByteStream,
-    cancel::{CancelWhen, FirstOf, NeverCancel},
+    cancel::{CancelWhen, FirstOf, MakeCancellation, NeverCancel},
     eligibility::SkipCompletion,
     future::ResponseFuture,
     layer::SseCompletionLayer,
     report::{ending::Ending, stream_report::StreamReport},
     service::SseCompletion,
+    shutdown::{Closed, Draining, Shutdown},
     wire::close_event::{CloseEvent, InvalidCloseEvent},
 };
 #[cfg(feature = "tokio")]
-pub use self::{
-    deadlines::InvalidDeadline,
-    shutdown::{Drained, Draining, Shutdown},
-};
+pub use self::{deadlines::KeepAlive, shutdown::Drained};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

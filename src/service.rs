@@ -1,4 +1,4 @@
-//! The service: hands each request on, and has its response looked at.
+//! The service: forwards each request, and the future of its response.
 
 use std::{
     sync::Arc,
@@ -7,6 +7,7 @@ use std::{
 
 use http::{Request, Response};
 use http_body::Body;
+use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
@@ -14,13 +15,14 @@ use crate::{
     cancel::{MakeCancellation, NeverCancel},
     config::Config,
     eligibility,
-    future::{ResponseFuture, StreamParts},
+    event_stream::context::StreamContext,
+    future::ResponseFuture,
     layer::SseCompletionLayer,
 };
 
-/// Service that ends every event stream of the inner service on purpose.
+/// Service that ends the event streams of the inner service with a close event.
 ///
-/// Made by [`SseCompletionLayer`]. Readiness and errors of the inner service pass through.
+/// Returned by [`SseCompletionLayer`], which documents what it does. Readiness and errors of the inner service pass through.
 #[derive(Debug, Clone)]
 pub struct SseCompletion<S, C = NeverCancel> {
     inner: S,
@@ -29,14 +31,14 @@ pub struct SseCompletion<S, C = NeverCancel> {
 }
 
 impl SseCompletion<()> {
-    /// The same as [`SseCompletionLayer::new`].
+    /// Returns the default layer, like [`SseCompletionLayer::new`].
     pub fn layer() -> SseCompletionLayer {
         SseCompletionLayer::new()
     }
 }
 
 impl<S, C> SseCompletion<S, C> {
-    /// Wraps this service as the layer says.
+    /// Wraps a service with the configuration of this layer.
     pub fn new(inner: S, layer: SseCompletionLayer<C>) -> Self {
         let SseCompletionLayer { cancel, config } = layer;
         Self {
@@ -46,17 +48,17 @@ impl<S, C> SseCompletion<S, C> {
         }
     }
 
-    /// The inner service.
+    /// Returns a reference to the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The inner service, to change it.
+    /// Returns a mutable reference to the inner service.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// Gives the inner service back.
+    /// Returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -77,9 +79,17 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let method_allows = eligibility::method_allows(request.method());
-        let (request, cancellation) = self.cancel.make(request);
-        let stream = method_allows.then(|| StreamParts::new(cancellation, &self.config));
-        ResponseFuture::new(self.inner.call(request), stream)
+        let may_stream = eligibility::method_allows(request.method());
+        let (request, cancellation) = self.cancel.make_for_request(request);
+        let context = may_stream.then(|| StreamContext::new(cancellation, &self.config));
+        ResponseFuture::new(self.inner.call(request), context)
+    }
+}
+
+impl<S, C: Clone> Layer<S> for SseCompletionLayer<C> {
+    type Service = SseCompletion<S, C>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SseCompletion::new(inner, self.clone())
     }
 }

@@ -1,27 +1,31 @@
-//! The ready-made cancellation of many streams at once, and the count of those that are open.
+//! Ends many streams at once, and counts those that are open.
 
-pub(crate) mod waiters;
+mod phases;
+pub(crate) mod stream_guard;
+mod streams;
+mod waiters;
+mod wake;
 
-use std::{
-    fmt,
-    future::Future,
-    pin::Pin,
-    sync::{Arc, atomic::Ordering},
-    task::{Context, Poll},
-    time::Duration,
+#[cfg(feature = "tokio")]
+mod drain;
+
+use std::{fmt, future::Future, sync::Arc};
+
+use http::Extensions;
+
+#[cfg(feature = "tokio")]
+pub use self::drain::Drained;
+pub use self::phases::{Closed, Draining};
+use self::{
+    stream_guard::StreamGuard,
+    waiters::{CLOSED, DRAINING, Phase, Shared},
 };
+use crate::wire::close_event::CloseEvent;
 
-use tokio::time::Instant;
-
-use crate::{
-    shutdown::waiters::{CLOSED, DRAINING, Shared, StreamWatch, Watch},
-    wire::close_event::CloseEvent,
-};
-
-/// Ends event streams, all at once or after a grace, and knows how many are open.
+/// Ends event streams, all at once or after a grace period, and counts those that are open.
 ///
-/// Give it to one layer or to many with [`shutdown`](crate::SseCompletionLayer::shutdown); clones are the same
-/// shutdown. In an axum app that is all there is to it:
+/// Pass it to one or more layers with [`shutdown`](crate::SseCompletionLayer::shutdown). Clones are handles of the same
+/// shutdown:
 ///
 /// ```no_run
 /// use axum::Router;
@@ -37,20 +41,22 @@ use crate::{
 /// # }
 /// ```
 ///
-/// When every clone is dropped and none was closed, no stream is ended: dropping means "never".
+/// If every clone is dropped and none was closed, no stream is ended.
 ///
-/// # One stream, or those of one user
+/// # Streams of one user
 ///
-/// A handler that puts a `Shutdown` into the extensions of its response has its stream ended by that one too. Keep one
-/// for each session, and [`close_with`](Self::close_with) ends the streams of that session, with an event that says why:
+/// [`attach`](Self::attach) a `Shutdown` to a response, and it ends that stream too. Keep one for each session, and
+/// [`close_with`](Self::close_with) ends the streams of that session with an event that tells why:
 ///
 /// ```
-/// use axum::{Extension, response::{IntoResponse, Sse, sse::Event}};
+/// use axum::response::{IntoResponse, Response, Sse, sse::Event};
 /// use tower_sse_completion::{CloseEvent, Shutdown};
 ///
-/// async fn events(session: Shutdown) -> impl IntoResponse {
+/// async fn events(session: Shutdown) -> Response {
 ///     let events = futures_util::stream::pending::<Result<Event, std::convert::Infallible>>();
-///     (Extension(session), Sse::new(events))
+///     let mut response = Sse::new(events).into_response();
+///     session.attach(response.extensions_mut());
+///     response
 /// }
 ///
 /// # fn main() -> Result<(), tower_sse_completion::InvalidCloseEvent> {
@@ -64,81 +70,72 @@ pub struct Shutdown {
     shared: Arc<Shared>,
 }
 
-/// What a [`drain`](Shutdown::drain) has come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Drained {
-    ended: usize,
-    still_open: usize,
-}
-
-/// Ready when a [`Shutdown`] begins to drain, or closes. Made by [`Shutdown::draining`].
-#[derive(Debug)]
-pub struct Draining {
-    watch: Watch<DRAINING>,
-}
-
-/// A client that reads has its close event long before this.
-const AFTER_CLOSE: Duration = Duration::from_secs(1);
+/// The shutdowns that are attached to a response.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Attached(pub(crate) Vec<Shutdown>);
 
 impl Shutdown {
-    /// A shutdown that has not begun.
+    /// Returns a shutdown that has not begun.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Ends every stream now, and every one that starts later as soon as it has started.
-    pub fn close(&self) {
-        self.shared.enter(CLOSED);
-    }
-
-    /// Ends every stream now with this event, unless its response brought its own.
-    ///
-    /// The event of the first call stands.
-    pub fn close_with(&self, event: CloseEvent) {
-        // A later event is dropped, as documented.
-        let _ = self.shared.close_event.set(event);
-        self.close();
-    }
-
-    /// Lets streams finish until the grace is over, and then ends those that are left.
-    ///
-    /// It returns as soon as no stream is open, and at most one second after the grace: a client that has stopped
-    /// reading keeps its stream open, because the server does not poll its body. [`Drained`] tells how many those are.
-    /// The last close events are handed to the server then, which may still have to write them: wait for it too.
-    /// A stream that starts meanwhile is ended at once. With a grace of zero all streams are ended at once.
-    ///
-    /// Streams that will never finish, such as subscriptions, need not use up the grace: see
-    /// [`draining`](Self::draining).
-    ///
-    /// # Cancellation safety
-    ///
-    /// The drain begins when this is first polled. If it is dropped before its end, streams that finish go on, and new ones
-    /// are still ended at once; [`close`](Self::close) ends the rest.
+    /// Ends every stream now, and every later stream as soon as it starts.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime with its timer enabled.
-    pub async fn drain(&self, grace: Duration) -> Drained {
-        let ended_before = self.shared.ended.load(Ordering::SeqCst);
-        self.shared.enter(DRAINING);
-        let now = Instant::now();
-        // A grace that has no end on the clock has none.
-        match now.checked_add(grace) {
-            Some(end) => self.shared.none_open_until(end).await,
-            None => self.shared.none_open().await,
-        }
+    /// Passes on the first panic of a task's waker, after every other task has been woken. The wakers of tokio do not panic.
+    pub fn close(&self) {
+        self.shared.enter(Phase::Closed);
+    }
+
+    /// Ends every stream now, with this close event unless its response has brought its own.
+    ///
+    /// If it is called several times, the event of the first call is used.
+    ///
+    /// # Panics
+    ///
+    /// As [`close`](Self::close).
+    pub fn close_with(&self, event: CloseEvent) {
+        self.shared.set_close_event(event);
         self.close();
-        self.shared
-            .none_open_until(Instant::now() + AFTER_CLOSE)
-            .await;
-        Drained {
-            ended: self.shared.ended.load(Ordering::SeqCst) - ended_before,
-            still_open: self.open_streams(),
+    }
+
+    /// Attaches this shutdown to a response: it ends that stream, beside the shutdowns of the layer and any other that is
+    /// attached.
+    ///
+    /// The stream gets the close event of the shutdown that ends it. Attaching a shutdown twice is the same as once.
+    ///
+    /// ```
+    /// use http::Response;
+    /// use tower_sse_completion::Shutdown;
+    ///
+    /// let (session, room) = (Shutdown::new(), Shutdown::new());
+    /// let mut response = Response::new(());
+    /// session.attach(response.extensions_mut());
+    /// room.attach(response.extensions_mut());
+    /// ```
+    pub fn attach(&self, response: &mut Extensions) {
+        let attached = response.get_or_insert_default::<Attached>();
+        if !attached.0.iter().any(|shutdown| shutdown.is(self)) {
+            attached.0.push(self.clone());
         }
     }
 
-    /// Ready when a drain begins, or everything is closed. For [`cancel_when`], to end a stream that will never finish at
-    /// the start of a drain, while others have the grace:
+    /// Returns `true` once a drain has begun or the shutdown has closed.
+    pub fn is_draining(&self) -> bool {
+        self.shared.has_reached(DRAINING)
+    }
+
+    /// Returns `true` once the shutdown has closed.
+    pub fn is_closed(&self) -> bool {
+        self.shared.has_reached(CLOSED)
+    }
+
+    /// Returns a future that completes when a drain begins or the shutdown closes.
+    ///
+    /// Use it in [`cancel_when`] to end streams that never finish when a drain begins, while other streams have the grace
+    /// period. The closure ends these streams, not the drain:
     ///
     /// ```
     /// use std::future;
@@ -149,7 +146,7 @@ impl Shutdown {
     /// let layer = SseCompletionLayer::new().shutdown(&shutdown).cancel_when({
     ///     let shutdown = shutdown.clone();
     ///     move |request| {
-    ///         // A GET subscribes; a POST is answered, and the answer comes to an end.
+    ///         // A GET subscribes. A POST is answered, and its response finishes.
     ///         let subscribes = request.method == Method::GET;
     ///         let draining = shutdown.draining();
     ///         async move {
@@ -165,32 +162,29 @@ impl Shutdown {
     ///
     /// [`cancel_when`]: crate::SseCompletionLayer::cancel_when
     pub fn draining(&self) -> Draining {
-        Draining {
-            watch: Watch::new(Arc::clone(&self.shared)),
-        }
+        Draining::new(&self.shared)
     }
 
-    /// How many streams are open of which the layer or the response has this shutdown: from the response until the
-    /// stream has ended, or its body was dropped. Only event streams that the layer completes count, each once.
+    /// Returns a future that completes when the shutdown closes.
+    pub fn closed(&self) -> Closed {
+        Closed::new(&self.shared)
+    }
+
+    /// Returns the number of open streams: from the response until the last frame of the stream has been returned, or its
+    /// body has been dropped.
+    ///
+    /// A stream is counted if its layer or its response has this shutdown. Only event streams that the layer wraps are
+    /// counted, each once, also if several layers share the shutdown. That requires that the middleware between the layers
+    /// keeps the extensions of the response.
     pub fn open_streams(&self) -> usize {
-        self.shared.open.load(Ordering::SeqCst)
+        self.shared.streams().open()
     }
 
-    /// Whether the other one is a clone of this.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
-    }
-
-    /// For a stream that starts now.
-    pub(crate) fn watch_stream(&self) -> StreamWatch {
-        StreamWatch::new(Arc::clone(&self.shared))
-    }
-
-    /// Waits for the signal, whatever its output, and then closes. For a server's graceful shutdown.
+    /// Returns a future that waits for the signal, discards its output, and closes. For the graceful shutdown of a server.
     ///
     /// # Cancellation safety
     ///
-    /// Dropped before the signal came, it does nothing.
+    /// If the future is dropped before the signal arrives, nothing is closed.
     pub fn after<F>(&self, signal: F) -> impl Future<Output = ()> + use<F>
     where
         F: Future,
@@ -201,6 +195,16 @@ impl Shutdown {
             shutdown.close();
         }
     }
+
+    /// Returns `true` if the other one is a clone of this shutdown.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Counts a stream that starts now.
+    pub(crate) fn guard_stream(&self) -> StreamGuard {
+        StreamGuard::new(&self.shared)
+    }
 }
 
 impl fmt::Debug for Shutdown {
@@ -208,25 +212,5 @@ impl fmt::Debug for Shutdown {
         f.debug_struct("Shutdown")
             .field("open_streams", &self.open_streams())
             .finish_non_exhaustive()
-    }
-}
-
-impl Drained {
-    /// How many streams ended during the drain.
-    pub fn ended(&self) -> usize {
-        self.ended
-    }
-
-    /// How many streams are open although they were told to end: their clients do not read.
-    pub fn still_open(&self) -> usize {
-        self.still_open
-    }
-}
-
-impl Future for Draining {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.watch.poll(cx)
     }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use axum::body::Body;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{Request, Response};
 use testkit::{
     driver::Driver,
@@ -31,7 +31,7 @@ fn is_static<T: 'static>() {}
 fn is_clone<T: Clone>() {}
 
 #[test]
-fn c18_public_types_are_send_sync_and_unpin_with_their_parts() {
+fn c23_public_types_are_send_sync_and_unpin_with_their_parts() {
     is_send::<SseCompletionLayer>();
     is_sync::<SseCompletionLayer>();
     is_clone::<SseCompletionLayer>();
@@ -58,8 +58,8 @@ fn c18_public_types_are_send_sync_and_unpin_with_their_parts() {
 
 #[cfg(feature = "tokio")]
 #[test]
-fn c18_shutdown_and_its_futures_are_send_and_sync() {
-    use tower_sse_completion::{Drained, Draining, InvalidDeadline, Shutdown};
+fn c23_shutdown_and_its_futures_are_send_and_sync() {
+    use tower_sse_completion::{Closed, Drained, Draining, KeepAlive, Shutdown};
 
     fn is_both<T: Send + Sync + Unpin + 'static>(_: &T) {}
     let shutdown = Shutdown::new();
@@ -67,13 +67,38 @@ fn c18_shutdown_and_its_futures_are_send_and_sync() {
     is_both(&shutdown.draining());
     is_send::<Draining>();
     is_sync::<Drained>();
-    is_send::<InvalidDeadline>();
+    is_send::<KeepAlive>();
+    is_sync::<Closed>();
+    is_send_and_static(&shutdown.drain(std::time::Duration::ZERO));
     fn is_send_and_static(_: &(impl Send + 'static)) {}
     is_send_and_static(&shutdown.after(future::pending::<()>()));
 }
 
 /// A service that is neither `Send` nor `Sync` nor `'static`, and whose body and future are not, either.
 struct Local<'a>(&'a Rc<Cell<usize>>);
+
+/// Data that is neither `Send` nor `Bytes`.
+struct LocalData(Rc<[u8]>, usize);
+
+impl Buf for LocalData {
+    fn remaining(&self) -> usize {
+        self.chunk().len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.0[self.1..]
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.1 += count;
+    }
+}
+
+impl From<LocalData> for Bytes {
+    fn from(data: LocalData) -> Self {
+        Self::copy_from_slice(data.chunk())
+    }
+}
 
 struct LocalBody<'a>(&'a Rc<Cell<usize>>, PhantomPinned);
 
@@ -92,21 +117,21 @@ impl<'a> Service<Request<()>> for Local<'a> {
     }
 }
 
-impl<'a> http_body::Body for LocalBody<'a> {
-    type Data = &'a [u8];
+impl http_body::Body for LocalBody<'_> {
+    type Data = LocalData;
     type Error = Rc<()>;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         _cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<&'a [u8]>, Rc<()>>>> {
+    ) -> Poll<Option<Result<http_body::Frame<LocalData>, Rc<()>>>> {
         self.0.set(self.0.get() + 1);
         Poll::Ready(None)
     }
 }
 
 #[test]
-fn c18_no_bound_is_added_to_services_bodies_data_or_errors() {
+fn c23_no_bound_is_added_to_services_bodies_data_or_errors() {
     let polls = Rc::new(Cell::new(0));
     let layer = SseCompletionLayer::new().cancel_when(|_| {
         let local = Rc::new(());
@@ -127,8 +152,9 @@ fn c18_no_bound_is_added_to_services_bodies_data_or_errors() {
 
 #[test]
 fn layer_can_be_named() {
-    type Cancel = CancelWhen<fn(&http::request::Parts) -> future::Pending<()>>;
-    let never: fn(&http::request::Parts) -> future::Pending<()> = |_| future::pending();
+    type Make = fn(&http::request::Parts) -> future::Pending<()>;
+    type Cancel = FirstOf<NeverCancel, CancelWhen<Make>>;
+    let never: Make = |_| future::pending();
     let layer: SseCompletionLayer<Cancel> = SseCompletionLayer::new().cancel_when(never);
     let service: SseCompletion<(), Cancel> = SseCompletion::new((), layer);
     let _: SseCompletionLayer<NeverCancel> = SseCompletion::layer();
@@ -139,20 +165,21 @@ fn layer_can_be_named() {
 fn debug_output_has_the_name_of_the_type_and_no_data() {
     let body: ResponseBody<Body> = event_stream(&SseCompletionLayer::new(), Body::from("data: x"));
     assert_eq!(format!("{body:?}"), "ResponseBody { .. }");
+    let (request, ()) = Request::new(()).into_parts();
     let upstream = futures_util::stream::empty::<Result<Bytes, Infallible>>();
-    let stream = SseCompletionLayer::new().byte_stream(upstream);
+    let stream = SseCompletionLayer::new().byte_stream(&request, upstream);
     assert_eq!(format!("{stream:?}"), "ByteStream { .. }");
     let plain = SseCompletionLayer::new();
-    assert!(format!("{plain:?}").contains("on_end: None"), "{plain:?}");
+    assert!(format!("{plain:?}").contains("observer: None"), "{plain:?}");
     let layer = plain
         .cancel_when(|_| future::pending())
         .close_event_with(|_| CloseEvent::new())
         .on_end(|_| ());
     let debug = format!("{layer:?}");
     for part in [
-        "cancel: CancelWhen { .. }",
+        "second: CancelWhen { .. }",
         "close_event: PerStream(..)",
-        "on_end: Some(..)",
+        "observer: Some(..)",
     ] {
         assert!(debug.contains(part), "{part} is missing: {debug}");
     }

@@ -11,16 +11,22 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt, stream::FusedStream};
-use http::Method;
+use http::{Method, Request, request::Parts};
 use http_body_util::BodyDataStream;
 use testkit::{
     MIRI_STRIDE,
     exchange::{CLOSE, cancelled_by, event_stream},
     reports::Reports,
-    script::{Script, ScriptError, Step, data},
+    script::{AfterScript, Script, ScriptError, Step, data},
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{CloseEvent, Ending, SseCompletionLayer};
+
+/// The head of the request that the streams answer.
+fn head() -> Parts {
+    let request = Request::get("/events?topic=news").body(());
+    request.expect("a valid request").into_parts().0
+}
 
 type Items = Vec<Result<Bytes, ScriptError>>;
 
@@ -69,7 +75,7 @@ fn stream_and_body_return_the_same_bytes() {
             let stream: Pin<Box<dyn Stream<Item = Result<Bytes, ScriptError>>>> = if as_body {
                 Box::pin(BodyDataStream::new(event_stream(&layer, upstream)))
             } else {
-                Box::pin(layer.byte_stream(BodyDataStream::new(upstream)))
+                Box::pin(layer.byte_stream(&head(), BodyDataStream::new(upstream)))
             };
             let mut stream = pin!(stream);
             let mut output = items(&mut stream);
@@ -87,10 +93,13 @@ fn stream_and_body_return_the_same_bytes() {
 
 #[test]
 fn c13_end_is_final() {
-    let mut stream = pin!(SseCompletionLayer::new().byte_stream(BodyDataStream::new(
-        // Panics when it is polled after its end.
-        Script::frames([":\n"])
-    )));
+    let mut stream = pin!(SseCompletionLayer::new().byte_stream(
+        &head(),
+        BodyDataStream::new(
+            // Panics when it is polled after its end.
+            Script::frames([":\n"])
+        )
+    ));
     assert!(!stream.is_terminated());
     assert_eq!(items(&mut stream).len(), 2);
     assert!(stream.is_terminated());
@@ -100,16 +109,17 @@ fn c13_end_is_final() {
 }
 
 #[test]
-fn c16_stream_is_reported_once() {
+fn c21_stream_is_reported_once() {
     let reports = Reports::default();
     let layer = SseCompletionLayer::new().on_end(reports.observer());
     for frames in [&["data: 1\n\n"][..], &[]] {
-        let mut stream = pin!(layer.byte_stream(BodyDataStream::new(Script::frames(frames))));
+        let mut stream =
+            pin!(layer.byte_stream(&head(), BodyDataStream::new(Script::frames(frames))));
         items(&mut stream);
     }
     {
         let upstream = Script::silent();
-        let mut stream = pin!(layer.byte_stream(BodyDataStream::new(upstream)));
+        let mut stream = pin!(layer.byte_stream(&head(), BodyDataStream::new(upstream)));
         items(&mut stream);
     }
     let reported = reports.all();
@@ -126,17 +136,21 @@ fn c16_stream_is_reported_once() {
 }
 
 #[test]
-fn cancellation_is_made_once_for_each_stream_from_an_empty_request() {
+fn cancellation_is_made_once_for_each_stream_from_its_request() {
     let calls = Arc::new(AtomicUsize::new(0));
     let layer = SseCompletionLayer::new().cancel_when({
         let calls = Arc::clone(&calls);
         move |request| {
-            assert_eq!((&request.method, request.uri.path()), (&Method::GET, "/"));
+            assert_eq!(request.method, Method::GET);
+            assert_eq!(request.uri, "/events?topic=news");
             calls.fetch_add(1, Ordering::SeqCst);
             std::future::ready(())
         }
     });
-    let mut stream = pin!(layer.byte_stream(BodyDataStream::new(Script::frames(["data: 1\n\n"]))));
+    let mut stream = pin!(layer.byte_stream(
+        &head(),
+        BodyDataStream::new(Script::frames(["data: 1\n\n"]))
+    ));
     assert_eq!(calls.load(Ordering::SeqCst), 1);
     let cancelled = [
         Ok(Bytes::from("data: 1\n\n")),
@@ -153,7 +167,7 @@ fn options_of_one_stream_are_set_on_a_clone_of_the_layer() {
         (layer, "event: close\ndata:\n\n"),
         (own, "event: close\ndata: own\n\n"),
     ] {
-        let mut stream = pin!(layer.byte_stream(BodyDataStream::new(Script::new([]))));
+        let mut stream = pin!(layer.byte_stream(&head(), BodyDataStream::new(Script::new([]))));
         assert_eq!(items(&mut stream), [Ok(Bytes::from(event))]);
     }
 }
@@ -168,20 +182,73 @@ async fn deadlines_and_shutdowns_hold_for_streams_too() {
     let layer = SseCompletionLayer::new()
         .shutdown(&shutdown)
         .close_event_with(|ending| CloseEvent::new().data(ending.as_str()));
-    let expiring = layer
-        .clone()
-        .max_age(Duration::from_secs(5))
-        .expect("not zero");
+    let expiring = layer.clone().max_age(Duration::from_secs(5));
     let silent = || BodyDataStream::new(Script::silent());
 
-    let mut stream = pin!(expiring.byte_stream(silent()));
+    let mut stream = pin!(expiring.byte_stream(&head(), silent()));
     let event = stream.next().await.expect("an item").expect("no error");
     assert_eq!(event, "event: close\ndata: expired\n\n");
 
-    let mut stream = pin!(layer.byte_stream(silent()));
+    let mut stream = pin!(layer.byte_stream(&head(), silent()));
     assert_eq!(shutdown.open_streams(), 1);
     shutdown.close();
     let event = stream.next().await.expect("an item").expect("no error");
     assert_eq!(event, "event: close\ndata: cancelled\n\n");
     assert_eq!(shutdown.open_streams(), 0);
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn c18_drain_ends_the_byte_streams_of_the_requests_that_the_closure_chooses() {
+    use std::time::Duration;
+    use tower_sse_completion::Shutdown;
+
+    const GRACE: Duration = Duration::from_secs(10);
+    let shutdown = Shutdown::new();
+    let layer = SseCompletionLayer::new().shutdown(&shutdown).cancel_when({
+        let shutdown = shutdown.clone();
+        move |request| {
+            let subscribes = request.method == Method::GET && request.uri.path() == "/events";
+            let draining = shutdown.draining();
+            async move {
+                match subscribes {
+                    true => draining.await,
+                    false => std::future::pending().await,
+                }
+            }
+        }
+    });
+    let start = |method, uri: &str| {
+        let mut request = head();
+        (request.method, request.uri) = (method, uri.parse().expect("a URI"));
+        let upstream = Script::frames(["data: 1\n\n"]).then(AfterScript::Pending);
+        Box::pin(layer.byte_stream(&request, BodyDataStream::new(upstream)))
+    };
+    let first = [Ok(Bytes::from("data: 1\n\n"))];
+    let close = [Ok(Bytes::from_static(CLOSE))];
+    let mut subscription = pin!(start(Method::GET, "/events"));
+    let mut others = [
+        start(Method::POST, "/events"),
+        start(Method::GET, "/answers"),
+    ];
+    assert_eq!(items(&mut subscription), first);
+    for other in &mut others {
+        assert_eq!(items(&mut other.as_mut()), first);
+    }
+    let drain = tokio::spawn(shutdown.drain(GRACE));
+    tokio::time::sleep(GRACE / 2).await;
+    assert_eq!(items(&mut subscription), close);
+    for other in &mut others {
+        assert_eq!(
+            items(&mut other.as_mut()),
+            [],
+            "the stream has the grace period"
+        );
+    }
+    tokio::time::sleep(GRACE / 2 + Duration::from_millis(1)).await;
+    for other in &mut others {
+        assert_eq!(items(&mut other.as_mut()), close);
+    }
+    let drained = drain.await.expect("no panic");
+    assert_eq!((drained.ended(), drained.still_open()), (3, 0));
 }

@@ -25,7 +25,7 @@ use testkit::{
     script::{AfterScript, EndStream, Script, ScriptError, Step, data, trailers},
 };
 use tokio_util::sync::CancellationToken;
-use tower_sse_completion::{CancelWhen, NeverCancel, SseCompletionLayer};
+use tower_sse_completion::{CancelWhen, FirstOf, NeverCancel, SseCompletionLayer};
 
 const EVENT: &[u8] = b"data: x\n\n";
 
@@ -276,7 +276,11 @@ fn cancellation_is_made_from_the_head_of_the_request() {
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
-    fn layer(&self) -> SseCompletionLayer<CancelWhen<impl Fn(&Parts) -> Counted + Clone + use<>>> {
+    fn layer(
+        &self,
+    ) -> SseCompletionLayer<
+        FirstOf<NeverCancel, CancelWhen<impl Fn(&Parts) -> Counted + Clone + use<>>>,
+    > {
         let counted = self.clone();
         SseCompletionLayer::new().cancel_when(move |_| counted.clone())
     }
@@ -296,7 +300,7 @@ impl Future for Counted {
 }
 
 #[test]
-fn c17_cancellation_is_polled_when_pending_and_before_every_32nd_ready_frame() {
+fn c20_cancellation_is_polled_when_pending_and_before_every_32nd_ready_frame() {
     let counted = Counted::default();
     let layer = counted.layer();
 

@@ -78,7 +78,7 @@ async fn connect(address: SocketAddr, path: &str) -> TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_clients_read_their_close_event_and_one_that_reads_nothing_is_left() {
+async fn c18_two_thousand_clients_read_their_close_event_and_one_that_reads_nothing_is_left() {
     // Both ends of each connection are in this process.
     let limit = rlimit::increase_nofile_limit(3 * CLIENTS as u64).expect("a limit");
     assert!(

@@ -244,6 +244,54 @@ fn c3_response_to_head_keeps_its_length() {
 }
 
 #[test]
+fn c1_content_encoding_none_is_in_the_clear() {
+    for (codings, completed) in [
+        (&["none"][..], true),
+        (&["None"], true),
+        (&["identity, none"], true),
+        (&["none", "identity"], true),
+        (&["none, gzip"], false),
+        (&["none", "br"], false),
+        (&["nonee"], false),
+    ] {
+        let mut headers = vec![("content-type", EVENT_STREAM)];
+        headers.extend(codings.iter().map(|coding| ("content-encoding", *coding)));
+        assert_eq!(get(&headers), completed, "{codings:?}");
+    }
+}
+
+#[test]
+fn c1_last_valid_content_type_wins() {
+    for (content_types, completed) in [
+        (
+            &["text/plain; charset=utf-8", "text/event-stream"][..],
+            true,
+        ),
+        (&["text/event-stream, text/event-stream"], true),
+        (&["text/plain, text/event-stream;charset=utf-8"], true),
+        (&["text/event-stream", "text/event-stream"], true),
+        (&["text/event-stream, text/plain"], false),
+        (&["text/event-stream", "text/plain"], false),
+        // Values that are no MIME types, and `*/*`, are ignored.
+        (&["text/event-stream, nonsense"], true),
+        (&["text/event-stream", ""], true),
+        (&["text/event-stream, */*"], true),
+        (&[", text/event-stream ,"], true),
+        (&["nonsense, nonsense"], false),
+        // A comma inside a quoted string separates nothing.
+        (&["text/plain; a=\", text/event-stream\""], false),
+        (&["text/plain; a=\"\\\", text/event-stream\""], false),
+        (&["text/event-stream; a=\", text/plain\""], true),
+    ] {
+        let headers: Vec<_> = content_types
+            .iter()
+            .map(|value| ("content-type", *value))
+            .collect();
+        assert_eq!(get(&headers), completed, "{content_types:?}");
+    }
+}
+
+#[test]
 fn c1_marker_is_the_only_extension_that_is_added() {
     let mut response = response(200, &[("content-type", EVENT_STREAM)]);
     response.extensions_mut().insert(7_u8);

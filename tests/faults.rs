@@ -80,7 +80,6 @@ fn reset_within_the_body_of_the_request_leaves_nothing() {
 #[test]
 fn reset_within_the_body_of_the_request_is_noticed_by_keep_alive() {
     let layer = SseCompletionLayer::new().keep_alive(Duration::from_millis(20));
-    let layer = layer.expect("a valid interval");
     let reports = assert_nothing_is_left_of(&VERSIONS, layer, false, async |site, version| {
         drop(open_with_unfinished_request(site, version).await);
     });

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use testkit::{
     MIRI_STRIDE,
+    decoder::decode,
     driver::Driver,
     exchange::{CLOSE, cancelled_by, drive},
     feed::{FedBody, Feed, feed},
@@ -12,29 +13,27 @@ use testkit::{
 };
 use tokio::time::advance;
 use tokio_util::sync::CancellationToken;
-use tower_sse_completion::{CloseEvent, InvalidDeadline, ResponseBody, SseCompletionLayer};
-
-type Result = std::result::Result<(), InvalidDeadline>;
+use tower_sse_completion::{CloseEvent, KeepAlive, ResponseBody, SseCompletionLayer};
 
 const SECOND: Duration = Duration::from_secs(1);
-const COMMENT: &str = ":\n";
+const COMMENT: &str = ":\n\n";
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Returns a stream that is pending, with this interval in seconds.
 fn kept_alive(
     seconds: u32,
     configure: impl FnOnce(SseCompletionLayer) -> SseCompletionLayer,
-) -> std::result::Result<(Feed, Driver<ResponseBody<FedBody>>), InvalidDeadline> {
-    let layer = SseCompletionLayer::new().keep_alive(SECOND * seconds)?;
+) -> (Feed, Driver<ResponseBody<FedBody>>) {
+    let layer = SseCompletionLayer::new().keep_alive(SECOND * seconds);
     let (events, upstream) = feed();
     let mut body = drive(&configure(layer), upstream);
     body.assert_pending();
-    Ok((events, body))
+    (events, body)
 }
 
 #[tokio::test(start_paused = true)]
-async fn c19_comment_is_written_after_each_silent_interval() -> Result {
-    let (events, mut body) = kept_alive(10, |layer| layer)?;
+async fn c17_comment_is_written_after_each_silent_interval() {
+    let (events, mut body) = kept_alive(10, |layer| layer);
     let expected = [(10, COMMENT.into()), (20, COMMENT.into())];
     assert_eq!(body.advance(25).await, expected);
     events.send(": the handler's own\n");
@@ -45,13 +44,12 @@ async fn c19_comment_is_written_after_each_silent_interval() -> Result {
         [(10, COMMENT.into())],
         "any data reset the interval"
     );
-    Ok(())
 }
 
 #[tokio::test(start_paused = true)]
-async fn c19_comment_is_written_at_a_boundary_only() -> Result {
+async fn c17_comment_is_written_at_a_boundary_only() {
     // An unfinished event that is buffered does not defer the comment.
-    let (events, mut body) = kept_alive(1, |layer| layer)?;
+    let (events, mut body) = kept_alive(1, |layer| layer);
     events.send("data: 1\n\ndata: 2");
     assert_eq!(body.ready_data(), ["data: 1\n\n"]);
     assert_eq!(body.advance(1).await, [(1, COMMENT.into())]);
@@ -59,34 +57,32 @@ async fn c19_comment_is_written_at_a_boundary_only() -> Result {
     assert_eq!(body.ready_data(), ["data: 2", "\n\n"]);
 
     // An unfinished event that was forwarded does.
-    let (events, mut body) = kept_alive(1, |layer| layer.hold_limit(0))?;
+    let (events, mut body) = kept_alive(1, |layer| layer.buffer_limit(0));
     events.send("data: 1");
     assert_eq!(body.ready_data(), ["data: 1"]);
     assert_eq!(body.advance(5).await, []);
     events.send("\n\n");
     assert_eq!(body.ready_data(), ["\n\n"]);
     assert_eq!(body.advance(1).await, [(1, COMMENT.into())]);
-    Ok(())
 }
 
 #[tokio::test(start_paused = true)]
-async fn c19_comment_never_separates_cr_and_lf() -> Result {
-    let (events, mut body) = kept_alive(1, |layer| layer)?;
+async fn c17_comment_never_separates_cr_and_lf() {
+    let (events, mut body) = kept_alive(1, |layer| layer);
     events.send("data: 1\r\n\r");
     assert_eq!(body.ready_data(), ["data: 1\r\n\r"]);
     assert_eq!(body.advance(3).await, []);
     events.send("\n");
     assert_eq!(body.ready_data(), ["\n"]);
     assert_eq!(body.advance(1).await, [(1, COMMENT.into())]);
-    Ok(())
 }
 
 #[tokio::test(start_paused = true)]
-async fn c19_comment_does_not_reset_the_idle_timeout() -> Result {
+async fn c17_comment_does_not_reset_the_idle_timeout() {
     let layer = SseCompletionLayer::new()
         .close_event_with(|ending| CloseEvent::new().data(ending.as_str()))
-        .keep_alive(SECOND * 2)?
-        .idle_timeout(SECOND * 5)?;
+        .keep_alive(SECOND * 2)
+        .idle_timeout(SECOND * 5);
     let (_events, upstream) = feed();
     let mut body = drive(&layer, upstream);
     body.assert_pending();
@@ -94,51 +90,48 @@ async fn c19_comment_does_not_reset_the_idle_timeout() -> Result {
     let expected = [(2, COMMENT), (4, COMMENT), (5, close)];
     let output = body.advance(9).await;
     assert_eq!(output, expected.map(|(second, data)| (second, data.into())));
-    Ok(())
 }
 
 #[tokio::test(start_paused = true)]
-async fn c19_byte_order_mark_after_a_comment_is_dropped() -> Result {
+async fn c17_byte_order_mark_after_a_comment_is_dropped() {
     let stream = [BYTE_ORDER_MARK, b"data: 1\n\n"].concat();
-    for hold_limit in [64 * 1024, 0, 1, 2, 3, 4]
+    for buffer_limit in [64 * 1024, 0, 1, 2, 3, 4]
         .into_iter()
         .step_by(MIRI_STRIDE.min(3))
     {
         for first in 0..stream.len() {
             for second in (first..stream.len()).step_by(MIRI_STRIDE) {
-                let (events, mut body) = kept_alive(1, |layer| layer.hold_limit(hold_limit))?;
+                let (events, mut body) = kept_alive(1, |layer| layer.buffer_limit(buffer_limit));
                 assert_eq!(body.advance(1).await, [(1, COMMENT.into())]);
                 for piece in [&stream[..first], &stream[first..second], &stream[second..]] {
                     events.send(piece);
                 }
                 let frames = body.ready_data();
-                let case = format!("{hold_limit} buffered, cut at {first} and {second}");
+                let case = format!("{buffer_limit} buffered, cut at {first} and {second}");
                 assert!(frames.iter().all(|data| !data.is_empty()), "{case}");
                 assert_eq!(frames.concat(), b"data: 1\n\n", "{case}");
             }
         }
     }
-    Ok(())
 }
 
 #[tokio::test(start_paused = true)]
-async fn c19_second_byte_order_mark_after_a_comment_is_forwarded() -> Result {
-    for hold_limit in [64 * 1024, 0, 3] {
-        let (events, mut body) = kept_alive(1, |layer| layer.hold_limit(hold_limit))?;
+async fn c17_second_byte_order_mark_after_a_comment_is_forwarded() {
+    for buffer_limit in [64 * 1024, 0, 3] {
+        let (events, mut body) = kept_alive(1, |layer| layer.buffer_limit(buffer_limit));
         body.advance(1).await;
         for piece in [BYTE_ORDER_MARK, BYTE_ORDER_MARK, b": 1\n\n"] {
             events.send(piece);
         }
         let bytes = body.ready_data().concat();
-        assert_eq!(bytes, b"\xEF\xBB\xBF: 1\n\n", "{hold_limit} buffered");
+        assert_eq!(bytes, b"\xEF\xBB\xBF: 1\n\n", "{buffer_limit} buffered");
     }
-    Ok(())
 }
 
 #[tokio::test(start_paused = true)]
-async fn c16_frames_that_are_joined_after_a_comment_are_counted_one_by_one() -> Result {
+async fn c21_frames_that_are_joined_after_a_comment_are_counted_one_by_one() {
     let reports = Reports::default();
-    let (events, mut body) = kept_alive(1, |layer| layer.on_end(reports.observer()))?;
+    let (events, mut body) = kept_alive(1, |layer| layer.on_end(reports.observer()));
     assert_eq!(body.advance(1).await, [(1, COMMENT.into())]);
     for piece in ["da", "ta: ", "1\n\n"] {
         events.send(piece);
@@ -146,13 +139,12 @@ async fn c16_frames_that_are_joined_after_a_comment_are_counted_one_by_one() -> 
     assert_eq!(body.data(), "data: 1\n\n");
     drop(body);
     assert_eq!(reports.only().data_frames(), 3);
-    Ok(())
 }
 
 #[tokio::test(start_paused = true)]
-async fn c19_close_event_follows_a_comment() -> Result {
+async fn c17_close_event_follows_a_comment() {
     let token = CancellationToken::new();
-    let layer = cancelled_by(&token).keep_alive(SECOND)?;
+    let layer = cancelled_by(&token).keep_alive(SECOND);
     let upstream = Script::frames(["data: 1\n\n"]).then(AfterScript::Pending);
     let mut body = drive(&layer, upstream);
     assert_eq!(body.ready_data(), ["data: 1\n\n"]);
@@ -160,23 +152,21 @@ async fn c19_close_event_follows_a_comment() -> Result {
     assert_eq!(body.data(), COMMENT);
     token.cancel();
     assert_eq!(body.rest().bytes(), CLOSE);
-    Ok(())
 }
 
 #[tokio::test(start_paused = true)]
-async fn c19_comment_is_due_in_a_late_first_poll() -> Result {
+async fn c17_comment_is_due_in_a_late_first_poll() {
     let (_events, upstream) = feed();
-    let mut body = drive(&SseCompletionLayer::new().keep_alive(SECOND)?, upstream);
+    let mut body = drive(&SseCompletionLayer::new().keep_alive(SECOND), upstream);
     advance(SECOND * 2).await;
     assert_eq!(body.data(), COMMENT);
-    Ok(())
 }
 
 #[tokio::test(start_paused = true)]
-async fn interval_is_at_least_one_millisecond() -> Result {
+async fn interval_is_at_least_one_millisecond() {
     // A shorter interval would be over in every poll, and the server would never stop polling.
     let (_events, upstream) = feed();
-    let layer = SseCompletionLayer::new().keep_alive(Duration::from_nanos(1))?;
+    let layer = SseCompletionLayer::new().keep_alive(Duration::from_nanos(1));
     let mut body = drive(&layer, upstream);
     for _ in 0..3 {
         body.assert_pending();
@@ -185,5 +175,62 @@ async fn interval_is_at_least_one_millisecond() -> Result {
         advance(Duration::from_micros(100)).await;
         assert_eq!(body.data(), COMMENT);
     }
-    Ok(())
+}
+
+/// A client that does not follow the HTML standard: it splits the stream at blank lines, and takes the blocks that start with
+/// `data: `, as published SDKs do.
+fn split_at_blank_lines(stream: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(stream).replace("\r\n", "\n");
+    let blocks = text
+        .split("\n\n")
+        .filter_map(|block| block.strip_prefix("data: "));
+    blocks.map(str::to_owned).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn c17_client_that_splits_at_blank_lines_loses_nothing() {
+    let every_second = || KeepAlive::new().interval(SECOND);
+    for (keep_alive, comment, is_lossless) in [
+        (every_second(), ":\n\n", true),
+        (every_second().text("ping"), ": ping\n\n", true),
+        (
+            every_second().text("a\r\nb\rc\n"),
+            ": a\n: b\n: c\n:\n\n",
+            true,
+        ),
+        (
+            every_second().text("ping").blank_line(false),
+            ": ping\n",
+            false,
+        ),
+        (every_second().blank_line(false), ":\n", false),
+    ] {
+        for line_end in ["\n", "\r\n"] {
+            let (events, mut body) = kept_alive(1, |layer| layer.keep_alive(keep_alive.clone()));
+            let mut bytes = Vec::new();
+            for number in 0..3 {
+                let output = body.advance(2).await;
+                assert_eq!(
+                    output,
+                    [(1, comment.into()), (2, comment.into())],
+                    "{keep_alive:?}"
+                );
+                bytes.extend(output.into_iter().flat_map(|(_, data)| data));
+                events.send(format!("data: {number}{line_end}{line_end}"));
+                bytes.extend(body.ready_data().concat());
+            }
+            let expected: &[&str] = if is_lossless { &["0", "1", "2"] } else { &[] };
+            assert_eq!(
+                split_at_blank_lines(&bytes),
+                expected,
+                "{keep_alive:?}, {line_end:?}"
+            );
+            let decoded = decode(&bytes).events;
+            assert_eq!(
+                decoded.len(),
+                3,
+                "{keep_alive:?}: a conforming client loses nothing"
+            );
+        }
+    }
 }

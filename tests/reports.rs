@@ -47,7 +47,7 @@ fn assert_panics<B: Body<Data = Bytes>>(mut body: Driver<B>) {
 }
 
 #[test]
-fn c16_frames_count_once_however_events_are_split() {
+fn c21_frames_count_once_however_events_are_split() {
     for (frames, expected) in [
         (&["", ":\n", ""][..], (Ending::Empty, true, false, 1, 2)),
         (
@@ -70,7 +70,7 @@ fn c16_frames_count_once_however_events_are_split() {
 }
 
 #[test]
-fn c16_dropped_body_is_reported_with_its_forwarded_frames() {
+fn c21_dropped_body_is_reported_with_its_forwarded_frames() {
     for (frames, polls, expected) in [
         (
             &[EVENT, "data: 2\n\nda"][..],
@@ -101,7 +101,7 @@ fn c16_dropped_body_is_reported_with_its_forwarded_frames() {
 }
 
 #[test]
-fn c16_other_responses_are_not_reported() {
+fn c21_other_responses_are_not_reported() {
     let (reports, layer) = observed();
     let response = Response::new(Script::frames(["{}"]));
     let response = through(&layer, Request::new(()), response);
@@ -110,7 +110,7 @@ fn c16_other_responses_are_not_reported() {
 }
 
 #[test]
-fn c16_stream_whose_cancellation_panics_is_reported() {
+fn c21_stream_whose_cancellation_panics_is_reported() {
     // In the first poll, at a check, and while the upstream is pending.
     for (polls_before, frames) in [(0, 0), (1, 32), (2, 40)] {
         let (reports, layer) = observed();
@@ -132,13 +132,13 @@ fn c16_stream_whose_cancellation_panics_is_reported() {
         let report = reports.only();
         assert_eq!(
             (report.ending(), report.data_frames()),
-            (Ending::Dropped, frames)
+            (Ending::Failed, frames)
         );
     }
 }
 
 #[test]
-fn c16_panic_of_the_observer_is_contained() {
+fn c21_panic_of_the_observer_is_contained() {
     let layer = SseCompletionLayer::new().on_end(|_| panic!("an intended panic"));
     let output = drive(&layer, Script::frames([EVENT])).rest();
     assert_eq!(output.text(), EVENT);
@@ -148,7 +148,7 @@ fn c16_panic_of_the_observer_is_contained() {
 }
 
 #[test]
-fn c16_panic_of_the_closure_that_makes_the_close_event_keeps_the_ending() {
+fn c21_panic_of_the_closure_that_makes_the_close_event_keeps_the_ending() {
     let (reports, layer) = observed();
     let layer = layer.close_event_with(|_| panic!("an intended panic"));
     assert_panics(drive(&layer, Script::new([])));
@@ -157,7 +157,7 @@ fn c16_panic_of_the_closure_that_makes_the_close_event_keeps_the_ending() {
 
 #[cfg(feature = "tokio")]
 #[tokio::test(start_paused = true)]
-async fn c16_times_count_from_the_response() {
+async fn c21_times_count_from_the_response() {
     use std::time::Duration;
     use tokio::time::advance;
 
@@ -178,7 +178,7 @@ async fn c16_times_count_from_the_response() {
 }
 
 #[test]
-fn c16_stream_without_an_event_has_no_time_to_the_first_event() {
+fn c21_stream_without_an_event_has_no_time_to_the_first_event() {
     let (reports, layer) = observed();
     drive(&layer, Script::frames([":\n"])).rest();
     assert_eq!(reports.only().time_to_first_event(), None);

@@ -20,7 +20,9 @@ use testkit::{
     script::{AfterScript, Script},
 };
 use tokio::time::{Instant, sleep};
-use tower_sse_completion::{CloseEvent, Drained, ResponseBody, Shutdown, SseCompletionLayer};
+use tower_sse_completion::{
+    CloseEvent, Drained, InvalidCloseEvent, ResponseBody, Shutdown, SseCompletionLayer,
+};
 
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -85,7 +87,7 @@ fn c15_shutdown_that_is_dropped_means_never() {
 }
 
 #[test]
-fn clones_are_the_same_shutdown_for_many_layers() {
+fn c18_clones_are_the_same_shutdown_for_many_layers() {
     let shutdown = Shutdown::new();
     let mut first = idle(&layer(&shutdown));
     let mut second = idle(&layer(&shutdown.clone()));
@@ -95,7 +97,7 @@ fn clones_are_the_same_shutdown_for_many_layers() {
 }
 
 #[test]
-fn close_with_sends_its_event_unless_the_response_brought_one() {
+fn c18_close_with_sends_its_event_unless_the_response_brought_one() {
     let shutdown = Shutdown::new();
     let layer = layer(&shutdown).close_event(CloseEvent::new().data("the layer's"));
     let mut with_its_own = extended(&layer, CloseEvent::new().data("the handler's"));
@@ -113,10 +115,13 @@ fn close_with_sends_its_event_unless_the_response_brought_one() {
 }
 
 #[test]
-fn shutdown_in_the_response_ends_that_stream_alone() {
+fn c18_shutdown_in_the_response_ends_that_stream_alone() {
     let (all, session) = (Shutdown::new(), Shutdown::new());
     let layer = layer(&all);
-    let mut of_the_session = extended(&layer, session.clone());
+    let mut response = event_stream_response(Script::silent());
+    session.attach(response.extensions_mut());
+    let response = through(&layer, Request::new(()), response);
+    let mut of_the_session = Driver::new(response.into_body());
     let mut other = idle(&layer);
     assert!(of_the_session.poll().is_pending());
     assert_eq!((all.open_streams(), session.open_streams()), (2, 1));
@@ -127,7 +132,7 @@ fn shutdown_in_the_response_ends_that_stream_alone() {
 }
 
 #[test]
-fn open_streams_counts_event_streams_until_they_end_or_are_dropped() {
+fn c18_open_streams_counts_event_streams_until_they_end_or_are_dropped() {
     let shutdown = Shutdown::new();
     let layer = layer(&shutdown);
     let json = Response::new(Script::frames(["{}"]));
@@ -152,14 +157,14 @@ fn open_streams_counts_event_streams_until_they_end_or_are_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drain_does_not_count_streams_that_ended_before_it() {
+async fn c18_drain_does_not_count_streams_that_ended_before_it() {
     let shutdown = Shutdown::new();
     drop(idle(&layer(&shutdown)));
     assert_eq!(counts(shutdown.drain(GRACE).await), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn drain_returns_as_soon_as_no_stream_is_open() {
+async fn c18_drain_returns_as_soon_as_no_stream_is_open() {
     let shutdown = Shutdown::new();
     let start = Instant::now();
     assert_eq!(counts(shutdown.drain(GRACE).await), (0, 0));
@@ -176,7 +181,7 @@ async fn drain_returns_as_soon_as_no_stream_is_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drain_closes_streams_when_the_grace_is_over() {
+async fn c18_drain_closes_streams_when_the_grace_is_over() {
     let shutdown = Shutdown::new();
     let mut body = idle(&layer(&shutdown));
     let draining = tokio::spawn({
@@ -191,7 +196,7 @@ async fn drain_closes_streams_when_the_grace_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drain_is_bounded_when_a_client_has_stopped_reading() {
+async fn c18_drain_is_bounded_when_a_client_has_stopped_reading() {
     let shutdown = Shutdown::new();
     let _never_polled = idle(&layer(&shutdown));
     let start = Instant::now();
@@ -201,7 +206,7 @@ async fn drain_is_bounded_when_a_client_has_stopped_reading() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drain_without_a_grace_or_with_an_endless_one_is_defined() {
+async fn c18_drain_without_a_grace_or_with_an_endless_one_is_defined() {
     let shutdown = Shutdown::new();
     let mut body = idle(&layer(&shutdown));
     let drained = tokio::join!(shutdown.drain(Duration::ZERO), async {
@@ -220,19 +225,34 @@ async fn drain_without_a_grace_or_with_an_endless_one_is_defined() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stream_that_starts_during_a_drain_is_ended_at_once() {
+async fn c18_stream_that_starts_during_a_drain_has_what_is_left_of_the_grace() {
     let shutdown = Shutdown::new();
     let old = idle(&layer(&shutdown));
+    let watching = layer(&shutdown).cancel_when({
+        let shutdown = shutdown.clone();
+        move |_| shutdown.draining()
+    });
     let mut draining = Box::pin(shutdown.drain(GRACE));
     assert!((&mut draining).now_or_never().is_none());
+    assert!(shutdown.is_draining() && !shutdown.is_closed());
+
+    let mut subscription = drive(&watching, Script::silent());
+    assert_eq!(subscription.rest().bytes(), CLOSE, "it watches `draining`");
+
     let mut new = drive(&layer(&shutdown), Script::silent());
-    assert_eq!(new.rest().bytes(), CLOSE);
+    sleep(GRACE / 2).await;
+    assert!(new.poll().is_pending(), "the grace is not over");
     drop(old);
-    assert_eq!(counts(draining.await), (2, 0));
+    let (drained, new) = tokio::join!(draining, async {
+        sleep(GRACE / 2 + Duration::from_millis(1)).await;
+        new.rest().bytes()
+    });
+    assert_eq!((counts(drained), &new[..]), ((3, 0), CLOSE));
+    assert!(shutdown.is_closed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn drain_that_is_dropped_leaves_streams_open_until_close() {
+async fn c18_drain_that_is_dropped_leaves_streams_open_until_close() {
     let shutdown = Shutdown::new();
     let mut body = idle(&layer(&shutdown));
     let _ = tokio::time::timeout(Duration::from_secs(1), shutdown.drain(GRACE)).await;
@@ -243,7 +263,7 @@ async fn drain_that_is_dropped_leaves_streams_open_until_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn draining_ends_subscriptions_at_the_start_of_a_drain() {
+async fn c18_draining_ends_subscriptions_at_the_start_of_a_drain() {
     let shutdown = Shutdown::new();
     let layer = SseCompletionLayer::new().shutdown(&shutdown).cancel_when({
         let shutdown = shutdown.clone();
@@ -283,7 +303,7 @@ async fn draining_ends_subscriptions_at_the_start_of_a_drain() {
 }
 
 #[tokio::test]
-async fn draining_is_ready_after_close_too() {
+async fn c18_draining_is_ready_after_close_too() {
     let shutdown = Shutdown::new();
     assert_eq!(shutdown.draining().now_or_never(), None);
     let waiting = tokio::spawn(shutdown.draining());
@@ -294,7 +314,7 @@ async fn draining_is_ready_after_close_too() {
 }
 
 #[test]
-fn after_waits_for_the_signal_and_then_closes() {
+fn c18_after_waits_for_the_signal_and_then_closes() {
     fn is_static(_: &(impl Future<Output = ()> + 'static)) {}
     let shutdown = Shutdown::new();
     let after = shutdown.after(future::pending::<()>());
@@ -307,7 +327,7 @@ fn after_waits_for_the_signal_and_then_closes() {
 }
 
 #[test]
-fn close_wakes_the_task_to_which_a_stream_has_moved() {
+fn c18_close_wakes_the_task_to_which_a_stream_has_moved() {
     for (attached, closed) in [(1, 0), (2, 0), (2, 1)] {
         for has_delivered in [false, true] {
             let shutdowns = [Shutdown::new(), Shutdown::new()];
@@ -330,7 +350,7 @@ fn close_wakes_the_task_to_which_a_stream_has_moved() {
 }
 
 #[test]
-fn c17_quiet_poll_does_not_touch_the_registered_waker() {
+fn c20_quiet_poll_does_not_touch_the_registered_waker() {
     let shutdown = Shutdown::new();
     let mut body = idle(&layer(&shutdown));
     let references = body.waker_references();
@@ -341,7 +361,7 @@ fn c17_quiet_poll_does_not_touch_the_registered_waker() {
 }
 
 #[test]
-fn stream_that_ended_leaves_no_waker_behind() {
+fn c18_stream_that_ended_leaves_no_waker_behind() {
     let shutdown = Shutdown::new();
     let upstream = Script::frames(["data: x\n\n"]).then(AfterScript::Pending);
     let mut body = drive(&layer(&shutdown), upstream);
@@ -379,7 +399,7 @@ fn c15_close_from_another_thread_is_never_missed() {
 }
 
 #[test]
-fn streams_that_start_and_end_on_many_threads_are_counted_once() {
+fn c18_streams_that_start_and_end_on_many_threads_are_counted_once() {
     let shutdown = Shutdown::new();
     let closed = Arc::new(AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -402,4 +422,167 @@ fn streams_that_start_and_end_on_many_threads_are_counted_once() {
 
 fn counts(drained: Drained) -> (usize, usize) {
     (drained.ended(), drained.still_open())
+}
+
+/// A stream of this layer with these shutdowns attached, that has delivered an event and waits.
+fn attached(layer: &SseCompletionLayer, shutdowns: &[&Shutdown]) -> Driver<ResponseBody<Script>> {
+    let upstream = Script::frames(["data: x\n\n"]).then(AfterScript::Pending);
+    let mut response = event_stream_response(upstream);
+    for shutdown in shutdowns {
+        shutdown.attach(response.extensions_mut());
+    }
+    let response = through(layer, Request::new(()), response);
+    let mut body = Driver::new(response.into_body());
+    body.data();
+    assert!(body.poll().is_pending());
+    body
+}
+
+#[test]
+fn c15_close_event_is_that_of_the_shutdown_that_fired() -> Result<(), InvalidCloseEvent> {
+    let named = CloseEvent::named;
+    let of_layer = "event: layer\ndata:\n\n";
+    for (process_event, session_event) in [
+        (None, Some("session")),
+        (Some("process"), None),
+        (Some("process"), Some("session")),
+        (None, None),
+    ] {
+        for fired in [0, 1] {
+            for is_in_layer in [[true, false], [false, true], [true, true], [false, false]] {
+                let shutdowns = [Shutdown::new(), Shutdown::new()];
+                let mut layer = SseCompletionLayer::new().close_event(named("layer")?);
+                let mut extensions = Vec::new();
+                for (shutdown, is_in_layer) in shutdowns.iter().zip(is_in_layer) {
+                    if is_in_layer {
+                        layer = layer.shutdown(shutdown);
+                    } else {
+                        extensions.push(shutdown);
+                    }
+                }
+                let mut body = attached(&layer, &extensions);
+                let event = [process_event, session_event][fired];
+                match event {
+                    Some(event) => shutdowns[fired].close_with(named(event)?),
+                    None => shutdowns[fired].close(),
+                }
+                let expected = event.map(|name| format!("event: {name}\ndata:\n\n"));
+                let case = (fired, is_in_layer, event);
+                assert_eq!(
+                    body.data(),
+                    expected.as_deref().unwrap_or(of_layer),
+                    "{case:?}"
+                );
+                // The other shutdown closes too late.
+                shutdowns[1 - fired].close_with(named("late")?);
+                assert_eq!(body.rest().text(), "", "{case:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn c15_shutdowns_that_both_fired_send_the_event_of_one_of_them() -> Result<(), InvalidCloseEvent> {
+    let (process, session) = (Shutdown::new(), Shutdown::new());
+    let mut body = attached(&layer(&process), &[&session]);
+    session.close_with(CloseEvent::named("logged-out")?);
+    process.close();
+    let text = body.rest().text();
+    let expected = ["event: logged-out\ndata:\n\n", "event: close\ndata:\n\n"];
+    assert!(expected.contains(&text.as_str()), "{text:?}");
+    Ok(())
+}
+
+#[test]
+fn c15_every_shutdown_that_is_attached_ends_the_stream() {
+    for count in 1..=4 {
+        for fired in 0..count {
+            let process = Shutdown::new();
+            let shutdowns: Vec<_> = (0..count).map(|_| Shutdown::new()).collect();
+            let each: Vec<_> = shutdowns.iter().collect();
+            // A shutdown that is attached again ends and counts the stream once.
+            let twice = [&each[..], &each[..]].concat();
+            let mut body = attached(&layer(&process), &twice);
+            let open = |shutdown: &Shutdown| shutdown.open_streams() == 1;
+            assert!(
+                shutdowns.iter().all(open),
+                "{count}: each counts the stream once"
+            );
+            shutdowns[fired].close();
+            assert_eq!(body.wakes(), 1, "{fired} of {count}");
+            assert_eq!(body.rest().bytes(), CLOSE, "{fired} of {count}");
+            assert!(!shutdowns.iter().any(open), "{fired} of {count}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_stream_that_starts_during_a_drain_has_the_rest_of_the_grace() {
+    let shutdown = Shutdown::new();
+    let mut old = idle(&layer(&shutdown));
+    let drain = tokio::spawn(shutdown.drain(GRACE));
+    sleep(GRACE / 2).await;
+    assert!(shutdown.is_draining() && !shutdown.is_closed());
+    let mut new = idle(&layer(&shutdown));
+    sleep(GRACE / 2 - Duration::from_millis(1)).await;
+    assert!(new.poll().is_pending(), "the grace is not over");
+    assert_eq!(new.wakes(), 0);
+    sleep(Duration::from_millis(2)).await;
+    for body in [&mut old, &mut new] {
+        assert_eq!(body.rest().bytes(), CLOSE);
+    }
+    assert_eq!(counts(drain.await.expect("no panic")), (2, 0));
+    let mut late = Driver::new(event_stream::<_, _, ResponseBody<_>>(
+        &layer(&shutdown),
+        Script::new([]).then(AfterScript::Pending),
+    ));
+    assert_eq!(late.rest().bytes(), CLOSE, "after the close");
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_client_that_reconnects_during_a_drain_comes_back_once() {
+    let shutdown = Shutdown::new();
+    let with_grace = layer(&shutdown);
+    let first = idle(&with_grace);
+    let drain = tokio::spawn(shutdown.drain(GRACE));
+    sleep(GRACE / 10).await;
+    drop(first);
+    // The client reconnects as soon as its stream ends, while the server still accepts.
+    let mut streams = 1;
+    while !drain.is_finished() && streams < 100 {
+        streams += 1;
+        let mut body = idle(&with_grace);
+        while body.poll().is_pending() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(shutdown.is_closed(), "the stream has all of the grace");
+        body.drop_body();
+        tokio::task::yield_now().await;
+    }
+    // The drain ends as soon as no stream is open, so the client comes back only if it does so before that.
+    assert!(streams <= 2, "{streams} streams of one client");
+    drain.await.expect("no panic");
+}
+
+#[test]
+fn c18_stream_that_starts_during_a_drain_and_watches_it_ends_at_once() {
+    let shutdown = Shutdown::new();
+    let watching = layer(&shutdown).cancel_when({
+        let shutdown = shutdown.clone();
+        move |_| shutdown.draining()
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let _old = idle(&layer(&shutdown));
+        let mut drain = Box::pin(shutdown.drain(GRACE));
+        assert!((&mut drain).now_or_never().is_none());
+        let upstream = Script::new([]).then(AfterScript::Pending);
+        let mut body = Driver::new(event_stream(&watching, upstream));
+        assert_eq!(body.rest().bytes(), CLOSE);
+        assert!(!shutdown.is_closed());
+    });
 }

@@ -1,5 +1,13 @@
 //! Layers around layers: one close event, one report, and one count for each stream.
 
+use std::{
+    any::Any,
+    cell::RefCell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
 use bytes::Bytes;
 use http::{Request, Response};
 use testkit::{
@@ -10,7 +18,7 @@ use testkit::{
     script::{AfterScript, Script, Step, data},
 };
 use tokio_util::sync::CancellationToken;
-use tower::layer::util::Stack;
+use tower::{layer::util::Stack, util::MapResponseLayer};
 use tower_sse_completion::{Ending, ResponseBody, Shutdown, SseCompletionLayer};
 
 const EVENT: &str = "data: 1\n\n";
@@ -27,7 +35,7 @@ fn shut_down_by(shutdown: &Shutdown) -> SseCompletionLayer {
 fn silent(extension: Option<&Shutdown>) -> Response<Script> {
     let mut response = event_stream_response(Script::silent());
     if let Some(shutdown) = extension {
-        response.extensions_mut().insert(shutdown.clone());
+        shutdown.attach(response.extensions_mut());
     }
     response
 }
@@ -49,7 +57,7 @@ fn assert_one_close_event(text: &str, case: impl std::fmt::Debug) {
 }
 
 #[test]
-fn c1_stacked_layers_write_one_close_event_at_a_natural_end() {
+fn c22_stacked_layers_write_one_close_event_at_a_natural_end() {
     for steps in [vec![], vec![data(EVENT)], vec![Step::Error]] {
         let (inner, outer) = (Reports::default(), Reports::default());
         let [inner_layer, outer_layer] = [&inner, &outer].map(|reports| {
@@ -66,7 +74,7 @@ fn c1_stacked_layers_write_one_close_event_at_a_natural_end() {
 }
 
 #[test]
-fn c1_inner_layer_decides_that_there_is_no_close_event() {
+fn c22_inner_layer_decides_that_there_is_no_close_event() {
     let inner = SseCompletionLayer::new().close_on_empty(false);
     let both = Stack::new(inner, SseCompletionLayer::new());
     let output = drive(&both, Script::frames(["data: unfinished"])).rest();
@@ -74,7 +82,7 @@ fn c1_inner_layer_decides_that_there_is_no_close_event() {
 }
 
 #[test]
-fn c1_stacked_layers_write_one_close_event_when_both_are_cancelled() {
+fn c22_stacked_layers_write_one_close_event_when_both_are_cancelled() {
     for frames in [0, 1, 31, 32, 33, 100] {
         let reports = Reports::default();
         let shutdowns = [Shutdown::new(), Shutdown::new()];
@@ -91,7 +99,7 @@ fn c1_stacked_layers_write_one_close_event_when_both_are_cancelled() {
 }
 
 #[test]
-fn c1_stacked_layers_write_one_close_event_before_trailers() {
+fn c22_stacked_layers_write_one_close_event_before_trailers() {
     for frames in (0..=100).step_by(MIRI_STRIDE) {
         // The two layers check the cancellation in different polls.
         for polls in [0, 1, 20, 31, 32, 33, 64] {
@@ -112,7 +120,7 @@ fn c1_stacked_layers_write_one_close_event_before_trailers() {
 }
 
 #[test]
-fn c1_outer_layer_adds_its_cancellation() {
+fn c22_outer_layer_adds_its_cancellation() {
     let (reports, shutdown) = (Reports::default(), Shutdown::new());
     let both = Stack::new(reported_to(&reports), shut_down_by(&shutdown));
     let upstream = Script::frames([EVENT]).then(AfterScript::Pending);
@@ -121,11 +129,13 @@ fn c1_outer_layer_adds_its_cancellation() {
     assert!(body.poll().is_pending());
     shutdown.close();
     assert_eq!(body.rest().bytes(), CLOSE);
-    assert_eq!(reports.only().ending(), Ending::Dropped);
+    let report = reports.only();
+    assert_eq!(report.ending(), Ending::Cancelled);
+    assert!(report.close_event_sent());
 }
 
 #[test]
-fn c1_stream_that_the_inner_layer_forwards_does_not_outrun_the_outer_layer() {
+fn c22_stream_that_the_inner_layer_forwards_does_not_outrun_the_outer_layer() {
     let token = CancellationToken::new();
     token.cancel();
     let both = Stack::new(SseCompletionLayer::new(), cancelled_by(&token));
@@ -136,7 +146,7 @@ fn c1_stream_that_the_inner_layer_forwards_does_not_outrun_the_outer_layer() {
 }
 
 #[test]
-fn shutdown_counts_and_closes_a_stream_once_however_often_it_is_attached() {
+fn c22_shutdown_counts_and_closes_a_stream_once_however_often_it_is_attached() {
     for places in 0..3_usize.pow(3) * 2 {
         let (shutdown, reports) = (Shutdown::new(), Reports::default());
         let layers = [
@@ -165,7 +175,7 @@ fn shutdown_counts_and_closes_a_stream_once_however_often_it_is_attached() {
 }
 
 #[test]
-fn shutdown_in_the_response_of_an_inner_layer_ends_the_stream() {
+fn c22_shutdown_in_the_response_of_an_inner_layer_ends_the_stream() {
     let (all, session) = (Shutdown::new(), Shutdown::new());
     let plain = SseCompletionLayer::new;
     for (outer, inserted) in [
@@ -176,7 +186,7 @@ fn shutdown_in_the_response_of_an_inner_layer_ends_the_stream() {
         // The handler may have added another shutdown to the response.
         for previous in [None, Some(Shutdown::new())] {
             let mut inner = wrap(&plain(), silent(previous.as_ref()));
-            inner.extensions_mut().insert(inserted.clone());
+            inserted.attach(inner.extensions_mut());
             let _body = wrap(&outer, inner).into_body();
             assert_eq!(inserted.open_streams(), 1);
             assert!(previous.is_none_or(|previous| previous.open_streams() == 1));
@@ -184,7 +194,304 @@ fn shutdown_in_the_response_of_an_inner_layer_ends_the_stream() {
     }
     session.close();
     let mut inner = wrap(&plain(), silent(None));
-    inner.extensions_mut().insert(session);
+    session.attach(inner.extensions_mut());
     let body = wrap(&plain(), inner).into_body();
     assert_eq!(Driver::new(body).rest().bytes(), CLOSE);
+}
+
+/// How an outer layer stops its streams.
+#[derive(Debug, Clone, Copy)]
+enum Trigger {
+    Shutdown,
+    MaxAge,
+    IdleTimeout,
+}
+
+const TRIGGERS: [Trigger; 3] = [Trigger::Shutdown, Trigger::MaxAge, Trigger::IdleTimeout];
+
+impl Trigger {
+    fn layer(self, shutdown: &Shutdown) -> SseCompletionLayer {
+        let layer = SseCompletionLayer::new();
+        match self {
+            Self::Shutdown => layer.shutdown(shutdown),
+            Self::MaxAge => layer.max_age(SECOND * 5),
+            Self::IdleTimeout => layer.idle_timeout(SECOND * 5),
+        }
+    }
+
+    async fn fire(self, shutdown: &Shutdown) {
+        match self {
+            Self::Shutdown => shutdown.close(),
+            Self::MaxAge | Self::IdleTimeout => tokio::time::advance(SECOND * 10).await,
+        }
+    }
+
+    fn ending(self) -> Ending {
+        match self {
+            Self::Shutdown => Ending::Cancelled,
+            Self::MaxAge => Ending::Expired,
+            Self::IdleTimeout => Ending::Idle,
+        }
+    }
+}
+
+const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Asserts that these layers, one of which is stopped, end the stream with one close event and report that once.
+async fn assert_reported_as_seen<L, T>(
+    layers: &L,
+    trigger: Trigger,
+    shutdown: &Shutdown,
+    reports: &Reports,
+) where
+    L: tower::Layer<testkit::exchange::OneResponse<Script>>,
+    L::Service:
+        tower::Service<Request<()>, Response = Response<T>, Error = std::convert::Infallible>,
+    T: http_body::Body<Data = Bytes, Error: std::fmt::Debug>,
+{
+    let upstream = Script::frames([EVENT]).then(AfterScript::Pending);
+    let log = upstream.log();
+    let mut body = drive(layers, upstream);
+    body.data();
+    body.assert_pending();
+    trigger.fire(shutdown).await;
+    assert_eq!(body.data(), CLOSE, "{trigger:?}");
+    assert!(
+        log.dropped(),
+        "{trigger:?}: the upstream goes before the close event"
+    );
+    assert_eq!(shutdown.open_streams(), 0, "{trigger:?}");
+    let report = reports.only();
+    assert_eq!(report.ending(), trigger.ending(), "{trigger:?}");
+    assert!(
+        report.close_event_sent() && report.delivered(),
+        "{trigger:?}"
+    );
+    let sent = (report.data_frames(), report.bytes());
+    assert_eq!(sent, (1, EVENT.len() as u64), "{trigger:?}");
+    assert_eq!(body.collect().bytes(), b"", "{trigger:?}");
+    drop(body);
+    assert_eq!(reports.count(), 1, "{trigger:?}: once");
+}
+
+fn boxed<B>(
+    response: Response<B>,
+) -> Response<http_body_util::combinators::UnsyncBoxBody<Bytes, B::Error>>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+{
+    response.map(http_body_util::BodyExt::boxed_unsync)
+}
+
+#[tokio::test(start_paused = true)]
+async fn c22_stream_that_an_outer_layer_stops_is_reported_as_the_client_saw_it() {
+    let plain = SseCompletionLayer::new;
+    for trigger in TRIGGERS {
+        for is_shared in [false, true] {
+            let new = || {
+                let (shutdown, reports) = (Shutdown::new(), Reports::default());
+                let inner = reported_to(&reports);
+                // An inner layer that has the shutdown too ends the stream itself.
+                let inner = if is_shared {
+                    inner.shutdown(&shutdown)
+                } else {
+                    inner
+                };
+                (inner, trigger.layer(&shutdown), shutdown, reports)
+            };
+            let (inner, outer, shutdown, reports) = new();
+            let layers = Stack::new(inner, outer);
+            assert_reported_as_seen(&layers, trigger, &shutdown, &reports).await;
+
+            let (inner, outer, shutdown, reports) = new();
+            let layers = Stack::new(Stack::new(inner, plain()), outer);
+            assert_reported_as_seen(&layers, trigger, &shutdown, &reports).await;
+
+            let (inner, middle, shutdown, reports) = new();
+            let layers = Stack::new(Stack::new(inner, middle), plain());
+            assert_reported_as_seen(&layers, trigger, &shutdown, &reports).await;
+
+            let (inner, outer, shutdown, reports) = new();
+            let layers = Stack::new(Stack::new(inner, outer.clone()), outer);
+            assert_reported_as_seen(&layers, trigger, &shutdown, &reports).await;
+
+            let (inner, outer, shutdown, reports) = new();
+            let between = Stack::new(inner, MapResponseLayer::new(boxed));
+            let layers = Stack::new(Stack::new(between, MapResponseLayer::new(boxed)), outer);
+            assert_reported_as_seen(&layers, trigger, &shutdown, &reports).await;
+        }
+    }
+}
+
+/// A body between two layers that moves the inner body elsewhere when it is dropped.
+struct KeepsInner<B: 'static> {
+    inner: Option<Pin<Box<B>>>,
+    kept: Kept,
+}
+
+type Kept = Rc<RefCell<Vec<Box<dyn Any>>>>;
+
+impl<B: http_body::Body> http_body::Body for KeepsInner<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
+        self.inner
+            .as_mut()
+            .expect("the body")
+            .as_mut()
+            .poll_frame(cx)
+    }
+}
+
+impl<B: 'static> Drop for KeepsInner<B> {
+    fn drop(&mut self) {
+        self.kept.borrow_mut().push(Box::new(self.inner.take()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c22_inner_body_that_is_dropped_late_is_reported_as_the_client_saw_it() {
+    for trigger in TRIGGERS {
+        for ends_by_itself in [false, true] {
+            let (shutdown, other) = (Shutdown::new(), Shutdown::new());
+            let (kept, reports) = (Kept::default(), Reports::default());
+            let inner = reported_to(&reports).shutdown(&other);
+            let keep = MapResponseLayer::new({
+                let kept = Rc::clone(&kept);
+                move |response: Response<_>| {
+                    response.map(|body| KeepsInner {
+                        inner: Some(Box::pin(body)),
+                        kept: Rc::clone(&kept),
+                    })
+                }
+            });
+            let layers = Stack::new(Stack::new(inner, keep), trigger.layer(&shutdown));
+            let steps = [data(EVENT), Step::Pending];
+            let after = if ends_by_itself {
+                AfterScript::End
+            } else {
+                AfterScript::Pending
+            };
+            let mut body = drive(&layers, Script::new(steps).then(after));
+            body.data();
+            body.assert_pending();
+            let case = format!("{trigger:?}, ends by itself: {ends_by_itself}");
+            if ends_by_itself {
+                assert_eq!(body.rest().text(), "", "{case}");
+            } else {
+                trigger.fire(&shutdown).await;
+                assert_eq!(body.rest().bytes(), CLOSE, "{case}");
+                assert_eq!(
+                    reports.count(),
+                    0,
+                    "{case}: the inner stream is still there"
+                );
+                assert_eq!(other.open_streams(), 1, "{case}");
+            }
+            drop(body);
+            drop(kept.take());
+            let expected = match ends_by_itself {
+                true => (Ending::Completed, false),
+                false => (trigger.ending(), true),
+            };
+            let report = reports.only();
+            assert_eq!(
+                (report.ending(), report.close_event_sent()),
+                expected,
+                "{case}"
+            );
+            assert_eq!(other.open_streams(), 0, "{case}");
+        }
+    }
+}
+
+#[test]
+fn c22_outer_layer_closes_a_stream_whose_handler_watches_the_same_signal() {
+    for is_token in [false, true] {
+        for layers_between in [0, 1] {
+            for (last, written, rest, expected) in [
+                (vec![], "", CLOSE, (Ending::Cancelled, true)),
+                (vec![Step::Trailers], "", CLOSE, (Ending::Cancelled, true)),
+                (vec![data(EVENT)], EVENT, CLOSE, (Ending::Cancelled, true)),
+                // The handler writes the event itself.
+                (
+                    vec![data(CLOSE)],
+                    "event: close\ndata:\n\n",
+                    b"",
+                    (Ending::Cancelled, false),
+                ),
+                // The error is replaced, as a layer does with its own cancellation.
+                (vec![Step::Error], "", CLOSE, (Ending::Cancelled, true)),
+            ] {
+                let (shutdown, token, reports) = (
+                    Shutdown::new(),
+                    CancellationToken::new(),
+                    Reports::default(),
+                );
+                let cancelled = cancelled_by(&token).shutdown(&shutdown);
+                let steps = [vec![data(EVENT), Step::Pending], last.clone()].concat();
+                let upstream = Script::new(steps);
+                let case = (is_token, layers_between, &last);
+                let inner = reported_to(&reports);
+                let fire = || {
+                    if is_token {
+                        token.cancel();
+                    } else {
+                        shutdown.close();
+                    }
+                };
+                let text = if layers_between == 0 {
+                    run(&Stack::new(inner, cancelled), upstream, fire)
+                } else {
+                    let middle = Stack::new(inner, SseCompletionLayer::new());
+                    run(&Stack::new(middle, cancelled), upstream, fire)
+                };
+                assert_eq!(
+                    text.as_bytes(),
+                    [written.as_bytes(), rest].concat(),
+                    "{case:?}"
+                );
+                let report = reports.only();
+                assert_eq!(
+                    (report.ending(), report.close_event_sent()),
+                    expected,
+                    "{case:?}"
+                );
+                assert_eq!(shutdown.open_streams(), 0, "{case:?}");
+            }
+        }
+    }
+}
+
+/// Returns what the client gets after the first event, when this is called while the upstream is pending.
+fn run<L, T>(layers: &L, upstream: Script, fire: impl Fn()) -> String
+where
+    L: tower::Layer<testkit::exchange::OneResponse<Script>>,
+    L::Service:
+        tower::Service<Request<()>, Response = Response<T>, Error = std::convert::Infallible>,
+    T: http_body::Body<Data = Bytes, Error: std::fmt::Debug>,
+{
+    let mut body = drive(layers, upstream);
+    body.data();
+    body.assert_pending();
+    fire();
+    let output = body.rest();
+    assert!(output.error.is_none(), "{:?}", output.error);
+    output.text()
+}
+
+#[test]
+fn c22_close_event_of_an_inner_layer_that_ends_empty_is_the_only_one() {
+    let (shutdown, reports) = (Shutdown::new(), Reports::default());
+    let both = Stack::new(reported_to(&reports), shut_down_by(&shutdown));
+    let mut body = drive(&both, Script::new([Step::Pending]));
+    body.assert_pending();
+    shutdown.close();
+    assert_eq!(body.rest().bytes(), CLOSE);
+    let report = reports.only();
+    assert!(report.close_event_sent(), "{:?}", report.ending());
 }

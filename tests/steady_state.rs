@@ -27,7 +27,7 @@ fn allocations_of(body: &mut (impl Body<Data = Bytes> + Unpin), polls: usize) ->
 }
 
 #[test]
-fn c17_event_that_is_forwarded_takes_no_allocation() {
+fn c20_event_that_is_forwarded_takes_no_allocation() {
     let token = CancellationToken::new();
     for event in ["data: x\n\n", "data: x\r\n\r\n", "data: x\r\r", ":\n"] {
         let upstream = Script::new([data("data: first\n\n")])
@@ -37,7 +37,7 @@ fn c17_event_that_is_forwarded_takes_no_allocation() {
 }
 
 #[test]
-fn c17_pending_poll_takes_no_allocation() {
+fn c20_pending_poll_takes_no_allocation() {
     let upstream = Script::silent();
     assert_polls_take_no_allocation(&CancellationToken::new(), upstream);
 }
@@ -86,7 +86,7 @@ fn c7_buffer_for_an_event_in_pieces_takes_about_as_much_memory_as_the_limit() {
 fn assert_buffered_within(limit: usize) {
     let upstream =
         Script::new([data("data: ")]).then(AfterScript::Repeat(Bytes::from_static(b"x")));
-    let layer = SseCompletionLayer::new().hold_limit(limit);
+    let layer = SseCompletionLayer::new().buffer_limit(limit);
     let body: ResponseBody<_> = event_stream(&layer, upstream);
     let mut body = Box::pin(body);
     let mut cx = Context::from_waker(Waker::noop());

@@ -115,7 +115,7 @@ impl io::Write for Broken {
 }
 
 #[test]
-fn c16_panic_of_the_subscriber_does_not_withhold_the_report() {
+fn c21_panic_of_the_subscriber_does_not_withhold_the_report() {
     let reports = Reports::default();
     let layer = SseCompletionLayer::new().on_end(reports.observer());
     let subscriber = tracing_subscriber::fmt()

@@ -124,11 +124,11 @@ proptest! {
         (stream, steps) in script(),
         cancelled_at in 0..24_usize,
         ends in any::<bool>(),
-        hold_limit in prop_oneof![4 => Just(64 * 1024), 1 => 0..40_usize],
+        buffer_limit in prop_oneof![4 => Just(64 * 1024), 1 => 0..40_usize],
     ) {
         let token = CancellationToken::new();
         let then = if ends { AfterScript::End } else { AfterScript::Pending };
-        let layer = cancelled_by(&token).hold_limit(hold_limit);
+        let layer = cancelled_by(&token).buffer_limit(buffer_limit);
         let mut body = drive(&layer, Script::new(steps).then(then));
         let mut out = Vec::new();
         for _ in 0..cancelled_at {
@@ -158,7 +158,7 @@ proptest! {
         }
         prop_assert!(without.events.starts_with(&events), "C6: whole events only");
         prop_assert_eq!(with.last_event_id, decode(forwarded).last_event_id, "C6: the resume point");
-        if !closed && ends && hold_limit == 64 * 1024 {
+        if !closed && ends && buffer_limit == 64 * 1024 {
             prop_assert_eq!(forwarded, &stream[..], "C4: all bytes, if no close event is due");
         }
     }

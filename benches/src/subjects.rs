@@ -128,9 +128,8 @@ pub fn all_options(shutdown: &Shutdown) -> SseCompletionLayer {
             black_box(report.bytes());
         })
         .max_age(minute)
-        .and_then(|layer| layer.idle_timeout(minute))
-        .and_then(|layer| layer.keep_alive(minute))
-        .expect("durations above zero")
+        .idle_timeout(minute)
+        .keep_alive(minute)
 }
 
 /// Returns the stream that users write with combinators.

@@ -55,7 +55,7 @@ pub(crate) fn proxy(upstream: &str, shutdown: &Shutdown) -> Result<Router, Box<d
         .shutdown(shutdown)
         .close_on_failed(true)
         // Models think for minutes; an upstream that hangs says nothing for ever.
-        .idle_timeout(Duration::from_secs(10 * 60))?;
+        .idle_timeout(Duration::from_secs(10 * 60));
     let event = CloseEvent::named("error")?;
     // For an upstream of https, take the connector of hyper-rustls.
     let client = Client::builder(TokioExecutor::new()).build_http();

@@ -11,7 +11,7 @@
 
 use std::{convert::Infallible, io, net::TcpListener, time::Duration};
 
-use actix_web::{App, HttpResponse, HttpServer, dev::Server, web};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, dev::Server, web};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::{signal, time};
@@ -45,19 +45,34 @@ pub fn serve(listener: TcpListener, shutdown: &Shutdown) -> io::Result<Server> {
     Ok(server.listen(listener)?.run())
 }
 
-async fn events(completion: web::Data<SseCompletionLayer>) -> HttpResponse {
-    event_stream(completion.byte_stream(ticks()))
+async fn events(request: HttpRequest, completion: web::Data<SseCompletionLayer>) -> HttpResponse {
+    event_stream(completion.byte_stream(&head(&request), ticks()))
 }
 
-async fn empty(completion: web::Data<SseCompletionLayer>) -> HttpResponse {
-    event_stream(completion.byte_stream(ticks().take(0)))
+async fn empty(request: HttpRequest, completion: web::Data<SseCompletionLayer>) -> HttpResponse {
+    event_stream(completion.byte_stream(&head(&request), ticks().take(0)))
 }
 
 /// Returns a stream with its own close event: options of a single stream are set on a clone of the layer.
-async fn own_close_event(completion: web::Data<SseCompletionLayer>) -> HttpResponse {
+async fn own_close_event(
+    request: HttpRequest,
+    completion: web::Data<SseCompletionLayer>,
+) -> HttpResponse {
     let close_event = CloseEvent::new().data(r#"{"reason":"restart"}"#);
     let completion = completion.as_ref().clone().close_event(close_event);
-    event_stream(completion.byte_stream(ticks()))
+    event_stream(completion.byte_stream(&head(&request), ticks()))
+}
+
+/// Returns the head that the closures of `cancel_when` receive. actix-web has older types for it, so each part is converted.
+fn head(request: &HttpRequest) -> http::request::Parts {
+    let mut builder = http::Request::builder()
+        .method(request.method().as_str())
+        .uri(request.uri().to_string());
+    for (name, value) in request.headers() {
+        builder = builder.header(name.as_str(), value.as_bytes());
+    }
+    // What one HTTP library has parsed, another accepts. If it does not, the closures see an empty request.
+    builder.body(()).unwrap_or_default().into_parts().0
 }
 
 fn event_stream(stream: impl Stream<Item = Result<Bytes, Infallible>> + 'static) -> HttpResponse {

@@ -14,7 +14,7 @@ use std::{io, time::Duration};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use poem::{
-    Body, EndpointExt, Response, Route, Server, get, handler,
+    Body, EndpointExt, Request, Response, Route, Server, get, handler,
     listener::{Acceptor, Listener, TcpListener},
     web::Data,
 };
@@ -46,13 +46,22 @@ pub async fn serve(
 }
 
 #[handler]
-fn events(completion: Data<&SseCompletionLayer>) -> Response {
-    event_stream(completion.byte_stream(ticks()))
+fn events(request: &Request, completion: Data<&SseCompletionLayer>) -> Response {
+    event_stream(completion.byte_stream(&head(request), ticks()))
 }
 
 #[handler]
-fn empty(completion: Data<&SseCompletionLayer>) -> Response {
-    event_stream(completion.byte_stream(ticks().take(0)))
+fn empty(request: &Request, completion: Data<&SseCompletionLayer>) -> Response {
+    event_stream(completion.byte_stream(&head(request), ticks().take(0)))
+}
+
+/// Returns the head that the closures of `cancel_when` receive.
+fn head(request: &Request) -> http::request::Parts {
+    let mut head = http::Request::new(()).into_parts().0;
+    head.method = request.method().clone();
+    head.uri = request.uri().clone();
+    head.headers = request.headers().clone();
+    head
 }
 
 fn event_stream(stream: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response {

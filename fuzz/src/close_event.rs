@@ -96,7 +96,8 @@ impl Input {
         };
         let reasons = [
             (last < first, "ends before it starts"),
-            (milliseconds(first) == 0, "less than one millisecond"),
+            (milliseconds(first) == 0, "below 1 ms"),
+            (milliseconds(last) > i32::MAX as u64, "above 2147483647 ms"),
         ];
         let range = assert_refused(event.clone().retry_between(first..=last), &reasons);
         if first == last {

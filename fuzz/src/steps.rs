@@ -31,7 +31,7 @@ const PIECES: [&[u8]; 25] = [
     b"data: x\n\n",
     b"id: 7\n",
     b"id",
-    b"event: e\n",
+    b"event: close\n",
     b"retry: 5\n",
     b"\xEF\xBB\xBF",
     b"\xEF\xBB",

@@ -1,157 +1,227 @@
-//! The end of an event stream: which ending it is, what still goes out, and the report.
+//! The one sequence in which a stream ends.
 
 use std::{
-    future::{self, Future},
+    future::Future,
+    mem,
     pin::Pin,
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use http_body::{Body, Frame};
 
-use super::{EventStream, Last, Mode, State, StateProjection};
-use crate::{coop::poll_unconstrained, report::ending::Ending};
-
-impl<B: Body, C> EventStream<B, C> {
-    /// Reports the stream, unless that was done.
-    pub(super) fn report(self: Pin<&mut Self>) {
-        let this = self.project();
-        if let Some(account) = this.account.take() {
-            let hold = this.hold;
-            account.report(
-                &this.config.on_end,
-                hold.frames(),
-                hold.bytes(),
-                hold.delivered(),
-            );
-        }
-    }
-
-    fn is_outer(&self) -> bool {
-        matches!(self.state, State::Open { is_outer: true, .. })
-    }
-
-    fn natural_ending(&self) -> Ending {
-        if self.hold.delivered() {
-            Ending::Completed
-        } else {
-            Ending::Empty
-        }
-    }
-
-    /// Whether a close event is due. What ended by itself inside of another layer has that layer's, if any.
-    fn closes_on(&self, ending: Ending, by_itself: bool) -> bool {
-        self.config.closes_on(ending) && self.hold.may_close() && !(self.is_outer() && by_itself)
-    }
-}
+use super::{
+    EventStream, Phase, Tail,
+    outcome::{Facts, Outcome, UpstreamEnd},
+};
+use crate::{
+    frame::{PollFrame, poll_bytes},
+    layer_marker::ClientEnding,
+    wire::close_event::CloseEvent,
+};
 
 impl<B, C> EventStream<B, C>
 where
-    B: Body,
+    B: Body<Data: Into<Bytes>>,
     C: Future<Output = ()>,
 {
-    /// Finishes the stream, if the upstream says that what it just gave was its last frame: then the server
-    /// may never poll again.
-    pub(super) fn finish_with_upstream(mut self: Pin<&mut Self>, cx: &mut Context<'_>) {
-        let finished = match &self.state {
-            State::Open { upstream, mode, .. } => {
-                matches!(mode, Mode::Streaming) && upstream.is_end_stream()
-            }
-            State::Ending { .. } | State::Done => false,
-        };
-        let ending = self.natural_ending();
-        if !finished || self.hold.is_waiting() || self.closes_on(ending, true) {
-            return;
-        }
-        if self.as_mut().poll_cancelled_at_end(cx).is_ready() {
-            return;
-        }
-        let mut this = self.as_mut().project();
-        if let StateProjection::Open { mode, .. } = this.state.as_mut().project() {
-            *mode = Mode::Finished;
-        }
-        this.stop.end();
-        if let Some(account) = this.account {
-            account.decided(ending, false);
-        }
-        self.report();
-    }
-
-    /// Where the upstream has ended, the cancellation is looked at for the last time, so the answer must be the true one
-    /// whatever the upstream has left of the budget.
-    fn poll_cancelled_at_end(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ending> {
-        let cancelled = future::poll_fn(|cx| self.as_mut().poll_cancelled(cx));
-        poll_unconstrained(cancelled, cx)
-    }
-
-    /// What has come to its end by itself was not too late. Others may have stopped it all the same.
-    fn forget_deadline(self: Pin<&mut Self>) {
-        if let StateProjection::Open { mode, .. } = self.project().state.project() {
-            if let Mode::Cancelled {
-                ending: Ending::Expired | Ending::Idle,
-                ..
-            } = mode
-            {
-                *mode = Mode::Streaming;
-            }
-        }
-    }
-
-    /// The upstream has ended, or is not polled any more. Returns the first of what still goes out.
-    pub(super) fn end(
+    /// Ends the stream, and returns the first of its last frames.
+    ///
+    /// 1. The cancellation is checked for the last time.
+    /// 2. The outcome is decided.
+    /// 3. The close event is made.
+    /// 4. The upstream and the cancellation are dropped.
+    /// 5. Buffered bytes are discarded for the close event, or forwarded.
+    /// 6. With the last frame, the stream is [completed](Self::complete).
+    pub(super) fn finish(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        last: Option<Last<B::Error>>,
-        by_itself: bool,
-    ) -> Option<Last<B::Error>> {
-        if by_itself {
-            self.as_mut().forget_deadline();
-        }
-        let stopped = match self.as_mut().poll_cancelled_at_end(cx) {
-            Poll::Ready(ending) => Some(ending),
-            Poll::Pending => None,
+        upstream: UpstreamEnd,
+        tail: Option<Tail<B::Error>>,
+    ) -> PollFrame<Bytes, B::Error> {
+        let stop = self.as_mut().stop_at_end(cx);
+        let facts = self.facts();
+        let outcome = Outcome::decide(stop, upstream, facts, &self.config.close_policy);
+        let close_event = match outcome.closes {
+            true => self.as_mut().make_close_event(&outcome),
+            false => None,
         };
-        let ending = match (&last, stopped) {
-            (_, Some(ending)) => ending,
-            (Some(Err(_)), None) => Ending::Failed,
-            _ => self.natural_ending(),
+        let client_ending = ClientEnding {
+            ending: outcome.ending,
+            close_event_sent: close_event.is_some(),
         };
-        let close = self.closes_on(ending, by_itself);
-        let passes_error = !close && (stopped.is_none() || self.is_outer());
+        self.as_mut().drop_stopped_sources(client_ending);
+        self.as_mut().take_over();
 
-        let mut this = self.as_mut().project();
-        // The upstream goes before the close event, so that its channels and permits are free by then.
-        this.state.set(State::Done);
-        let shutdown_event = this.stop.close_event();
-        this.stop.end();
-        // Before the event is made, which a panic of the user's function may prevent.
-        if let Some(account) = this.account {
-            account.decided(ending, false);
-        }
-        let first = if close {
-            this.hold.discard_held();
-            let event = this.close_event.take().map(|event| *event);
-            let event = event.or(shutdown_event.filter(|_| ending == Ending::Cancelled));
-            let event = event.unwrap_or_else(|| this.config.close_event.close_event(ending));
-            if let Some(account) = this.account {
-                account.decided(ending, true);
+        let this = self.as_mut().project();
+        let first = match close_event {
+            Some(event) => {
+                this.marker.close_event_sent();
+                Some(event.encode(this.events.ends_in_cr()))
             }
-            Some(event.encode(this.hold.ends_in_cr()))
-        } else {
-            this.hold.take_held()
+            None if outcome.forwards_error => this.events.take_held(),
+            None => None,
         };
+        this.events.discard_held();
+        let counts = self.events.counts();
+        if let Some(recorder) = self.as_mut().project().recorder {
+            // An end of the upstream on its own is the innermost layer's to judge, and so is its own close event.
+            let is_judged_by_inner = facts.wraps_another_layer
+                && (facts.inner_close_event || !outcome.ending.is_stopped());
+            if !is_judged_by_inner || !recorder.has_ended() {
+                recorder.ended(client_ending.ending, client_ending.close_event_sent);
+            }
+            recorder.count(counts);
+        }
+        let tail = tail.filter(|tail| outcome.forwards_error || matches!(tail, Tail::Trailers(_)));
+        self.return_last(cx, first, tail)
+    }
 
-        let last = last.filter(|last| last.is_ok() || passes_error);
-        let (next, rest) = match first {
-            Some(data) => (Some(Ok(Frame::data(data))), last),
-            None => (last, None),
-        };
-        match rest {
-            Some(rest) => {
-                let last = Some(Box::new(rest));
-                this.state.set(State::Ending { last });
-            }
-            None => self.report(),
+    fn return_last(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        first: Option<Bytes>,
+        tail: Option<Tail<B::Error>>,
+    ) -> PollFrame<Bytes, B::Error> {
+        if tail.is_none() {
+            self.as_mut().complete();
         }
-        next
+        let must_yield = self.events.has_sent();
+        let (phase, result) = match (first, tail) {
+            (Some(data), tail) => {
+                // `None` is still to come, although it is known already: outer middleware learns of the end by that poll.
+                let tail = tail.map(Box::new);
+                let data = Poll::Ready(Some(Ok(Frame::data(data))));
+                (Phase::Ending { tail, yields: true }, data)
+            }
+            (None, Some(error @ Tail::Error(_))) if must_yield => {
+                cx.waker().wake_by_ref();
+                let tail = Some(Box::new(error));
+                (
+                    Phase::Ending {
+                        tail,
+                        yields: false,
+                    },
+                    Poll::Pending,
+                )
+            }
+            (None, Some(tail)) => {
+                self.as_mut().complete();
+                (Phase::Done, Poll::Ready(Some(tail.into_result())))
+            }
+            (None, None) => (Phase::Done, Poll::Ready(None)),
+        };
+        *self.project().phase = phase;
+        result
+    }
+
+    /// Ends the stream with the frame that is being forwarded, if the upstream says that it is the last one: a server may not
+    /// poll again.
+    pub(super) fn finish_with_upstream(mut self: Pin<&mut Self>, cx: &mut Context<'_>) {
+        let sources = self.sources.as_ref();
+        let is_last = sources.is_some_and(|sources| sources.upstream.is_end_stream());
+        if !is_last || !matches!(self.phase, Phase::Streaming) || self.events.is_holding() {
+            return;
+        }
+        let policy = &self.config.close_policy;
+        let outcome = Outcome::decide(None, UpstreamEnd::Eof, self.facts(), policy);
+        if outcome.closes || self.as_mut().stop_at_end(cx).is_some() {
+            return;
+        }
+        let counts = self.events.counts();
+        let this = self.as_mut().project();
+        *this.phase = Phase::Finished;
+        *this.frames_until_check = 0;
+        if let Some(inner) = this.inner {
+            inner.stop(ClientEnding {
+                ending: outcome.ending,
+                close_event_sent: false,
+            });
+        }
+        if let Some(recorder) = this.recorder {
+            recorder.ended(outcome.ending, false);
+            recorder.count(counts);
+        }
+        self.complete();
+    }
+
+    /// Returns the close event, unless the last event has its type.
+    fn make_close_event(mut self: Pin<&mut Self>, outcome: &Outcome) -> Option<CloseEvent> {
+        let this = self.as_mut().project();
+        if let Some(recorder) = this.recorder {
+            // The user's function may panic.
+            recorder.ended(outcome.ending, false);
+        }
+        let event = match this.close_event.take() {
+            Some(event) => *event,
+            None => this.config.close_event.make(outcome.ending),
+        };
+        (!this.events.ends_with_event(event.event_type())).then_some(event)
+    }
+
+    /// Polls an upstream that has said that it has ended.
+    pub(super) fn poll_finished(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> PollFrame<Bytes, B::Error> {
+        let this = self.as_mut().project();
+        let Some(sources) = this.sources.as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        let polled = poll_bytes(sources.project().upstream, cx);
+        if let Poll::Ready(None | Some(Err(_))) = polled {
+            *this.phase = Phase::Done;
+            self.drop_sources();
+        }
+        polled
+    }
+
+    /// Returns what follows the first of the last frames.
+    pub(super) fn poll_tail(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> PollFrame<Bytes, B::Error> {
+        let this = self.as_mut().project();
+        let phase = mem::replace(this.phase, Phase::Done);
+        match phase {
+            Phase::Ending {
+                tail: Some(tail),
+                yields: true,
+            } if matches!(*tail, Tail::Error(_)) => {
+                *this.phase = Phase::Ending {
+                    tail: Some(tail),
+                    yields: false,
+                };
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Phase::Ending {
+                tail: Some(tail), ..
+            } => {
+                self.complete();
+                Poll::Ready(Some(tail.into_result()))
+            }
+            _ => Poll::Ready(None),
+        }
+    }
+
+    fn facts(&self) -> Facts {
+        let inner = self.inner.as_ref();
+        Facts {
+            delivered: self.events.counts().delivered,
+            unfinished: self.events.has_unfinished_event(),
+            mid_event: self.events.is_mid_event(),
+            wraps_another_layer: inner.is_some(),
+            inner_close_event: inner.is_some_and(|inner| inner.has_sent_close_event()),
+        }
+    }
+}
+
+impl<E> Tail<E> {
+    fn into_result(self) -> Result<Frame<Bytes>, E> {
+        match self {
+            Self::Trailers(frame) => Ok(frame),
+            Self::Error(error) => Err(error),
+        }
     }
 }

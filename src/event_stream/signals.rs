@@ -1,231 +1,203 @@
-//! What ends a stream besides its upstream and the cancellation of the layer: shutdowns and deadlines.
+//! What can stop a stream besides its upstream and the user's cancellation: shutdowns, deadlines, and the keep-alive.
 
-use std::task::{Context, Poll};
+use std::{
+    mem,
+    task::{Context, Poll},
+};
 
-use http::Extensions;
-
-use crate::{config::Config, report::ending::Ending, wire::close_event::CloseEvent};
+use crate::{
+    config::Config,
+    layer_marker::LayerMarker,
+    shutdown::{Shutdown, stream_guard::StreamGuard},
+    stop::Stop,
+    wire::close_event::CloseEvent,
+};
 #[cfg(feature = "tokio")]
 use crate::{
-    deadlines::Clock, eligibility::Completed, shutdown::Shutdown, shutdown::waiters::StreamWatch,
+    deadlines::timer::{DeadlineTimer, Signal},
     wire::scanner::surely_delivers,
 };
 
-/// Empty without the feature `tokio`, and for layers that have neither.
 #[derive(Debug)]
-pub(crate) struct Stop {
-    /// In place, because it is what most servers have, and is read when all streams end at once.
+pub(crate) struct Signals {
+    /// The first shutdown. In place, because most servers have just one, and its phase is read with every frame.
+    shutdown: Option<StreamGuard>,
+    extra: Option<Box<Extra>>,
+}
+
+#[derive(Debug, Default)]
+struct Extra {
+    shutdowns: Vec<StreamGuard>,
     #[cfg(feature = "tokio")]
-    shutdown: Option<StreamWatch>,
-    #[cfg(feature = "tokio")]
-    more: Option<Box<More>>,
+    timer: Option<DeadlineTimer>,
 }
 
-#[cfg(feature = "tokio")]
-#[derive(Debug)]
-struct More {
-    shutdowns: Vec<StreamWatch>,
-    clock: Option<Clock>,
-}
-
-/// What it is time for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(
-    not(feature = "tokio"),
-    allow(dead_code, reason = "made by clocks alone")
-)]
-pub(crate) enum Tick {
-    End(Ending),
-    KeepAlive,
-}
-
-#[cfg(feature = "tokio")]
-impl Stop {
-    /// For a stream that starts now. Its response may have brought a shutdown of its own.
+impl Signals {
+    /// Starts the signals of a stream: the shutdowns of the layer and those attached to the response, and the deadlines.
     ///
-    /// Each shutdown watches and counts a stream once, so what an inner layer watches is left to that one.
-    pub(crate) fn start(config: &Config, response: &Extensions) -> Self {
-        let inner = response.get::<Completed>();
+    /// A shutdown that an inner layer watches counts the stream there, and is left out here.
+    pub(crate) fn start(
+        config: &Config,
+        attached: &[Shutdown],
+        inner: Option<&LayerMarker>,
+    ) -> Self {
         let of_layer = config.shutdowns.iter();
-        let of_response = response.get().filter(|one| !config.has_shutdown(one));
+        let of_response = attached
+            .iter()
+            .filter(|attached| !config.shutdowns.iter().any(|own| own.is(attached)));
         let mut shutdowns = of_layer
             .chain(of_response)
-            .filter(|one| inner.is_none_or(|inner| !inner.is_watched_by(one)))
-            .map(Shutdown::watch_stream);
-        let shutdown = shutdowns.next();
-        let more = More {
-            shutdowns: shutdowns.collect(),
-            clock: config.deadlines.start(),
+            .filter(|shutdown| inner.is_none_or(|inner| !inner.watches(shutdown)))
+            .map(Shutdown::guard_stream);
+        let mut signals = Self {
+            shutdown: shutdowns.next(),
+            extra: None,
         };
-        let is_needed = more.clock.is_some() || !more.shutdowns.is_empty();
-        Self {
-            shutdown,
-            more: is_needed.then(|| Box::new(more)),
+        signals.adopt(shutdowns.collect());
+        #[cfg(feature = "tokio")]
+        if let Some(timer) = config.deadlines.start() {
+            signals.extra.get_or_insert_default().timer = Some(timer);
         }
+        signals
     }
 
-    /// Whether a drain has begun: a stream that starts then ends at once.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.shutdowns().any(StreamWatch::is_draining)
-    }
-
-    /// Whether the shutdown has closed. Cheap enough to ask with every frame, which saves a poll of the upstream.
-    #[inline]
+    /// Returns `true` if the first shutdown has closed. Costs an atomic load.
+    #[inline(always)]
     pub(crate) fn is_closed(&self) -> bool {
-        self.shutdown.as_ref().is_some_and(StreamWatch::is_closed)
+        self.shutdown.as_ref().is_some_and(StreamGuard::is_closed)
     }
 
-    /// Whether it matters which frames deliver an event.
-    pub(crate) fn needs_every_event(&self) -> bool {
-        let clock = self.more.as_ref().and_then(|more| more.clock.as_ref());
-        clock.is_some_and(Clock::needs_every_event)
-    }
-
-    #[inline]
-    pub(crate) fn poll_shutdowns(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(shutdown) = &mut self.shutdown {
-            if shutdown.poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
-        }
-        match &mut self.more {
-            Some(more) => more.poll_shutdowns(cx),
-            None => Poll::Pending,
-        }
-    }
-
-    /// Whether nothing has happened, and this task will be woken when something does, without having to do anything for
-    /// it. Whether the first shutdown has closed is for [`is_closed`](Self::is_closed) to say.
+    /// Returns `true` if nothing but the first shutdown may have a signal, and this task is registered for every signal.
     #[inline]
     pub(crate) fn is_waiting(&self, cx: &Context<'_>) -> bool {
         let shutdown = self.shutdown.as_ref();
-        let more = self.more.as_ref();
-        shutdown.is_none_or(|shutdown| shutdown.is_waiting(cx))
-            && more.is_none_or(|more| more.is_waiting(cx))
+        shutdown.is_none_or(|shutdown| shutdown.is_registered(cx))
+            && self.extra.as_ref().is_none_or(|extra| extra.is_waiting(cx))
     }
 
-    #[inline]
-    pub(crate) fn has_clock(&self) -> bool {
-        self.more.as_ref().is_some_and(|more| more.clock.is_some())
-    }
-
-    /// Whether these whole events may go out without a closer look. If so, it is noted that they do.
-    pub(crate) fn lets_pass(&mut self, events: &[u8]) -> bool {
-        let Some(clock) = self.clock() else {
-            return true;
-        };
-        if clock.needs_every_event() && !surely_delivers(events) {
-            return false;
-        }
-        clock.sent(true);
-        true
-    }
-
-    pub(crate) fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
-        match self.clock() {
-            Some(clock) => clock.poll(cx),
-            None => Poll::Pending,
-        }
-    }
-
-    /// The ending of a stream whose time is over.
-    pub(crate) fn deadline_passed(&self) -> Option<Ending> {
-        self.more.as_ref()?.clock.as_ref()?.deadline_passed()
-    }
-
-    /// Notes that something went out, and whether it ended an event.
-    pub(crate) fn sent(&mut self, delivered: bool) {
-        if let Some(clock) = self.clock() {
-            clock.sent(delivered);
-        }
-    }
-
-    /// The event that a shutdown was closed with.
-    pub(crate) fn close_event(&self) -> Option<CloseEvent> {
-        self.shutdowns().find_map(StreamWatch::close_event)
-    }
-
-    /// The stream is over: no shutdown counts it any more, and no timer wakes it.
-    pub(crate) fn end(&mut self) {
-        self.shutdown = None;
-        self.more = None;
-    }
-
-    fn clock(&mut self) -> Option<&mut Clock> {
-        self.more.as_mut()?.clock.as_mut()
-    }
-
-    fn shutdowns(&self) -> impl Iterator<Item = &StreamWatch> {
-        let more = self.more.iter().flat_map(|more| &more.shutdowns);
-        self.shutdown.iter().chain(more)
-    }
-}
-
-#[cfg(feature = "tokio")]
-impl More {
-    fn is_waiting(&self, cx: &Context<'_>) -> bool {
-        let mut shutdowns = self.shutdowns.iter();
-        shutdowns.all(|shutdown| !shutdown.is_closed() && shutdown.is_waiting(cx))
-            && self.clock.as_ref().is_none_or(|clock| clock.is_waiting(cx))
-    }
-
-    fn poll_shutdowns(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        for shutdown in &mut self.shutdowns {
-            if shutdown.poll(cx).is_ready() {
-                return Poll::Ready(());
+    /// Completes when a shutdown has closed, with the close event of that shutdown.
+    pub(crate) fn poll_shutdowns(&mut self, cx: &mut Context<'_>) -> Poll<Option<CloseEvent>> {
+        for shutdown in self.shutdowns() {
+            if shutdown.poll_closed(cx).is_ready() {
+                return Poll::Ready(shutdown.close_event());
             }
         }
         Poll::Pending
     }
+
+    /// The stream leaves the counts of its shutdowns.
+    pub(crate) fn leave(&mut self) {
+        self.shutdowns().for_each(StreamGuard::leave);
+    }
+
+    /// Drops all signals, after which a waiting drain may return.
+    pub(crate) fn clear(&mut self) {
+        self.shutdown = None;
+        self.extra = None;
+    }
+
+    /// Takes the guards, for another stream that is to leave the counts in place of this one.
+    pub(crate) fn take_guards(&mut self) -> Vec<StreamGuard> {
+        let extra = self.extra.as_mut();
+        let mut guards = extra.map_or_else(Vec::new, |extra| mem::take(&mut extra.shutdowns));
+        guards.extend(self.shutdown.take());
+        guards
+    }
+
+    /// Adds the guards of another stream.
+    pub(crate) fn adopt(&mut self, guards: Vec<StreamGuard>) {
+        if !guards.is_empty() {
+            self.extra.get_or_insert_default().shutdowns.extend(guards);
+        }
+    }
+
+    fn shutdowns(&mut self) -> impl Iterator<Item = &mut StreamGuard> {
+        let extra = self.extra.iter_mut().flat_map(|extra| &mut extra.shutdowns);
+        self.shutdown.iter_mut().chain(extra)
+    }
 }
 
+impl Extra {
+    fn is_waiting(&self, cx: &Context<'_>) -> bool {
+        #[cfg(feature = "tokio")]
+        if self
+            .timer
+            .as_ref()
+            .is_some_and(|timer| !timer.is_waiting(cx))
+        {
+            return false;
+        }
+        let mut shutdowns = self.shutdowns.iter();
+        shutdowns.all(|shutdown| !shutdown.is_closed() && shutdown.is_registered(cx))
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Signals {
+    #[inline(always)]
+    pub(crate) fn has_timer(&self) -> bool {
+        self.extra
+            .as_ref()
+            .is_some_and(|extra| extra.timer.is_some())
+    }
+
+    /// Returns `true` if it must be known of each event whether it is delivered.
+    pub(crate) fn counts_events(&self) -> bool {
+        let timer = self.extra.as_ref().and_then(|extra| extra.timer.as_ref());
+        timer.is_some_and(DeadlineTimer::counts_events)
+    }
+
+    /// Notes that these whole events are forwarded. Returns `false` if they must be scanned first.
+    pub(crate) fn forwards_whole_events(&mut self, events: &[u8]) -> bool {
+        if self.counts_events() && !surely_delivers(events) {
+            return false;
+        }
+        self.forwarded(true);
+        true
+    }
+
+    /// Notes that data is forwarded, and whether it delivers an event.
+    pub(crate) fn forwarded(&mut self, delivered: bool) {
+        if let Some(timer) = self.timer() {
+            timer.forwarded(delivered);
+        }
+    }
+
+    /// Returns the deadline that has passed.
+    pub(crate) fn passed_deadline(&mut self) -> Option<Stop> {
+        self.timer()?.passed()
+    }
+
+    pub(crate) fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Signal> {
+        match self.timer() {
+            Some(timer) => timer.poll(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    fn timer(&mut self) -> Option<&mut DeadlineTimer> {
+        self.extra.as_mut()?.timer.as_mut()
+    }
+}
+
+/// Without the feature `tokio` there are no timers.
 #[cfg(not(feature = "tokio"))]
-impl Stop {
-    pub(crate) fn start(_config: &Config, _response: &Extensions) -> Self {
-        Self {}
-    }
-
-    pub(crate) fn is_draining(&self) -> bool {
+impl Signals {
+    pub(crate) fn has_timer(&self) -> bool {
         false
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
+    pub(crate) fn counts_events(&self) -> bool {
         false
     }
 
-    pub(crate) fn needs_every_event(&self) -> bool {
-        false
-    }
-
-    pub(crate) fn poll_shutdowns(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
-
-    pub(crate) fn is_waiting(&self, _cx: &Context<'_>) -> bool {
+    pub(crate) fn forwards_whole_events(&mut self, _events: &[u8]) -> bool {
         true
     }
 
-    pub(crate) fn has_clock(&self) -> bool {
-        false
-    }
+    pub(crate) fn forwarded(&mut self, _delivered: bool) {}
 
-    pub(crate) fn lets_pass(&mut self, _events: &[u8]) -> bool {
-        true
-    }
-
-    pub(crate) fn poll_clock(&mut self, _cx: &mut Context<'_>) -> Poll<Tick> {
-        Poll::Pending
-    }
-
-    pub(crate) fn deadline_passed(&self) -> Option<Ending> {
+    pub(crate) fn passed_deadline(&mut self) -> Option<Stop> {
         None
     }
-
-    pub(crate) fn sent(&mut self, _delivered: bool) {}
-
-    pub(crate) fn close_event(&self) -> Option<CloseEvent> {
-        None
-    }
-
-    pub(crate) fn end(&mut self) {}
 }

@@ -4,8 +4,8 @@ use std::fmt;
 
 /// How an event stream ended.
 ///
-/// [`close_event_with`](crate::SseCompletionLayer::close_event_with) is given it, so that a close event can tell the
-/// client why:
+/// [`close_event_with`](crate::SseCompletionLayer::close_event_with) receives the ending, so that a close event can tell the
+/// client why its stream ended:
 ///
 /// ```
 /// use tower_sse_completion::{CloseEvent, SseCompletionLayer};
@@ -19,27 +19,35 @@ use std::fmt;
 pub enum Ending {
     /// The upstream ended after it had delivered an event.
     Completed,
-    /// The upstream ended without having delivered an event. Comments, fields without `data`, and an
-    /// unfinished event do not count.
+    /// The upstream ended without an event. Comments and blocks without `data` do not count.
     Empty,
+    /// The upstream ended inside an event.
+    Truncated,
     /// A cancellation fired before the upstream ended.
     Cancelled,
-    /// The stream had reached its greatest age.
+    /// The stream reached its maximum age.
     Expired,
-    /// No event was delivered for too long.
+    /// No event was delivered for the idle timeout.
     Idle,
-    /// The upstream returned an error, or panicked.
+    /// The upstream returned an error or panicked.
     Failed,
-    /// The server dropped the body before its end: mostly because the client left.
+    /// The server dropped the body before its end, usually because the client left.
     Dropped,
 }
 
 impl Ending {
-    /// The ending in one lower-case word: `completed`, `empty`, `cancelled`, `expired`, `idle`, `failed` or `dropped`.
+    /// Returns `true` if a cancellation or a deadline has ended the stream.
+    pub(crate) const fn is_stopped(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Expired | Self::Idle)
+    }
+
+    /// Returns the ending as one lower-case word: `completed`, `empty`, `truncated`, `cancelled`, `expired`, `idle`, `failed`
+    /// or `dropped`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Completed => "completed",
             Self::Empty => "empty",
+            Self::Truncated => "truncated",
             Self::Cancelled => "cancelled",
             Self::Expired => "expired",
             Self::Idle => "idle",

@@ -1,18 +1,10 @@
-//! The account of one stream: kept while it runs, and reported once.
+//! What is reported of an event stream.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    time::Duration,
-};
+use std::time::Duration;
 
-#[cfg(not(feature = "tokio"))]
-use std::time::Instant;
-#[cfg(feature = "tokio")]
-use tokio::time::Instant;
+use super::ending::Ending;
 
-use crate::{config::OnEnd, report::ending::Ending, report::telemetry::Telemetry};
-
-/// How an event stream went, for [`on_end`](crate::SseCompletionLayer::on_end).
+/// Report of one event stream, for [`on_end`](crate::SseCompletionLayer::on_end).
 ///
 /// ```
 /// use tower_sse_completion::SseCompletionLayer;
@@ -24,112 +16,55 @@ use crate::{config::OnEnd, report::ending::Ending, report::telemetry::Telemetry}
 /// ```
 #[derive(Debug, Clone)]
 pub struct StreamReport {
-    ending: Ending,
-    close_event_sent: bool,
-    delivered: bool,
-    data_frames: u64,
-    bytes: u64,
-    duration: Duration,
-    time_to_first_event: Option<Duration>,
+    pub(super) ending: Ending,
+    pub(super) close_event_sent: bool,
+    pub(super) counts: Counts,
+    pub(super) duration: Duration,
+    pub(super) time_to_first_event: Option<Duration>,
 }
 
-/// What is known of a stream before its end. Dropped with a body that was never polled, it says nothing.
-#[derive(Debug)]
-pub(crate) struct Account {
-    started: Instant,
-    polled: bool,
-    time_to_first_event: Option<Duration>,
-    /// Decided, while something may still have to go out.
-    ending: Option<Ending>,
-    close_event_sent: bool,
-    telemetry: Telemetry,
+/// What a stream has forwarded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) delivered: bool,
+    pub(crate) data_frames: u64,
+    pub(crate) bytes: u64,
 }
 
 impl StreamReport {
-    /// How the stream ended.
+    /// Returns how the stream ended.
     pub fn ending(&self) -> Ending {
         self.ending
     }
 
-    /// Whether a close event was handed to the server.
+    /// Returns `true` if the layer has sent a close event.
     pub fn close_event_sent(&self) -> bool {
         self.close_event_sent
     }
 
-    /// Whether any event of the upstream was delivered: its blank line was handed to the server, and it had data.
+    /// Returns `true` if an event of the upstream was delivered: its blank line was forwarded, and it has a `data` field.
     pub fn delivered(&self) -> bool {
-        self.delivered
+        self.counts.delivered
     }
 
-    /// How many data frames of the upstream were forwarded, in whole or in part. Empty ones do not count, nor do the close
-    /// event and keep-alive comments.
+    /// Returns the number of the upstream's data frames that were forwarded, in whole or in part. Empty frames do not count,
+    /// nor do the close event and keep-alive comments.
     pub fn data_frames(&self) -> u64 {
-        self.data_frames
+        self.counts.data_frames
     }
 
-    /// How many bytes of the upstream were forwarded.
+    /// Returns the number of the upstream's bytes that were forwarded.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.counts.bytes
     }
 
-    /// From the response to the end of the stream.
+    /// Returns the time from the response to the end of the stream.
     pub fn duration(&self) -> Duration {
         self.duration
     }
 
-    /// From the response to the frame that delivered the first event, if one did.
+    /// Returns the time from the response to the frame that delivered the first event. `None` if no event was delivered.
     pub fn time_to_first_event(&self) -> Option<Duration> {
         self.time_to_first_event
-    }
-}
-
-impl Account {
-    pub(crate) fn open(telemetry: Telemetry) -> Self {
-        Self {
-            started: Instant::now(),
-            polled: false,
-            time_to_first_event: None,
-            ending: None,
-            close_event_sent: false,
-            telemetry,
-        }
-    }
-
-    pub(crate) fn polled(&mut self) {
-        if !self.polled {
-            self.polled = true;
-            self.telemetry.opened();
-        }
-    }
-
-    pub(crate) fn delivered(&mut self) {
-        let started = self.started;
-        self.time_to_first_event
-            .get_or_insert_with(|| started.elapsed());
-    }
-
-    pub(crate) fn decided(&mut self, ending: Ending, close_event_sent: bool) {
-        self.ending = Some(ending);
-        self.close_event_sent = close_event_sent;
-    }
-
-    pub(crate) fn report(self, on_end: &OnEnd, data_frames: u64, bytes: u64, delivered: bool) {
-        if !self.polled {
-            return;
-        }
-        let report = StreamReport {
-            ending: self.ending.unwrap_or(Ending::Dropped),
-            close_event_sent: self.close_event_sent,
-            delivered,
-            data_frames,
-            bytes,
-            duration: self.started.elapsed(),
-            time_to_first_event: self.time_to_first_event,
-        };
-        // This may run while a panic unwinds, where a second one would end the process. The panic hook has told of it.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.telemetry.ended(&report)));
-        if let Some(on_end) = &on_end.0 {
-            let _ = catch_unwind(AssertUnwindSafe(|| on_end(&report)));
-        }
     }
 }

@@ -1,8 +1,8 @@
 //! Reports for the crates `tracing` and `metrics`, each behind its feature.
 
-use crate::report::stream_report::StreamReport;
+use super::stream_report::StreamReport;
 
-/// Empty without those features.
+/// What a request leaves for the report of its stream. Empty without the feature `tracing`.
 #[derive(Debug, Clone)]
 pub(crate) struct Telemetry {
     #[cfg(feature = "tracing")]
@@ -10,10 +10,10 @@ pub(crate) struct Telemetry {
 }
 
 impl Telemetry {
-    /// Whether anything listens, so that streams have to be accounted for.
+    /// `true` if one of the features is enabled, so that every stream is recorded.
     pub(crate) const IS_ON: bool = cfg!(any(feature = "tracing", feature = "metrics"));
 
-    /// For the request that is being called.
+    /// Captures the current span. Called with the request.
     pub(crate) fn of_request() -> Self {
         Self {
             #[cfg(feature = "tracing")]
@@ -28,7 +28,7 @@ impl Telemetry {
 
     #[cfg_attr(
         not(any(feature = "tracing", feature = "metrics")),
-        allow(unused_variables, reason = "nobody listens")
+        allow(unused_variables, reason = "no feature is enabled")
     )]
     pub(crate) fn ended(&self, report: &StreamReport) {
         #[cfg(feature = "metrics")]
@@ -51,9 +51,9 @@ impl Telemetry {
 
 #[cfg(feature = "tracing")]
 fn trace(report: &StreamReport) {
-    use crate::report::ending::Ending;
+    use super::ending::Ending;
 
-    // The level of an event is a constant, so each level has its own.
+    // The level of an event must be a constant.
     macro_rules! event {
         ($level:ident) => {
             tracing::event!(
@@ -73,7 +73,7 @@ fn trace(report: &StreamReport) {
     }
     match report.ending() {
         Ending::Failed => event!(ERROR),
-        Ending::Cancelled | Ending::Expired | Ending::Idle => event!(INFO),
+        Ending::Cancelled | Ending::Expired | Ending::Idle | Ending::Truncated => event!(INFO),
         Ending::Completed | Ending::Empty | Ending::Dropped => event!(DEBUG),
     }
 }

@@ -1,217 +1,190 @@
-//! Those who wait for a shutdown: what they share, and how they are woken.
+//! The phase of a shutdown, and the tasks that wait for one.
 
 use std::{
     fmt, mem,
-    pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock,
+        atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll, Waker},
 };
 
 use slab::Slab;
-use tokio::{
-    sync::Notify,
-    time::{Instant, timeout_at},
-};
 
+use super::{
+    streams::Streams,
+    wake::{lock, wake_all},
+};
 use crate::wire::close_event::CloseEvent;
 
-/// A stream that waits for the end, and is counted as open until it is dropped.
-#[derive(Debug)]
-pub(crate) struct StreamWatch {
-    watch: Watch<CLOSED>,
+/// Phases of a shutdown, which only ever advance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    /// Streams run.
+    Open,
+    /// Streams may finish. Those that watch `draining()` end.
+    Draining,
+    /// Streams end.
+    Closed,
 }
 
-/// A waiter for this phase of a shutdown.
-pub(crate) struct Watch<const PHASE: u8> {
-    shared: Arc<Shared>,
-    registration: Option<Registration>,
-}
+pub(crate) const DRAINING: u8 = Phase::Draining as u8;
+pub(crate) const CLOSED: u8 = Phase::Closed as u8;
 
-#[derive(Default)]
+/// State that the clones of a shutdown, its streams and its futures share.
 pub(crate) struct Shared {
     phase: Padded<AtomicU8>,
-    pub(crate) open: AtomicUsize,
-    pub(crate) ended: AtomicUsize,
-    none_open: Notify,
-    pub(crate) close_event: OnceLock<CloseEvent>,
-    /// The wakers of those that wait for `DRAINING`, and of those that wait for `CLOSED`.
+    streams: Padded<Streams>,
+    close_event: OnceLock<CloseEvent>,
+    /// The wakers of the tasks that wait for `Draining`, and of those that wait for `Closed`.
     waiters: [Mutex<Slab<Waker>>; 2],
 }
 
-/// On a cache line of its own: every poll reads the phase, and every stream changes the counts.
+/// A value on a cache line of its own: every poll reads the phase, and every stream changes the counts.
 #[derive(Default)]
 #[repr(align(128))]
 struct Padded<T>(T);
 
-/// Where the waker of a waiter is, and a clone to tell without the lock whether the task is still the same.
+/// A future that completes when the shutdown has reached this phase.
+pub(crate) struct Waiter<const PHASE: u8> {
+    shared: Arc<Shared>,
+    registration: Option<Registration>,
+}
+
+/// Position of a waker in its slab, and a clone that tells without the lock whether the task is still the same.
 struct Registration {
     key: usize,
     waker: Waker,
 }
 
-pub(crate) const DRAINING: u8 = 1;
-pub(crate) const CLOSED: u8 = 2;
-
-impl StreamWatch {
-    /// For a stream that starts now.
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let watch = Watch::new(shared);
-        watch.shared.open.fetch_add(1, Ordering::SeqCst);
-        Self { watch }
-    }
-
-    /// Whether a drain has begun, so that no stream may start any more.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.watch.shared.has_reached(DRAINING)
-    }
-
-    #[inline]
-    pub(crate) fn is_closed(&self) -> bool {
-        self.watch.shared.has_reached(CLOSED)
-    }
-
-    /// The event that the shutdown was closed with.
-    pub(crate) fn close_event(&self) -> Option<CloseEvent> {
-        self.watch.shared.close_event.get().cloned()
-    }
-
-    #[inline]
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.watch.poll(cx)
-    }
-
-    /// Whether a close wakes this task.
-    #[inline]
-    pub(crate) fn is_waiting(&self, cx: &Context<'_>) -> bool {
-        self.watch.is_waiting(cx)
-    }
-}
-
-impl Drop for StreamWatch {
-    fn drop(&mut self) {
-        let shared = &self.watch.shared;
-        shared.ended.fetch_add(1, Ordering::SeqCst);
-        let last = shared.open.fetch_sub(1, Ordering::SeqCst) == 1;
-        if last && shared.has_reached(DRAINING) {
-            shared.none_open.notify_waiters();
-        }
-    }
-}
-
-impl<const PHASE: u8> Watch<PHASE> {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+impl Default for Shared {
+    fn default() -> Self {
         Self {
-            shared,
-            registration: None,
+            phase: Padded(AtomicU8::new(Phase::Open as u8)),
+            streams: Padded::default(),
+            close_event: OnceLock::new(),
+            waiters: Default::default(),
         }
-    }
-
-    /// An atomic load, while the task stays the same.
-    #[inline]
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.shared.has_reached(PHASE) {
-            return Poll::Ready(());
-        }
-        if self.is_waiting(cx) {
-            Poll::Pending
-        } else {
-            self.register(cx)
-        }
-    }
-
-    #[inline]
-    fn is_waiting(&self, cx: &Context<'_>) -> bool {
-        let registration = self.registration.as_ref();
-        registration.is_some_and(|registration| registration.waker.will_wake(cx.waker()))
-    }
-
-    #[cold]
-    fn register(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let waker = cx.waker().clone();
-        let mut wakers = self.shared.wakers(PHASE);
-        // A phase is entered before its wakers are taken. So either it is seen here, or this one is among them.
-        if self.shared.has_reached(PHASE) {
-            return Poll::Ready(());
-        }
-        match &mut self.registration {
-            Some(registration) => {
-                let registered = wakers.get_mut(registration.key);
-                let old = registered.map(|registered| mem::replace(registered, waker.clone()));
-                // Without the lock, because the last waker of a task may drop that task, and a stream with it.
-                drop(wakers);
-                drop(old);
-                registration.waker = waker;
-            }
-            None => {
-                let key = wakers.insert(waker.clone());
-                self.registration = Some(Registration { key, waker });
-            }
-        }
-        Poll::Pending
-    }
-}
-
-impl<const PHASE: u8> Drop for Watch<PHASE> {
-    fn drop(&mut self) {
-        if let Some(Registration { key, .. }) = self.registration.take() {
-            // Once the phase is reached, the wakers are gone.
-            if !self.shared.has_reached(PHASE) {
-                // Dropped without the lock, as above.
-                let _waker = { self.shared.wakers(PHASE).try_remove(key) };
-            }
-        }
-    }
-}
-
-impl<const PHASE: u8> fmt::Debug for Watch<PHASE> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").finish_non_exhaustive()
     }
 }
 
 impl Shared {
     #[inline]
-    fn has_reached(&self, phase: u8) -> bool {
+    pub(crate) fn has_reached(&self, phase: u8) -> bool {
         self.phase.0.load(Ordering::SeqCst) >= phase
     }
 
-    pub(crate) fn enter(&self, phase: u8) {
-        let before = self.phase.0.fetch_max(phase, Ordering::SeqCst);
-        for reached in before + 1..=phase {
-            // Woken without the lock, because a waker may poll at once.
-            let wakers: Vec<Waker> = self
-                .wakers(reached)
-                .iter_mut()
-                .map(|(_, waker)| mem::replace(waker, Waker::noop().clone()))
-                .collect();
-            wakers.into_iter().for_each(Waker::wake);
-        }
+    /// Advances to this phase, and wakes the tasks that wait for it.
+    ///
+    /// # Panics
+    ///
+    /// Passes on the first panic of a waker, after every other task has been woken.
+    pub(crate) fn enter(&self, phase: Phase) {
+        let before = self.phase.0.fetch_max(phase as u8, Ordering::SeqCst);
+        let wakers = |reached| mem::take(&mut *self.wakers(reached)).into_iter();
+        let reached = before + 1..=phase as u8;
+        wake_all(reached.flat_map(wakers).map(|(_, waker)| waker));
+    }
+
+    #[inline]
+    pub(super) fn streams(&self) -> &Streams {
+        &self.streams.0
+    }
+
+    /// Sets the close event of the streams that this shutdown ends. The first one stays.
+    pub(crate) fn set_close_event(&self, event: CloseEvent) {
+        // A later event is dropped, as `close_with` documents.
+        let _ = self.close_event.set(event);
+    }
+
+    pub(super) fn close_event(&self) -> Option<&CloseEvent> {
+        self.close_event.get()
     }
 
     fn wakers(&self, phase: u8) -> MutexGuard<'_, Slab<Waker>> {
-        // Nothing panics while it is held; a poisoned lock would be as good as any.
-        self.waiters[usize::from(phase - DRAINING)]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiters[usize::from(phase - DRAINING)])
     }
+}
 
-    pub(crate) async fn none_open(&self) {
-        loop {
-            let mut notified = pin!(self.none_open.notified());
-            // Before the look at the count, so that no notification is missed.
-            notified.as_mut().enable();
-            if self.open.load(Ordering::SeqCst) == 0 {
-                return;
-            }
-            notified.await;
+impl<const PHASE: u8> Waiter<PHASE> {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            registration: None,
         }
     }
 
-    pub(crate) async fn none_open_until(&self, end: Instant) {
-        // Too late is an answer too: the caller counts what is open.
-        let _ = timeout_at(end, self.none_open()).await;
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    #[inline]
+    pub(crate) fn has_reached(&self) -> bool {
+        self.shared.has_reached(PHASE)
+    }
+
+    /// Returns `true` if this task is woken when the phase is reached.
+    #[inline]
+    pub(crate) fn is_registered(&self, cx: &Context<'_>) -> bool {
+        let registration = self.registration.as_ref();
+        registration.is_some_and(|registration| registration.waker.will_wake(cx.waker()))
+    }
+
+    /// Costs an atomic load as long as the task stays the same.
+    #[inline]
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_reached() {
+            return Poll::Ready(());
+        }
+        if self.is_registered(cx) {
+            return Poll::Pending;
+        }
+        self.register(cx)
+    }
+
+    #[cold]
+    fn register(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Cloned and dropped without the lock: the last waker of a task may drop that task, and a stream with it.
+        let (waker, registered) = (cx.waker().clone(), cx.waker().clone());
+        let mut wakers = self.shared.wakers(PHASE);
+        // A phase is entered before its wakers are taken. Therefore either it is seen here, or this waker is among them.
+        if self.shared.has_reached(PHASE) {
+            return Poll::Ready(());
+        }
+        let (key, previous) = match self.registration.take() {
+            Some(Registration { key, waker: copy }) => {
+                let previous = wakers.get_mut(key);
+                (
+                    key,
+                    previous.map(|slot| (mem::replace(slot, registered), copy)),
+                )
+            }
+            None => (wakers.insert(registered), None),
+        };
+        drop(wakers);
+        drop(previous);
+        self.registration = Some(Registration { key, waker });
+        Poll::Pending
+    }
+}
+
+impl<const PHASE: u8> Drop for Waiter<PHASE> {
+    fn drop(&mut self) {
+        if let Some(Registration { key, .. }) = self.registration.take() {
+            // Once the phase is reached, the wakers are taken.
+            if !self.has_reached() {
+                let mut wakers = self.shared.wakers(PHASE);
+                let waker = wakers.try_remove(key);
+                drop(wakers);
+                drop(waker);
+            }
+        }
+    }
+}
+
+impl<const PHASE: u8> fmt::Debug for Waiter<PHASE> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waiter").finish_non_exhaustive()
     }
 }

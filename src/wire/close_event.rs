@@ -1,12 +1,14 @@
-//! The one event that the layer may add: validated when it is built, encoded once.
+//! The one event that the layer may add.
 
 use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+
+use super::encoding::{CustomEvent, DEFAULT_EVENT, DEFAULT_NAME};
 
 /// The event that tells a client that its stream has ended on purpose.
 ///
-/// The default is `event: close` with empty data. It can carry data and a reconnection time:
+/// The default is `event: close` with empty data. A close event can carry data and a reconnection time:
 ///
 /// ```
 /// use std::time::Duration;
@@ -23,12 +25,12 @@ use bytes::Bytes;
 /// # }
 /// ```
 ///
-/// Give it to [`close_event`](crate::SseCompletionLayer::close_event) for every stream of a layer, or put
-/// it into the extensions of a response for that stream alone. A clone is a reference count.
+/// Pass it to [`close_event`](crate::SseCompletionLayer::close_event) for all streams of a layer, or insert it into the
+/// extensions of a response for that stream. A clone costs a reference count.
 ///
 /// # On the wire
 ///
-/// The event is written as the [HTML standard, 9.2.5 and 9.2.6][html] parses it, always with LF:
+/// The event is written in the format of the [HTML standard, 9.2.5 and 9.2.6][html], always with LF:
 ///
 /// ```text
 /// event: bye
@@ -37,36 +39,26 @@ use bytes::Bytes;
 ///
 /// ```
 ///
-/// There is always a `data` line, because clients drop an event without one, and never an `id` line,
-/// because it would move the client's resume point.
+/// There is always a `data` field, because clients drop an event without one. There is never an `id` field, because it would
+/// move the client's resume point.
 ///
 /// # Choosing the data
 ///
-/// Some clients parse the data of every event they see. The SDKs for OpenAI-shaped APIs fail on data that
-/// is not JSON: give them a JSON object, such as `{"error":{"message":"server is restarting"}}`, which they
-/// raise as a typed error. Do not send the protocol's own end mark (`[DONE]`, `message_stop`): the
-/// answer was cut, and the client would take it for whole.
+/// Some clients parse the data of every event. The SDKs of OpenAI-shaped APIs fail on data that is not JSON. A JSON object
+/// such as `{"error":{"message":"server is restarting"}}` reaches their users as a typed error. Do not send the protocol's
+/// own success terminator (`[DONE]`, `message_stop`): the response is truncated, and the client would take it for complete.
 ///
 /// [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html
 #[derive(Clone, Default)]
 pub struct CloseEvent {
     /// `None` is the default event, which needs no allocation and can be built in a constant.
-    custom: Option<Arc<Custom>>,
+    custom: Option<Arc<CustomEvent>>,
 }
 
-/// Why a [`CloseEvent`] could not be built.
+/// The reason why a [`CloseEvent`] could not be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidCloseEvent {
     reason: Reason,
-}
-
-#[derive(Clone)]
-struct Custom {
-    name: String,
-    data: String,
-    retry: Option<RangeInclusive<u64>>,
-    /// The whole event behind an LF, or all but its end where `retry` has to be drawn per stream.
-    encoded: Bytes,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,17 +66,17 @@ enum Reason {
     EmptyName,
     NameWithLineBreak,
     NameWithNul,
-    RetryUnderOneMillisecond,
-    RetryRangeEndsBeforeItsStart,
+    RetryTooShort,
+    RetryTooLong,
+    EmptyRetryRange,
 }
 
-const DEFAULT_NAME: &str = "close";
-
-/// The LF in front is sliced off where no CR has to be completed.
-static DEFAULT: &[u8] = b"\nevent: close\ndata:\n\n";
+/// Maximum reconnection time, in milliseconds. The timers of several clients are 32-bit integers, overflow above it, and
+/// reconnect in a hot loop.
+const MAX_RETRY: u128 = (1 << 31) - 1;
 
 impl CloseEvent {
-    /// `event: close` with empty data.
+    /// Returns the default event: `event: close` with empty data.
     ///
     /// ```
     /// use tower_sse_completion::CloseEvent;
@@ -96,16 +88,16 @@ impl CloseEvent {
         Self { custom: None }
     }
 
-    /// An event of this type (the `event` field), with empty data.
+    /// Returns an event of this type (the `event` field) with empty data.
     ///
-    /// `EventSource` fires its own events under the names `open`, `message` and `error`: a close event named
-    /// `error` reaches the page's `onerror`, where it looks like a lost connection, and one named `message` cannot
-    /// be told from data. Prefer another name.
+    /// `EventSource` fires events of its own under the names `open`, `message` and `error`. A close event named `error`
+    /// reaches the page's `onerror`, where it looks like a lost connection, and one named `message` looks like data. Prefer
+    /// another name.
     ///
     /// # Errors
     ///
-    /// A name that is empty, or has a line break (LF or CR) or a NUL, is refused: a client would see
-    /// another name, or more fields than this one.
+    /// Returns an error if the name is empty or contains a line break (LF or CR) or a NUL, because a client would see another
+    /// name or more fields.
     ///
     /// ```
     /// use tower_sse_completion::CloseEvent;
@@ -129,26 +121,27 @@ impl CloseEvent {
 
     /// Replaces the data.
     ///
-    /// Each line of it becomes a `data` field, whether it ends in LF, CR or CRLF; a client joins them with LF.
+    /// Each line becomes a `data` field, whether it ends in LF, CR or CRLF. A client joins the fields with LF.
     #[must_use]
     pub fn data(self, data: impl AsRef<str>) -> Self {
         self.with(|custom| custom.data = data.as_ref().to_owned())
     }
 
-    /// Sets the client's reconnection time (the `retry` field), in whole milliseconds; what is left of a
-    /// millisecond is dropped.
+    /// Sets the reconnection time of the client (the `retry` field) in whole milliseconds. A fraction of a millisecond is
+    /// dropped.
     ///
-    /// The client keeps it for as long as it lives, not just for the next connection. When many clients are
-    /// closed at once, [`retry_between`](Self::retry_between) keeps them from coming back in one wave.
+    /// The client keeps the time for all of its later connections. If many clients are closed at once, use
+    /// [`retry_between`](Self::retry_between), so that they do not reconnect all at once.
     ///
     /// # Errors
     ///
-    /// Less than one millisecond is refused, because clients then reconnect in a hot loop.
+    /// Returns an error below 1 ms and above 2³¹ − 1 ms (about 24.8 days). Clients reconnect in a hot loop outside of these
+    /// limits, because a timer of zero fires at once and the timers of several clients overflow.
     pub fn retry(self, retry: Duration) -> Result<Self, InvalidCloseEvent> {
         self.retry_between(retry..=retry)
     }
 
-    /// Sets the client's reconnection time to one drawn from this range for each stream.
+    /// Sets the reconnection time of each client to a time that is drawn from this range for its stream.
     ///
     /// ```
     /// use std::time::Duration;
@@ -163,26 +156,36 @@ impl CloseEvent {
     ///
     /// # Errors
     ///
-    /// A start of less than one millisecond is refused, and so is a range whose end is before its start.
+    /// Returns an error if the range ends before it starts, starts below 1 ms, or ends above 2³¹ − 1 ms.
     pub fn retry_between(self, range: RangeInclusive<Duration>) -> Result<Self, InvalidCloseEvent> {
         if range.is_empty() {
-            return Err(Reason::RetryRangeEndsBeforeItsStart.into());
+            return Err(Reason::EmptyRetryRange.into());
         }
-        let range = whole_milliseconds(*range.start())..=whole_milliseconds(*range.end());
-        if *range.start() == 0 {
-            return Err(Reason::RetryUnderOneMillisecond.into());
+        let (start, end) = (range.start().as_millis(), range.end().as_millis());
+        if start == 0 {
+            return Err(Reason::RetryTooShort.into());
         }
-        Ok(self.with(|custom| custom.retry = Some(range)))
+        match (u64::try_from(start), u64::try_from(end)) {
+            (Ok(start), Ok(last)) if end <= MAX_RETRY => {
+                Ok(self.with(|custom| custom.retry = Some(start..=last)))
+            }
+            _ => Err(Reason::RetryTooLong.into()),
+        }
     }
 
-    /// The bytes for one stream. With `complete_crlf` one LF goes in front, for a stream whose last byte was a CR.
-    pub(crate) fn encode(&self, complete_crlf: bool) -> Bytes {
+    /// Returns the value of the `event` field.
+    pub(crate) fn event_type(&self) -> &str {
+        self.fields().0
+    }
+
+    /// Returns the bytes for one stream. With `after_cr`, they begin with the LF that completes a line end.
+    pub(crate) fn encode(&self, after_cr: bool) -> Bytes {
         let mut encoded = match self.custom.as_deref() {
-            None => Bytes::from_static(DEFAULT),
+            None => Bytes::from_static(DEFAULT_EVENT),
             Some(custom) => custom.encode(),
         };
-        if !complete_crlf {
-            bytes::Buf::advance(&mut encoded, 1);
+        if !after_cr {
+            encoded.advance(1);
         }
         encoded
     }
@@ -194,7 +197,7 @@ impl CloseEvent {
         }
     }
 
-    fn with(self, change: impl FnOnce(&mut Custom)) -> Self {
+    fn with(self, change: impl FnOnce(&mut CustomEvent)) -> Self {
         let mut custom = self.custom.unwrap_or_default();
         let changed = Arc::make_mut(&mut custom);
         change(changed);
@@ -224,60 +227,15 @@ impl PartialEq for CloseEvent {
 
 impl Eq for CloseEvent {}
 
-impl Custom {
-    fn encode_in_advance(&mut self) {
-        let mut text = format!("\nevent: {}\n", self.name);
-        // CRLF is one line break, so it has to go before a lone CR.
-        for line in self.data.replace("\r\n", "\n").split(['\n', '\r']) {
-            text.push_str("data:");
-            if !line.is_empty() {
-                text.push(' ');
-                text.push_str(line);
-            }
-            text.push('\n');
-        }
-        match &self.retry {
-            None => text.push('\n'),
-            Some(retry) if retry.start() == retry.end() => {
-                text.push_str(&retry_and_end(*retry.start()));
-            }
-            Some(_) => {}
-        }
-        self.encoded = text.into();
-    }
-
-    fn encode(&self) -> Bytes {
-        match &self.retry {
-            Some(retry) if retry.start() < retry.end() => {
-                let drawn = retry_and_end(fastrand::u64(retry.clone()));
-                [&self.encoded, drawn.as_bytes()].concat().into()
-            }
-            _ => self.encoded.clone(),
-        }
-    }
-}
-
-impl Default for Custom {
-    fn default() -> Self {
-        Self {
-            name: DEFAULT_NAME.to_owned(),
-            data: String::new(),
-            retry: None,
-            encoded: Bytes::new(),
-        }
-    }
-}
-
 impl fmt::Display for InvalidCloseEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.reason {
             Reason::EmptyName => "the name of a close event is empty",
-            Reason::NameWithLineBreak => "the name of a close event has a line break",
-            Reason::NameWithNul => "the name of a close event has a NUL",
-            Reason::RetryUnderOneMillisecond => {
-                "the reconnection time of a close event is less than one millisecond"
-            }
-            Reason::RetryRangeEndsBeforeItsStart => {
+            Reason::NameWithLineBreak => "the name of a close event contains a line break",
+            Reason::NameWithNul => "the name of a close event contains a NUL",
+            Reason::RetryTooShort => "the reconnection time of a close event is below 1 ms",
+            Reason::RetryTooLong => "the reconnection time of a close event is above 2147483647 ms",
+            Reason::EmptyRetryRange => {
                 "the range of reconnection times of a close event ends before it starts"
             }
         })
@@ -290,13 +248,4 @@ impl From<Reason> for InvalidCloseEvent {
     fn from(reason: Reason) -> Self {
         Self { reason }
     }
-}
-
-fn retry_and_end(milliseconds: u64) -> String {
-    format!("retry: {milliseconds}\n\n")
-}
-
-/// `u64` holds half a billion years of milliseconds, so a `Duration` beyond it is as good as its end.
-fn whole_milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,254 +1,257 @@
-//! Holding back an unfinished event until the rest of it has come.
+//! Buffers an unfinished event until the rest of it arrives.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 
-use crate::wire::scanner::{BYTE_ORDER_MARK, Boundary};
+use super::{
+    event_types::EventTypes,
+    held::{Forward, Held},
+    position::Position,
+    scanner::{BYTE_ORDER_MARK, Scanner},
+};
+use crate::report::stream_report::Counts;
 
-/// Takes the data of the upstream and lets it out, so that what is out never ends inside of an event, as long as
-/// that takes no more than the limit.
+/// Buffers upstream data so that the forwarded bytes always end at an event boundary, unless an event exceeds the limit.
 #[derive(Debug)]
-pub(crate) struct HoldBack {
-    boundary: Boundary,
-    /// The client has a part of an event that was too large to hold.
-    mid_event: bool,
-    /// The last byte that went out is a CR.
-    ends_in_cr: bool,
-    /// An event, its blank line included, went out.
+pub(crate) struct EventBuffer {
+    scanner: Scanner,
+    position: Position,
+    /// An event has been delivered.
     delivered: bool,
-    /// What went out last had the end of an event in it. Only kept up where every event counts.
-    just_delivered: bool,
-    every_event_counts: bool,
-    /// A comment that is not the upstream's went out before anything else.
-    comment_first: bool,
-    /// All of the above is settled: events were delivered, and all that came went out and ended in LF.
-    aligned: bool,
-    /// The upstream's data frames that went out, in whole or in part.
+    /// A keep-alive comment has been sent before the first byte of the upstream, so a byte order mark is no longer one.
+    strip_byte_order_mark: bool,
+    /// Upstream data frames that have been forwarded, in whole or in part.
     frames: u64,
+    /// `None` while whole events arrive in whole frames.
+    held: Option<Box<Held>>,
+    /// Upstream bytes that have been forwarded.
     bytes: u64,
-    /// There only while something waits.
-    waiting: Option<Box<Waiting>>,
+    event_types: EventTypes,
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
-    /// Goes out next: it belongs right behind what went out last.
-    queued: Option<Bytes>,
-    /// An unfinished event. A copy, so that a small rest does not keep the upstream's large buffer alive.
-    held: BytesMut,
-    /// The upstream's frames of which nothing went out yet.
-    held_frames: u64,
-}
-
-impl HoldBack {
-    /// Where every event counts, [`just_delivered`](Self::just_delivered) is kept up.
-    pub(crate) const fn new(every_event_counts: bool) -> Self {
+impl EventBuffer {
+    pub(crate) const fn new() -> Self {
         Self {
-            boundary: Boundary::new(),
-            mid_event: false,
-            ends_in_cr: false,
+            scanner: Scanner::new(),
+            position: Position::Boundary,
             delivered: false,
-            just_delivered: false,
-            every_event_counts,
-            comment_first: false,
-            aligned: false,
+            strip_byte_order_mark: false,
             frames: 0,
             bytes: 0,
-            waiting: None,
+            held: None,
+            event_types: EventTypes::new(),
         }
     }
 
-    /// Whether data that [`passes_aligned`](Self::passes_aligned) may go out as it is.
-    #[inline]
-    pub(crate) fn is_aligned(&self) -> bool {
-        self.aligned
-    }
-
-    /// Whether this data leaves an aligned stream just as it was.
+    /// Returns `true` if the fast path may be taken.
     #[inline(always)]
-    pub(crate) fn passes_aligned(data: &impl Buf) -> bool {
-        let bytes = data.chunk();
-        bytes.len() == data.remaining() && (bytes.ends_with(b"\n\n") || bytes.ends_with(b"\n\r\n"))
+    pub(crate) fn is_aligned(&self) -> bool {
+        self.position == Position::Aligned
     }
 
-    /// Counts a frame that passed.
-    #[inline]
-    pub(crate) fn passed(&mut self, length: usize) {
+    /// Returns `true` if this data leaves an aligned stream aligned.
+    #[inline(always)]
+    pub(crate) fn stays_aligned(data: &[u8]) -> bool {
+        // Both ends are read once the length is known to allow it.
+        data.len() >= 4 && (data.ends_with(b"\n\n") || data.ends_with(b"\n\r\n"))
+    }
+
+    /// Forwards data that leaves an aligned stream aligned. Returns `true` if the data may be a close event.
+    #[inline(always)]
+    pub(crate) fn forward_aligned(&mut self, data: &[u8]) -> bool {
         self.frames += 1;
-        self.bytes += length as u64;
+        self.bytes += data.len() as u64;
+        self.event_types.forwarded_whole_events(data)
     }
 
-    /// Takes the next data of the upstream, and returns what goes out now. There may be more in
-    /// [`next_queued`](Self::next_queued), which has to go out before the next call.
-    pub(crate) fn push(&mut self, mut data: Bytes, limit: usize) -> Option<Bytes> {
+    /// Takes the next data of the upstream, and returns what is forwarded now. More may follow from
+    /// [`next_queued`](Self::next_queued), which must be forwarded before the next call.
+    ///
+    /// With `detect_delivery`, the result tells for each event whether it has been delivered.
+    pub(crate) fn push(
+        &mut self,
+        mut data: Bytes,
+        limit: usize,
+        detect_delivery: bool,
+    ) -> Option<Forward> {
         if data.is_empty() {
             return None;
         }
-        let boundary = self.boundary.feed(&data);
-        match boundary {
-            Some(end) => {
-                self.ends_in_cr = data[..end].ends_with(b"\r");
-                self.mid_event = data.len() - end > limit;
-            }
-            None if self.mid_event => {}
-            None if self.held().len() + data.len() > limit && !self.only_mark_to_drop(&data) => {
-                self.mid_event = true;
-            }
+        if self.is_aligned()
+            && Self::stays_aligned(&data)
+            && !detect_delivery
+            && !self.event_types.tracks_all()
+        {
+            self.forward_aligned(&data);
+            let delivered = false;
+            return Some(Forward { data, delivered });
+        }
+        let was_inside_event = self.position == Position::MidEvent;
+        let scanned = self.scanner.feed(&data, detect_delivery || !self.delivered);
+        match scanned.boundary {
+            Some(end) if data.len() - end > limit => self.position = Position::MidEvent,
+            Some(end) if data[..end].ends_with(b"\r") => self.position = Position::AfterCr,
+            Some(_) => self.position = Position::Boundary,
+            None if was_inside_event => {}
+            None if self.exceeds(&data, limit) => self.position = Position::MidEvent,
             None => {
-                self.hold(&data, limit).held_frames += 1;
-                self.settle();
+                self.hold(&data, limit).frames += 1;
                 return None;
             }
         }
 
-        let (before, frames_before) = self.let_go();
-        if let Some(end) = boundary.filter(|&end| end < data.len() && !self.mid_event) {
-            self.hold(&data[end..], limit);
-            data.truncate(end);
+        let (before, frames_before) = self.take_bytes();
+        let forwarded = match self.position {
+            Position::MidEvent => data.len(),
+            _ => scanned.boundary.unwrap_or(data.len()),
+        };
+        if forwarded < data.len() {
+            self.hold(&data[forwarded..], limit);
+            data.truncate(forwarded);
+        } else if before.is_empty() {
+            self.held = None;
         }
-        let first = if before.is_empty() {
-            self.goes_out(data, 1)
-        } else if self.drops_mark() {
-            // In one piece, so that a byte order mark at its start is seen.
+        let delivered = scanned.delivered;
+        if before.is_empty() {
+            let forward = self.forward(data, 1, delivered, !was_inside_event);
+            if self.delivered && self.held.is_none() && self.position == Position::Boundary {
+                self.position = Position::Aligned;
+            }
+            return Some(forward);
+        }
+        if self.strips_byte_order_mark() {
+            // In one piece, because the mark may be in both.
             let whole = [before, data].concat().into();
-            self.goes_out(whole, frames_before + 1)
-        } else {
-            self.waiting.get_or_insert_default().queued = Some(data);
-            self.goes_out(before, frames_before)
-        };
-        self.settle();
-        Some(first)
-    }
-
-    #[inline]
-    pub(crate) fn next_queued(&mut self) -> Option<Bytes> {
-        let queued = self.waiting.as_mut()?.queued.take()?;
-        let queued = self.goes_out(queued, 1);
-        self.settle();
-        Some(queued)
-    }
-
-    /// The unfinished event, when nothing more comes.
-    pub(crate) fn take_held(&mut self) -> Option<Bytes> {
-        let (held, frames) = self.let_go();
-        self.waiting = None;
-        let held = self.goes_out(held, frames);
-        (!held.is_empty()).then_some(held)
-    }
-
-    /// Drops the unfinished event, when nothing more comes.
-    pub(crate) fn discard_held(&mut self) {
-        self.waiting = None;
-    }
-
-    /// Notes that a comment of ours goes out.
-    pub(crate) fn comment_goes_out(&mut self) {
-        self.comment_first |= self.bytes == 0;
-    }
-
-    /// Whether anything still has to go out, if the stream ends here without a close event.
-    pub(crate) fn is_waiting(&self) -> bool {
-        self.waiting.is_some()
-    }
-
-    /// Whether a comment may go out: where a close event may, but not between a CR and an LF that may belong to it.
-    pub(crate) fn may_comment(&self) -> bool {
-        self.may_close() && !self.ends_in_cr
-    }
-
-    /// Whether a close event would stand between two events, if what is held is discarded.
-    pub(crate) fn may_close(&self) -> bool {
-        !self.mid_event
-    }
-
-    pub(crate) fn ends_in_cr(&self) -> bool {
-        self.ends_in_cr
-    }
-
-    pub(crate) fn delivered(&self) -> bool {
-        self.delivered
-    }
-
-    pub(crate) fn just_delivered(&self) -> bool {
-        self.just_delivered
-    }
-
-    pub(crate) fn frames(&self) -> u64 {
-        self.frames
-    }
-
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    fn held(&self) -> &[u8] {
-        self.waiting.as_ref().map_or(&[], |waiting| &waiting.held)
-    }
-
-    /// Whether a byte order mark of the upstream is left out, if it comes. It is one only at the start, where our
-    /// comment is now: clients would take it for a part of the first field's name.
-    fn drops_mark(&self) -> bool {
-        self.comment_first && self.bytes == 0
-    }
-
-    /// Whether all that came is such a mark or its beginning, which has to wait for more whatever the limit is.
-    fn only_mark_to_drop(&self, data: &[u8]) -> bool {
-        let held = self.held();
-        self.drops_mark()
-            && BYTE_ORDER_MARK
-                .strip_prefix(held)
-                .is_some_and(|rest| rest.starts_with(data))
-    }
-
-    /// Grows by powers of two up to the limit, never past it.
-    fn hold(&mut self, bytes: &[u8], limit: usize) -> &mut Waiting {
-        let waiting = self.waiting.get_or_insert_default();
-        let held = &mut waiting.held;
-        let length = held.len() + bytes.len();
-        if length > held.capacity() && !held.try_reclaim(bytes.len()) {
-            // `reserve` may double what it is asked for.
-            let mut larger = BytesMut::with_capacity(length.next_power_of_two().min(limit));
-            larger.extend_from_slice(held);
-            *held = larger;
+            return Some(self.forward(whole, frames_before + 1, delivered, true));
         }
-        held.extend_from_slice(bytes);
-        waiting
+        self.held.get_or_insert_default().queued = Some(Forward { data, delivered });
+        Some(self.forward(before, frames_before, false, true))
     }
 
-    /// Takes what is held, and the number of its frames.
-    fn let_go(&mut self) -> (Bytes, u64) {
-        let Some(waiting) = &mut self.waiting else {
-            return (Bytes::new(), 0);
-        };
-        let frames = std::mem::take(&mut waiting.held_frames);
-        (waiting.held.split().freeze(), frames)
+    /// Returns the rest of what [`push`](Self::push) has returned.
+    #[inline]
+    pub(crate) fn next_queued(&mut self) -> Option<Forward> {
+        let Forward { data, delivered } = self.held.as_mut()?.queued.take()?;
+        Some(self.forward(data, 1, delivered, false))
     }
 
-    fn goes_out(&mut self, mut data: Bytes, frames: u64) -> Bytes {
-        if self.drops_mark() && data.starts_with(BYTE_ORDER_MARK) {
+    /// Forwards the unfinished event, when nothing follows it.
+    pub(crate) fn take_held(&mut self) -> Option<Bytes> {
+        let (held, frames) = self.take_bytes();
+        self.held = None;
+        (!held.is_empty()).then(|| self.forward(held, frames, false, true).data)
+    }
+
+    /// Discards the unfinished event, when nothing follows it.
+    pub(crate) fn discard_held(&mut self) {
+        self.held = None;
+    }
+
+    /// Finds the type of every event that is forwarded from now on, wherever its `event` field is.
+    pub(crate) fn track_types(&mut self) {
+        self.event_types.track_all(self.is_mid_event());
+    }
+
+    /// Returns `true` if the last event that was forwarded is known to have an `event` field of this value.
+    pub(crate) fn ends_with_event(&self, event_type: &str) -> bool {
+        self.event_types.last_is(event_type)
+    }
+
+    /// Notes that a keep-alive comment is sent.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn comment_sent(&mut self) {
+        self.strip_byte_order_mark |= self.bytes == 0;
+    }
+
+    /// Returns `true` if anything is buffered.
+    pub(crate) fn is_holding(&self) -> bool {
+        let held = self.held.as_ref();
+        held.is_some_and(|held| !held.is_empty())
+    }
+
+    /// Returns `true` if a keep-alive comment may be sent: at a boundary, but not between a CR and an LF.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn may_comment(&self) -> bool {
+        matches!(self.position, Position::Aligned | Position::Boundary)
+    }
+
+    /// Returns `true` if the client is inside an event or a comment, even if everything that is buffered is discarded.
+    pub(crate) fn is_mid_event(&self) -> bool {
+        self.position == Position::MidEvent
+    }
+
+    /// Returns `true` if an LF must precede the close event.
+    pub(crate) fn ends_in_cr(&self) -> bool {
+        self.position == Position::AfterCr
+    }
+
+    /// Returns `true` if the upstream has sent the start of an event without its end.
+    pub(crate) fn has_unfinished_event(&self) -> bool {
+        self.scanner.is_in_event()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        Counts {
+            delivered: self.delivered,
+            data_frames: self.frames,
+            bytes: self.bytes,
+        }
+    }
+
+    /// Returns `true` if anything has been sent to the client, comments included.
+    pub(crate) fn has_sent(&self) -> bool {
+        self.bytes > 0 || self.strip_byte_order_mark
+    }
+
+    fn forward(
+        &mut self,
+        mut data: Bytes,
+        frames: u64,
+        delivered: bool,
+        from_boundary: bool,
+    ) -> Forward {
+        if self.strips_byte_order_mark() && data.starts_with(BYTE_ORDER_MARK) {
             data.advance(BYTE_ORDER_MARK.len());
         }
         self.frames += frames;
         self.bytes += data.len() as u64;
-        data
+        self.delivered |= delivered;
+        self.event_types.forwarded(&data, from_boundary);
+        Forward { data, delivered }
     }
 
-    fn settle(&mut self) {
-        self.just_delivered = false;
-        self.aligned = false;
-        if let Some(waiting) = &self.waiting {
-            if waiting.queued.is_some() {
-                return;
-            }
-            if waiting.held.is_empty() {
-                self.waiting = None;
-            }
+    fn held_bytes(&self) -> &[u8] {
+        self.held.as_ref().map_or(&[], |held| held.bytes())
+    }
+
+    fn exceeds(&self, data: &[u8], limit: usize) -> bool {
+        self.held_bytes().len() + data.len() > limit && !self.is_strippable_mark(data)
+    }
+
+    /// Returns `true` while a byte order mark would be stripped. It is one at the start only, where the keep-alive comment is
+    /// now, and clients would take it for a part of the first field name.
+    fn strips_byte_order_mark(&self) -> bool {
+        self.strip_byte_order_mark && self.bytes == 0
+    }
+
+    /// Returns `true` if the whole stream so far is a strippable mark or its start. That is buffered regardless of the limit.
+    fn is_strippable_mark(&self, data: &[u8]) -> bool {
+        let rest = BYTE_ORDER_MARK.strip_prefix(self.held_bytes());
+        self.strips_byte_order_mark() && rest.is_some_and(|rest| rest.starts_with(data))
+    }
+
+    fn hold(&mut self, bytes: &[u8], limit: usize) -> &mut Held {
+        if self.is_aligned() {
+            self.position = Position::Boundary;
         }
-        self.just_delivered = self.boundary.delivered();
-        self.delivered |= self.just_delivered;
-        if self.every_event_counts {
-            self.boundary.forget_delivered();
-        }
-        self.aligned =
-            self.delivered && self.waiting.is_none() && !self.mid_event && !self.ends_in_cr;
+        let held = self.held.get_or_insert_default();
+        held.push(bytes, limit);
+        held
+    }
+
+    /// Takes the buffered bytes, and the number of their frames.
+    fn take_bytes(&mut self) -> (Bytes, u64) {
+        self.held
+            .as_mut()
+            .map_or_else(Default::default, |held| held.take())
     }
 }

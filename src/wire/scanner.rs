@@ -1,38 +1,46 @@
-//! Where in an event stream nothing is pending at the client, and whether an event was delivered.
+//! Finds event boundaries and delivered events in the bytes of one event stream.
 //!
-//! This follows the parser of the [HTML standard, 9.2.6][html]: lines end in LF, CR or CRLF; a blank line
-//! dispatches the event, if it had a `data` line; a line that starts with a colon is a comment; one byte
-//! order mark at the start is skipped.
+//! The scanner follows the parser of the [HTML standard, 9.2.6][html]: lines end in LF, CR or CRLF. A blank line dispatches
+//! the event, if it has a `data` field. A line that starts with a colon is a comment. One byte order mark at the start of
+//! the stream is ignored.
 //!
 //! [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 
-use memchr::{memchr2, memrchr2_iter};
+use memchr::{memchr, memchr2, memmem, memrchr2, memrchr2_iter};
 
-/// A scanner that is fed every byte of one stream, in pieces of any size.
+/// Scanner of one stream, which is fed every byte of it in pieces of any size.
 #[derive(Debug, Clone)]
-pub(crate) struct Boundary {
+pub(crate) struct Scanner {
     line: Line,
-    /// A field line has begun since the last blank line: the client holds an unfinished event.
-    event: bool,
-    /// One of those field lines, a finished one, was `data`.
-    data: bool,
-    delivered: bool,
+    /// A field line has begun since the last blank line: the client has an unfinished event.
+    in_event: bool,
+    /// A finished field line of that event is `data`.
+    has_data: bool,
 }
 
-/// How much of the current line has come.
+/// Result of scanning one piece of the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Scanned {
+    /// Length of the longest prefix of the piece that ends at a boundary. `None` if no prefix does.
+    pub(crate) boundary: Option<usize>,
+    /// An event has been delivered within that prefix. Always `false` if the caller did not ask for it.
+    pub(crate) delivered: bool,
+}
+
+/// Scanned part of the current line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Line {
-    /// Nothing of the stream but this many bytes of a byte order mark.
+    /// The stream has only this many bytes, all of them of a byte order mark.
     ByteOrderMark(u8),
-    /// Nothing of the line, and the line before did not end in CR.
+    /// The line is empty so far, and the line before it did not end in CR.
     Start,
-    /// Nothing of the line; the line before ended in CR, so that an LF would still belong to that one.
+    /// The line is empty so far. The line before it ended in CR, so an LF would belong to that line end.
     AfterCr,
-    /// This many bytes, all of them the start of `data`.
+    /// The line has this many bytes, which are the start of `data`.
     Field(u8),
-    /// `data:` and more.
+    /// The line starts with `data:`.
     Data,
-    /// A field with another name.
+    /// The line is a field with another name.
     Other,
     Comment,
 }
@@ -40,62 +48,74 @@ enum Line {
 pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 const DATA: &[u8] = b"data";
 
-impl Boundary {
+/// Number of line ends that are searched backwards for a blank line before the whole piece is searched forwards.
+const LINE_ENDS_SEARCHED: usize = 16;
+
+impl Scanner {
     pub(crate) const fn new() -> Self {
         Self {
             line: Line::ByteOrderMark(0),
-            event: false,
-            data: false,
-            delivered: false,
+            in_event: false,
+            has_data: false,
         }
     }
 
-    /// Whether an event was delivered within the bytes fed so far, or since that was forgotten.
-    pub(crate) fn delivered(&self) -> bool {
-        self.delivered
-    }
-
-    /// From here on, [`delivered`](Self::delivered) is about what is still to come.
-    pub(crate) fn forget_delivered(&mut self) {
-        self.delivered = false;
-    }
-
-    /// Takes the next bytes of the stream, and returns how many of them lead up to the last place among them
-    /// where nothing is pending at the client; `None` if there is no such place.
+    /// Scans the next bytes of the stream. With `detect_delivery` the result tells whether an event has been delivered;
+    /// without it most bytes need not be read.
     #[inline]
-    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Option<usize> {
-        // Once an event was delivered, what is in front of a blank line no longer matters.
-        if self.delivered && ends_in_blank_line(bytes) {
-            self.restart(bytes);
-            return Some(bytes.len());
+    pub(crate) fn feed(&mut self, bytes: &[u8], detect_delivery: bool) -> Scanned {
+        if !detect_delivery && ends_in_blank_line(bytes) {
+            return self.restart(bytes, false);
         }
-        self.feed_unaligned(bytes)
+        self.feed_slow(bytes, detect_delivery)
+    }
+
+    /// Returns `true` if the stream ends inside an event.
+    pub(crate) fn is_in_event(&self) -> bool {
+        self.in_event
     }
 
     #[cold]
-    fn feed_unaligned(&mut self, bytes: &[u8]) -> Option<usize> {
-        if let Some(blank) = last_blank_line(bytes) {
-            let (events, rest) = bytes.split_at(blank);
-            self.delivered = self.delivered || surely_delivers(behind_first_line(events));
-            if self.delivered {
-                self.restart(events);
-                let tail = self.feed_forward(rest).unwrap_or(0);
-                return Some(blank + tail);
-            }
+    fn feed_slow(&mut self, bytes: &[u8], detect_delivery: bool) -> Scanned {
+        let Some(blank) = last_blank_line(bytes) else {
+            return self.feed_lines(bytes, true);
+        };
+        let (events, rest) = bytes.split_at(blank);
+        let whole_lines = match self.line {
+            Line::Start => events,
+            _ => after_first_line(events),
+        };
+        if detect_delivery && !surely_delivers(whole_lines) {
+            return self.feed_lines(bytes, false);
         }
-        self.feed_forward(bytes)
+        let delivered = self.restart(events, detect_delivery).delivered;
+        let rest = self.feed_lines(rest, true).boundary;
+        Scanned {
+            boundary: Some(blank + rest.unwrap_or(0)),
+            delivered,
+        }
     }
 
-    fn feed_forward(&mut self, bytes: &[u8]) -> Option<usize> {
-        let mut boundary = None;
+    /// Scans line by line. With `no_blank_line`, no two line ends follow each other within these bytes.
+    fn feed_lines(&mut self, bytes: &[u8], no_blank_line: bool) -> Scanned {
+        let mut scanned = Scanned {
+            boundary: None,
+            delivered: false,
+        };
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             match (self.line, byte) {
                 (_, b'\n' | b'\r') => {
-                    self.end_line(byte);
+                    scanned.delivered |= self.end_line(byte);
                     at += 1;
-                    if !self.event {
-                        boundary = Some(at);
+                    if !self.in_event {
+                        scanned.boundary = Some(at);
+                    } else if no_blank_line && self.has_data {
+                        // The event does not end within these bytes, so only its last line matters.
+                        if let Some(last) = memrchr2(b'\n', b'\r', &bytes[at..]) {
+                            self.line = after_line_end(bytes[at + last]);
+                            at += last + 1;
+                        }
                     }
                 }
                 (Line::ByteOrderMark(matched), _) => {
@@ -125,52 +145,57 @@ impl Boundary {
                 }
             }
         }
-        boundary
+        scanned
     }
 
     fn begin_field(&mut self, line: Line) {
-        self.event = true;
+        self.in_event = true;
         self.line = line;
     }
 
-    fn end_line(&mut self, byte: u8) {
+    /// Returns `true` if the end of this line delivers an event.
+    fn end_line(&mut self, byte: u8) -> bool {
+        let mut delivers = false;
         match self.line {
-            // The end of a CRLF, whose line ended with the CR.
+            // The LF of a CRLF. The line ended with the CR.
             Line::AfterCr if byte == b'\n' => {}
-            Line::Data => self.data = true,
-            Line::Field(matched) if usize::from(matched) == DATA.len() => self.data = true,
+            Line::Data => self.has_data = true,
+            Line::Field(matched) if usize::from(matched) == DATA.len() => self.has_data = true,
             Line::Field(_) | Line::Other | Line::Comment => {}
-            Line::ByteOrderMark(1 | 2) => self.event = true,
+            Line::ByteOrderMark(1 | 2) => self.in_event = true,
             Line::ByteOrderMark(_) | Line::Start | Line::AfterCr => {
-                self.delivered |= self.data;
-                self.event = false;
-                self.data = false;
+                delivers = self.has_data;
+                self.in_event = false;
+                self.has_data = false;
             }
         }
         self.line = after_line_end(byte);
+        delivers
     }
 
-    /// What follows a blank line, which is how `bytes` end.
+    /// Continues after these bytes, which end in a blank line.
     #[inline]
-    fn restart(&mut self, bytes: &[u8]) {
-        self.line = bytes
-            .last()
-            .map_or(Line::Start, |&byte| after_line_end(byte));
-        self.event = false;
-        self.data = false;
+    fn restart(&mut self, bytes: &[u8], delivered: bool) -> Scanned {
+        let last = bytes.last();
+        self.line = last.map_or(Line::Start, |&byte| after_line_end(byte));
+        self.in_event = false;
+        self.has_data = false;
+        Scanned {
+            boundary: Some(bytes.len()),
+            delivered,
+        }
     }
 }
 
 #[inline]
 fn after_line_end(byte: u8) -> Line {
-    if byte == b'\r' {
-        Line::AfterCr
-    } else {
-        Line::Start
+    match byte {
+        b'\r' => Line::AfterCr,
+        _ => Line::Start,
     }
 }
 
-/// Whether these bytes end in a blank line, whatever came before them. `false` where that depends on it.
+/// Returns `true` if these bytes end in a blank line regardless of the bytes before them.
 #[inline]
 fn ends_in_blank_line(bytes: &[u8]) -> bool {
     matches!(
@@ -179,25 +204,35 @@ fn ends_in_blank_line(bytes: &[u8]) -> bool {
     )
 }
 
-/// Whether an event is delivered within these lines, as a `data:` line shows, if they begin with a whole line and end in a
-/// blank one. `false` where that needs a closer look.
+/// Returns `true` if a `data:` line shows that an event is delivered within these lines, which begin with a whole line and
+/// end in a blank line. Events whose `data` field has no colon are not recognised.
 pub(crate) fn surely_delivers(mut lines: &[u8]) -> bool {
     while !lines.starts_with(b"data:") {
         if lines.is_empty() {
             return false;
         }
-        lines = behind_first_line(lines);
+        lines = after_first_line(lines);
     }
     true
 }
 
-fn behind_first_line(lines: &[u8]) -> &[u8] {
+fn after_first_line(lines: &[u8]) -> &[u8] {
     memchr2(b'\n', b'\r', lines).map_or(&[], |end| &lines[end + 1..])
 }
 
-/// How many of these bytes lead up to the end of the last blank line that can be told from them alone.
+/// Returns the end of the last blank line that is recognised without the bytes before these.
 fn last_blank_line(bytes: &[u8]) -> Option<usize> {
-    memrchr2_iter(b'\n', b'\r', bytes)
-        .map(|newline| newline + 1)
-        .find(|&end| ends_in_blank_line(&bytes[..end]))
+    let mut line_ends = memrchr2_iter(b'\n', b'\r', bytes).map(|line_end| line_end + 1);
+    let is_blank = |end: &usize| ends_in_blank_line(&bytes[..*end]);
+    let near_the_end = line_ends.by_ref().take(LINE_ENDS_SEARCHED).find(is_blank);
+    near_the_end.or_else(|| {
+        // Inside a long event there is none, which a forward search proves faster.
+        has_blank_line(bytes).then(|| line_ends.find(is_blank))?
+    })
+}
+
+fn has_blank_line(bytes: &[u8]) -> bool {
+    let contains = |line_ends| memmem::find(bytes, line_ends).is_some();
+    contains(b"\n\n")
+        || (memchr(b'\r', bytes).is_some() && (contains(b"\n\r") || contains(b"\r\r")))
 }

@@ -103,6 +103,18 @@ impl Decoder {
         self.in_event || !self.line.is_empty()
     }
 
+    /// Returns `true` inside an event. Unlike [`is_pending`](Self::is_pending), a comment and a byte order mark do not count.
+    pub fn is_in_event(&self) -> bool {
+        let mut line = &self.line[..];
+        if !self.after_first_line {
+            line = match BYTE_ORDER_MARK.starts_with(line) {
+                true => b"",
+                false => line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line),
+            };
+        }
+        self.in_event || !line.is_empty() && !line.starts_with(b":")
+    }
+
     /// Returns the value of `Last-Event-ID` in the next request of the client.
     pub fn last_event_id(&self) -> &str {
         &self.last_event_id

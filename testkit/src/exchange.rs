@@ -13,7 +13,7 @@ use http_body::Body;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_sse_completion::{CancelWhen, SseCompletionLayer};
+use tower_sse_completion::{CancelWhen, FirstOf, NeverCancel, SseCompletionLayer};
 
 use crate::driver::Driver;
 
@@ -93,8 +93,12 @@ pub fn event_stream_response<B>(body: B) -> Response<B> {
 /// Returns a layer whose streams are cancelled by this token.
 pub fn cancelled_by(
     token: &CancellationToken,
-) -> SseCompletionLayer<CancelWhen<impl Fn(&Parts) -> WaitForCancellationFutureOwned + Clone + use<>>>
-{
+) -> SseCompletionLayer<
+    FirstOf<
+        NeverCancel,
+        CancelWhen<impl Fn(&Parts) -> WaitForCancellationFutureOwned + Clone + use<>>,
+    >,
+> {
     let token = token.clone();
     SseCompletionLayer::new().cancel_when(move |_| token.clone().cancelled_owned())
 }

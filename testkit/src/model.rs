@@ -126,7 +126,7 @@ pub enum Progress {
 }
 
 /// The comment that keeps a connection alive.
-const KEEP_ALIVE: &[u8] = b":\n";
+const KEEP_ALIVE: &[u8] = b":\n\n";
 
 /// Maximum number of ready frames between two checks of the cancellation.
 const FRAMES_UNTIL_CHECK: usize = 32;

@@ -12,7 +12,7 @@
 
 use std::{collections::BTreeSet, str::Chars, time::Duration};
 
-use crate::decoder::{Decoded, Event};
+use crate::decoder::{BYTE_ORDER_MARK, Decoded, Event};
 
 /// A stream, and what the standard makes of it.
 #[derive(Debug, Clone)]
@@ -138,6 +138,18 @@ impl Case {
     pub fn boundary_before(&self, length: usize) -> usize {
         let before = self.boundaries.iter().take_while(|&&at| at <= length);
         before.last().copied().unwrap_or(0)
+    }
+
+    /// Returns `true` if the stream ends inside an event, and not merely inside a comment or a byte order mark.
+    pub fn ends_in_event(&self) -> bool {
+        let start = self.boundary_before(self.stream.len());
+        let rest = &self.stream[start..];
+        let rest = match start {
+            0 if BYTE_ORDER_MARK.starts_with(rest) => &[],
+            0 => rest.strip_prefix(BYTE_ORDER_MARK).unwrap_or(rest),
+            _ => rest,
+        };
+        !rest.is_empty() && !rest.starts_with(b":")
     }
 
     /// Returns `true` if the result of this published decoder differs.

@@ -153,7 +153,7 @@ async fn a_heartbeat_keeps_from_cutting(kind: Kind) {
     let end = loop {
         tokio::select! {
             end = &mut cut => break end,
-            () = heartbeat.until(":\n") => {}
+            () = heartbeat.until(":\n\n") => {}
         }
     };
     assert_eq!(
@@ -161,7 +161,7 @@ async fn a_heartbeat_keeps_from_cutting(kind: Kind) {
         (String::new(), End::Cut),
         "the timeout is not in force"
     );
-    heartbeat.until(":\n:\n:\n").await;
+    heartbeat.until(":\n\n:\n\n:\n\n").await;
 }
 
 /// Returns the minimum time from the handler to the client, of ten events.

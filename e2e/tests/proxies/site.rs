@@ -103,10 +103,7 @@ impl Instance {
         let layer = SseCompletionLayer::new()
             .shutdown(&shutdown)
             .on_end(move |stream| report.send(stream.ending()).unwrap_or_default());
-        let heartbeat = layer
-            .clone()
-            .keep_alive(HEARTBEAT)
-            .expect("no interval of zero");
+        let heartbeat = layer.clone().keep_alive(HEARTBEAT);
 
         let subscribe = {
             let messages = messages.clone();

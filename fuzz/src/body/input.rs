@@ -10,7 +10,7 @@ use testkit::{
     reports::Reports,
     script::{AfterScript, EndStream, Script, Step},
 };
-use tower_sse_completion::{CancelWhen, Ending, SseCompletionLayer};
+use tower_sse_completion::{CancelWhen, Ending, FirstOf, NeverCancel, SseCompletionLayer};
 
 use super::{
     cancel::{Cancel, Cancellation, Canceller, Trigger, When},
@@ -68,14 +68,17 @@ impl Input {
         &self,
         canceller: &Rc<Canceller>,
         reports: &Reports,
-    ) -> SseCompletionLayer<CancelWhen<impl Fn(&Parts) -> Cancellation + Clone + use<>>> {
+    ) -> SseCompletionLayer<
+        FirstOf<NeverCancel, CancelWhen<impl Fn(&Parts) -> Cancellation + Clone + use<>>>,
+    > {
         let of_request = Rc::clone(canceller);
         let mut layer = SseCompletionLayer::new()
             .cancel_when(move |_: &Parts| of_request.cancellation())
             .close_on_empty(self.policy.close_on_empty)
             .close_on_completed(self.policy.close_on_completed)
             .close_on_failed(self.policy.close_on_failed)
-            .hold_limit(self.buffer_limit)
+            .close_on_truncated(self.policy.close_on_truncated)
+            .buffer_limit(self.buffer_limit)
             .on_end(reports.observer());
         layer = self.close_event.configure(layer);
         if self.has_shutdown {
@@ -83,13 +86,13 @@ impl Input {
         }
         let deadlines = self.deadlines();
         if let Some(age) = deadlines.max_age {
-            layer = layer.max_age(age).expect("not zero");
+            layer = layer.max_age(age);
         }
         if let Some(timeout) = deadlines.idle_timeout {
-            layer = layer.idle_timeout(timeout).expect("not zero");
+            layer = layer.idle_timeout(timeout);
         }
         if let Some(interval) = deadlines.keep_alive {
-            layer = layer.keep_alive(interval).expect("not zero");
+            layer = layer.keep_alive(interval);
         }
         layer
     }
@@ -152,6 +155,7 @@ impl<'a> Arbitrary<'a> for Input {
                 close_on_empty: closes & 1 == 0,
                 close_on_completed: closes & 2 != 0,
                 close_on_failed: closes & 4 != 0,
+                close_on_truncated: closes & 8 != 0,
             },
             buffer_limit: match buffer_limit {
                 // Enough for nearly every stream.

@@ -105,8 +105,8 @@ impl Expected {
             self.data_frames as u64,
             self.bytes.len() as u64,
         );
-        assert_eq!(reported, expected, "C16: the report");
+        assert_eq!(reported, expected, "C21: the report");
         let has_time = report.time_to_first_event().is_some();
-        assert_eq!(has_time, self.delivered, "C16: the time to the first event");
+        assert_eq!(has_time, self.delivered, "C21: the time to the first event");
     }
 }

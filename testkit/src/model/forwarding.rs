@@ -1,6 +1,6 @@
 //! What of the upstream's bytes may be forwarded.
 
-use crate::decoder::{BYTE_ORDER_MARK, Decoder};
+use crate::decoder::{BYTE_ORDER_MARK, Decoder, decode};
 
 use super::outcome::Facts;
 
@@ -120,10 +120,17 @@ impl Forwarding {
         self.is_untouched
     }
 
+    /// Returns the type of the last event up to this position.
+    pub fn last_event_type(&self, position: usize) -> Option<String> {
+        let last = decode(&self.received[..position]).events.pop()?;
+        Some(last.event_type)
+    }
+
     /// Returns what the released bytes decide about the end of the stream.
     pub fn facts(&self) -> Facts {
         Facts {
             delivered: self.delivered_within(self.released) > 0,
+            unfinished: self.decoder.is_in_event(),
             mid_event: self.mid_event,
         }
     }
@@ -157,6 +164,7 @@ mod tests {
             forwarding.facts(),
             Facts {
                 delivered: true,
+                unfinished: true,
                 mid_event: false
             }
         );

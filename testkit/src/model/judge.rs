@@ -56,6 +56,8 @@ enum Phase {
         tail: VecDeque<Item>,
         /// More than one if several stops are due. They differ in their endings only.
         candidates: Vec<Expected>,
+        /// The body yields before it returns an error.
+        must_yield: bool,
     },
     /// The upstream has reported its end, and the stream has been reported.
     Finished,
@@ -102,7 +104,7 @@ impl Judge for StreamJudge {
             self.decide();
         }
         if let Phase::Ending { .. } = self.phase {
-            return self.assert_tail(polled, body);
+            return self.assert_tail(polled, body, is_woken);
         }
         self.assert_not_outrun();
         match polled {
@@ -134,7 +136,7 @@ impl Judge for StreamJudge {
         assert!(self.upstream.is_dropped(), "the body owns the upstream");
         match &self.phase {
             Phase::Streaming if self.polls == 0 => {
-                assert_eq!(self.reports.count(), 0, "C16: never polled");
+                assert_eq!(self.reports.count(), 0, "C21: never polled");
             }
             Phase::Streaming => {
                 let (dropped, forwarded) = (Ending::Dropped, self.forwarded);
@@ -237,13 +239,13 @@ impl StreamJudge {
         self.output.extend_from_slice(data);
     }
 
-    /// C19: a comment of the layer.
+    /// C17: a comment of the layer.
     fn assert_keep_alive(&mut self, data: &Bytes) {
         assert_eq!(data, KEEP_ALIVE, "C4: not a byte of the upstream");
-        assert!(self.is_keep_alive_due(), "C19: too early, or not here");
+        assert!(self.is_keep_alive_due(), "C17: too early, or not here");
         assert!(!self.is_stopped(), "C10: the stream has to end");
         let is_silent = self.upstream.last().is_pending();
-        assert!(is_silent, "C19: the upstream is not silent");
+        assert!(is_silent, "C17: the upstream is not silent");
         if self.forwarded == 0 {
             self.forwarding.comment_precedes();
         }
@@ -260,7 +262,7 @@ impl StreamJudge {
         }
     }
 
-    /// C16: an upstream that reports its end with a frame ends the stream with that frame, if nothing is to follow.
+    /// C21: an upstream that reports its end with a frame ends the stream with that frame, if nothing is to follow.
     fn after_data<B: Body<Data = Bytes>>(&mut self, body: &Driver<B>) -> Progress {
         let expected = self.expected(None, UpstreamEnd::Eof);
         let may_finish = self.upstream.is_end_stream()
@@ -298,17 +300,17 @@ impl StreamJudge {
             self.repolled |= last.is_pending() && self.stops().next().is_some();
             return Progress::Ready;
         }
-        assert!(!self.is_keep_alive_due(), "C19: a keep-alive is due");
+        assert!(!self.is_keep_alive_due(), "C17: a keep-alive is due");
         self.waiting_since = Some(body.wakes());
         Progress::Waiting
     }
 
-    /// C14, C16: nothing is known of the end, and nothing has been reported.
+    /// C14, C21: nothing is known of the end, and nothing has been reported.
     fn assert_open<B: Body<Data = Bytes>>(&self, body: &Driver<B>) {
         let hint = body.size_hint();
         let hints = (body.is_end_stream(), hint.lower(), hint.upper());
         assert_eq!(hints, (false, 0, None), "C14: the hints before the end");
-        assert_eq!(self.reports.count(), 0, "C16: before the end");
+        assert_eq!(self.reports.count(), 0, "C21: before the end");
     }
 }
 

@@ -29,10 +29,12 @@ pub enum UpstreamEnd {
 /// The ends of an upstream that have a close event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// Ends before which no event was delivered.
+    /// Ends without an event.
     pub close_on_empty: bool,
     /// Ends after a delivered event.
     pub close_on_completed: bool,
+    /// Ends inside an event.
+    pub close_on_truncated: bool,
     /// Errors.
     pub close_on_failed: bool,
 }
@@ -42,6 +44,8 @@ pub struct Policy {
 pub struct Facts {
     /// An event has been delivered.
     pub delivered: bool,
+    /// The upstream has sent the start of an event without its end.
+    pub unfinished: bool,
     /// The forwarded bytes end inside an event that is too large for the buffer.
     pub mid_event: bool,
 }
@@ -51,7 +55,7 @@ pub struct Facts {
 pub struct Outcome {
     /// The ending that is reported.
     pub ending: Ending,
-    /// A close event is sent.
+    /// A close event is sent in place of what is buffered and of an error, unless the last event has its type.
     pub close_event: bool,
     /// The error of the upstream is forwarded.
     pub error: bool,
@@ -62,6 +66,7 @@ impl Default for Policy {
         Self {
             close_on_empty: true,
             close_on_completed: false,
+            close_on_truncated: false,
             close_on_failed: false,
         }
     }
@@ -77,6 +82,9 @@ impl Outcome {
             (Some(Stop::Cancelled), _) => (Ending::Cancelled, true),
             (Some(Stop::Expired), _) => (Ending::Expired, true),
             (Some(Stop::Idle), _) => (Ending::Idle, true),
+            (None, Eof | Trailers) if facts.unfinished => {
+                (Ending::Truncated, policy.close_on_truncated)
+            }
             (None, Eof | Trailers) if facts.delivered => {
                 (Ending::Completed, policy.close_on_completed)
             }
@@ -88,7 +96,7 @@ impl Outcome {
         Self {
             ending,
             close_event,
-            error: end == Error && stop.is_none() && !close_event,
+            error: end == Error && !close_event,
         }
     }
 }

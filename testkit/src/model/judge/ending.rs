@@ -1,6 +1,6 @@
 //! The end of a stream: what it returns after its upstream, and its report.
 
-use std::task::Poll;
+use std::{mem, task::Poll};
 
 use bytes::Bytes;
 use http_body::Body;
@@ -25,7 +25,7 @@ pub(super) enum Item {
 }
 
 impl StreamJudge {
-    /// C9, C11, C16: the upstream was dropped by the last poll.
+    /// C9, C11, C21: the upstream was dropped by the last poll.
     pub(super) fn decide(&mut self) {
         assert!(self.unforwarded().is_empty(), "C4: not all is forwarded");
         let (last, end) = (self.upstream.last(), self.upstream.end());
@@ -59,20 +59,51 @@ impl StreamJudge {
         self.phase = Phase::Ending {
             tail: tail.into_iter().flatten().collect(),
             candidates,
+            must_yield: !self.output.is_empty(),
         };
     }
 
     /// C9, C12, C13: what follows once the upstream is dropped.
-    pub(super) fn assert_tail<B>(&mut self, polled: Polled, body: &mut Driver<B>) -> Progress
+    pub(super) fn assert_tail<B>(
+        &mut self,
+        polled: Polled,
+        body: &mut Driver<B>,
+        is_woken: bool,
+    ) -> Progress
     where
         B: Body<Data = Bytes, Error = ScriptError>,
     {
-        let Phase::Ending { tail, candidates } = &mut self.phase else {
+        let Phase::Ending {
+            tail,
+            candidates,
+            must_yield,
+        } = &mut self.phase
+        else {
             unreachable!("only called while a stream ends");
         };
+        let (returned, data) = parts(polled);
+        if tail.front() == Some(&Item::CloseEvent) && returned != UpstreamPoll::Data {
+            // The last event is a close event already.
+            let last = self.forwarding.last_event_type(self.forwarded);
+            let spec = &self.options.close_event;
+            candidates.retain(|expected| last.as_ref() == Some(&spec(expected.ending).event_type));
+            assert!(!candidates.is_empty(), "C9: no close event after {last:?}");
+            for expected in candidates.iter_mut() {
+                expected.close_event = false;
+            }
+            tail.pop_front();
+        }
+        if tail.front() == Some(&Item::Error) && mem::take(must_yield) {
+            assert!(
+                returned.is_pending() && is_woken,
+                "C12: a yield before the error"
+            );
+            assert!(!body.is_end_stream(), "C14: an error follows");
+            return Progress::Ready;
+        }
         let item = tail.pop_front();
         let is_last = tail.is_empty();
-        let (returned, data) = parts(polled);
+        *must_yield = true;
         match item {
             None => assert_eq!(returned, UpstreamPoll::Eof, "C13: the end"),
             Some(Item::Error) => assert_eq!(returned, UpstreamPoll::Error, "C12: the error"),
@@ -93,15 +124,20 @@ impl StreamJudge {
         self.output.extend_from_slice(&data);
         if !is_last {
             assert!(!body.is_end_stream(), "C14: {item:?} is not the end");
-            assert_eq!(self.reports.count(), 0, "C16: before the end");
+            assert_eq!(self.reports.count(), 0, "C21: before the end");
             return Progress::Ready;
         }
         if let Phase::Ending { candidates, .. } = &self.phase {
             self.assert_report(candidates);
         }
+        // After data, a server learns of the end by the next poll.
+        let is_end = returned != UpstreamPoll::Data;
         let hints = (body.is_end_stream(), body.size_hint().exact());
-        assert_eq!(hints, (true, Some(0)), "C13: the hints after the end");
-        self.ended(body)
+        assert_eq!(hints, (is_end, Some(0)), "C13: the hints after the end");
+        match is_end {
+            true => self.ended(body),
+            false => Progress::Ready,
+        }
     }
 
     /// The upstream has reported its end: if that was wrong, every frame passes unchanged.
@@ -145,17 +181,18 @@ impl StreamJudge {
         Progress::Ended
     }
 
-    /// C16: a panic of the upstream is a failure, which is reported when the body is dropped.
+    /// C21: a panic of the upstream is a failure, which is reported when the body is dropped.
     pub(super) fn panicked(&mut self) -> Progress {
         let expected = Expected::without_tail(&self.forwarding, Ending::Failed, self.forwarded);
         self.phase = Phase::Ending {
             tail: Default::default(),
             candidates: vec![expected],
+            must_yield: false,
         };
         Progress::Ended
     }
 
-    /// C16: the report is that of one of these candidates.
+    /// C21: the report is that of one of these candidates.
     pub(super) fn assert_report(&self, candidates: &[Expected]) {
         let report = self.reports.only();
         let is_reported = |expected: &&Expected| expected.ending == report.ending();

@@ -1,0 +1,166 @@
+//! Checks [`Outcome::decide`] for all inputs against a second formulation of clauses C7, C9, C11, C12 and C16, written from
+//! the contract: one sentence of the contract is one line here.
+
+use super::{Facts, Outcome, UpstreamEnd};
+use crate::{config::ClosePolicy, report::ending::Ending, stop::Stop};
+
+const STOPS: [Option<Stop>; 4] = [
+    None,
+    Some(Stop::Cancelled),
+    Some(Stop::Expired),
+    Some(Stop::Idle),
+];
+const ENDS: [UpstreamEnd; 4] = [
+    UpstreamEnd::Open,
+    UpstreamEnd::Eof,
+    UpstreamEnd::Trailers,
+    UpstreamEnd::Error,
+];
+const BOOLS: [bool; 2] = [false, true];
+
+/// One input of the function.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    stop: Option<Stop>,
+    end: UpstreamEnd,
+    facts: Facts,
+    policy: ClosePolicy,
+}
+
+/// Returns all inputs that can occur: a stream that nothing has stopped does not end while its upstream is open.
+fn cases() -> impl Iterator<Item = Case> {
+    let stops_and_ends = STOPS.into_iter().flat_map(|stop| {
+        let ends = ENDS.into_iter();
+        ends.filter(move |&end| stop.is_some() || end != UpstreamEnd::Open)
+            .map(move |end| (stop, end))
+    });
+    stops_and_ends.flat_map(|(stop, end)| {
+        (0..1_u32 << 9).map(move |bits| {
+            let [
+                delivered,
+                unfinished,
+                mid_event,
+                wraps_another_layer,
+                inner_close_event,
+                on_empty,
+                on_completed,
+                on_truncated,
+                on_failed,
+            ] = std::array::from_fn(|index| BOOLS[(bits >> index & 1) as usize]);
+            Case {
+                stop,
+                end,
+                facts: Facts {
+                    delivered,
+                    unfinished,
+                    mid_event,
+                    wraps_another_layer,
+                    inner_close_event,
+                },
+                policy: ClosePolicy {
+                    on_empty,
+                    on_completed,
+                    on_truncated,
+                    on_failed,
+                },
+            }
+        })
+    })
+}
+
+impl Case {
+    fn is_cancelled(&self) -> bool {
+        self.stop == Some(Stop::Cancelled)
+    }
+
+    /// C16: a deadline never overrules an upstream that ended or failed on its own.
+    fn reached_deadline(&self) -> bool {
+        !self.is_cancelled() && self.stop.is_some() && self.end == UpstreamEnd::Open
+    }
+
+    fn ended_on_its_own(&self) -> bool {
+        !self.is_cancelled() && matches!(self.end, UpstreamEnd::Eof | UpstreamEnd::Trailers)
+    }
+
+    fn failed_on_its_own(&self) -> bool {
+        !self.is_cancelled() && self.end == UpstreamEnd::Error
+    }
+
+    /// C9: an upstream that ends on its own inside an event has truncated its stream.
+    fn is_truncated(&self) -> bool {
+        self.ended_on_its_own() && self.facts.unfinished
+    }
+
+    /// C9: the upstream ends empty without having delivered an event, and without an unfinished one.
+    fn is_empty(&self) -> bool {
+        self.ended_on_its_own() && !self.facts.unfinished && !self.facts.delivered
+    }
+
+    fn is_completed(&self) -> bool {
+        self.ended_on_its_own() && !self.facts.unfinished && self.facts.delivered
+    }
+
+    /// All endings whose condition holds, of which there must be one.
+    fn endings(&self) -> Vec<Ending> {
+        let conditions = [
+            (self.is_cancelled(), Ending::Cancelled),
+            (
+                self.reached_deadline() && self.stop == Some(Stop::Expired),
+                Ending::Expired,
+            ),
+            (
+                self.reached_deadline() && self.stop == Some(Stop::Idle),
+                Ending::Idle,
+            ),
+            (self.is_truncated(), Ending::Truncated),
+            (self.is_empty(), Ending::Empty),
+            (self.is_completed(), Ending::Completed),
+            (self.failed_on_its_own(), Ending::Failed),
+        ];
+        let met = conditions.into_iter().filter(|(holds, _)| *holds);
+        met.map(|(_, ending)| ending).collect()
+    }
+
+    /// C9: the reasons for a close event.
+    fn is_close_event_due(&self) -> bool {
+        let Self { facts, policy, .. } = self;
+        let stopped = self.is_cancelled() || self.reached_deadline();
+        let by_policy = self.is_empty() && policy.on_empty
+            || self.is_completed() && policy.on_completed
+            || self.is_truncated() && policy.on_truncated
+            || self.failed_on_its_own() && policy.on_failed;
+        // C22: an end of the upstream on its own is the innermost layer's to judge.
+        stopped || by_policy && !facts.wraps_another_layer
+    }
+
+    /// C9 and C12: the stream ends with a close event in place of what is left of the upstream. C7: not inside an event that
+    /// has been forwarded.
+    fn ends_with_close_event(&self) -> bool {
+        self.is_close_event_due() && !self.facts.mid_event
+    }
+
+    fn expected(&self) -> Outcome {
+        let endings = self.endings();
+        let [ending] = endings[..] else {
+            panic!("the contract has one ending for {self:?}, not {endings:?}");
+        };
+        Outcome {
+            ending,
+            // C22: unless an inner layer has written its close event already.
+            closes: self.ends_with_close_event() && !self.facts.inner_close_event,
+            // C4 and C12.
+            forwards_error: !self.ends_with_close_event(),
+        }
+    }
+}
+
+#[test]
+fn c9_outcome_is_that_of_the_contract_for_all_inputs() {
+    let mut number = 0;
+    for case in cases() {
+        let outcome = Outcome::decide(case.stop, case.end, case.facts, &case.policy);
+        assert_eq!(outcome, case.expected(), "{case:?}");
+        number += 1;
+    }
+    assert_eq!(number, 15 * 512, "all combinations");
+}
