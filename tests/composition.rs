@@ -1,0 +1,331 @@
+//! The layer inside of other layers: those that respond by themselves need a default body, and none of them may keep a stream
+//! from its close event.
+
+use std::{convert::Infallible, future::pending, time::Duration};
+
+use axum::{Router, body::Body as AxumBody, routing::get};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body::Body;
+use http_body_util::{Empty, Full};
+use hyper::body::Incoming;
+use testkit::{
+    driver::Driver,
+    exchange::{CLOSE, event_stream_response},
+    script::{AfterScript, Script, Step},
+    server::{self, VERSIONS},
+    wait::within,
+};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    compression::{CompressionLayer, predicate::SizeAbove},
+    cors::CorsLayer,
+    set_header::SetResponseHeaderLayer,
+    timeout::TimeoutLayer,
+    trace::TraceLayer,
+    validate_request::{RequiredHeaderValue, ValidateRequestHeaderLayer},
+};
+use tower_sse_completion::{ResponseBody, Shutdown, SseCompletionLayer};
+
+const EVENT: &str = "data: 1\n\n";
+
+/// Responds with an event stream, or never for the path `/never`, or panics for the path `/panic`.
+async fn handle(request: Request<AxumBody>) -> Result<Response<AxumBody>, Infallible> {
+    match request.uri().path() {
+        "/never" => pending().await,
+        "/panic" => panic!("an intended panic"),
+        _ => {
+            let upstream = Script::frames([EVENT]).then(AfterScript::Pending);
+            Ok(event_stream_response(AxumBody::new(upstream)))
+        }
+    }
+}
+
+fn request(method: &str, path: &str) -> Request<AxumBody> {
+    let request = Request::builder().method(method).uri(path);
+    let request = request.header("authorization", "Bearer secret");
+    request.body(AxumBody::empty()).expect("a valid request")
+}
+
+/// Asserts that an event stream ends with its close event through this layer around the crate's own, and returns the
+/// response to another request.
+async fn around<L, B>(outer: L, other: Request<AxumBody>) -> Response<Driver<B>>
+where
+    L: Layer<tower_sse_completion::SseCompletion<HandlerService>>,
+    L::Service: Service<Request<AxumBody>, Response = Response<B>, Error = Infallible>,
+    B: Body<Data = Bytes, Error: std::fmt::Debug>,
+{
+    let shutdown = Shutdown::new();
+    let mut service = ServiceBuilder::new()
+        .layer(outer)
+        .layer(SseCompletionLayer::new().shutdown(&shutdown))
+        .service(HandlerService);
+    let response = service
+        .ready()
+        .await
+        .expect("ready")
+        .call(request("GET", "/"));
+    let mut body = Driver::new(response.await.expect("a response").into_body());
+    assert_eq!(body.data(), EVENT);
+    body.assert_pending();
+    assert_eq!(shutdown.open_streams(), 1, "the stream is wrapped");
+    shutdown.close();
+    let close = body.collect();
+    assert_eq!(close.bytes(), CLOSE, "the stream is closed");
+    assert_eq!(shutdown.open_streams(), 0);
+    let response = service.ready().await.expect("ready").call(other);
+    response.await.expect("a response").map(Driver::new)
+}
+
+#[derive(Debug, Clone)]
+struct HandlerService;
+
+impl Service<Request<AxumBody>> for HandlerService {
+    type Response = Response<AxumBody>;
+    type Error = Infallible;
+    type Future = futures_util::future::BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(
+        &mut self,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Infallible>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<AxumBody>) -> Self::Future {
+        Box::pin(handle(request))
+    }
+}
+
+/// Requires the authorization of [`request`].
+fn bearer<B: Default>() -> ValidateRequestHeaderLayer<RequiredHeaderValue<B>> {
+    let layer = ValidateRequestHeaderLayer::has_header_value("authorization", "Bearer secret");
+    layer.expect("a valid name")
+}
+
+#[track_caller]
+fn assert_empty<B: Body<Data = Bytes, Error: std::fmt::Debug>>(
+    response: Response<Driver<B>>,
+    status: StatusCode,
+) {
+    assert_eq!(response.status(), status);
+    let mut body = response.into_body();
+    assert_eq!(
+        body.collect().bytes(),
+        b"",
+        "the layer's own response has no close event"
+    );
+}
+
+#[tokio::test]
+async fn c23_cors_layer_responds_by_itself() {
+    let mut preflight = request("OPTIONS", "/");
+    for (name, value) in [
+        ("origin", "http://a"),
+        ("access-control-request-method", "GET"),
+    ] {
+        let name = HeaderName::from_static(name);
+        preflight
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    let response = around(CorsLayer::permissive(), preflight).await;
+    assert!(
+        response
+            .headers()
+            .contains_key("access-control-allow-origin")
+    );
+    assert_empty(response, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c23_timeout_layer_responds_by_itself() {
+    let layer = TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(5));
+    let response = around(layer, request("GET", "/never")).await;
+    assert_empty(response, StatusCode::GATEWAY_TIMEOUT);
+}
+
+#[tokio::test]
+async fn c23_authorization_layers_respond_by_themselves() {
+    let mut unauthorized = request("GET", "/");
+    unauthorized.headers_mut().clear();
+    let response = around(bearer(), unauthorized).await;
+    assert_empty(response, StatusCode::FORBIDDEN);
+
+    let mut other = request("GET", "/");
+    other
+        .headers_mut()
+        .insert("accept", HeaderValue::from_static("image/png"));
+    let response = around(
+        ValidateRequestHeaderLayer::accept("text/event-stream"),
+        other,
+    )
+    .await;
+    assert_empty(response, StatusCode::NOT_ACCEPTABLE);
+
+    #[expect(
+        clippy::result_large_err,
+        reason = "the trait of tower-http asks for it"
+    )]
+    let refuse = |request: &mut Request<AxumBody>| match request.uri().path() {
+        "/" => Ok(()),
+        _ => {
+            let mut refused = Response::new(ResponseBody::default());
+            *refused.status_mut() = StatusCode::FORBIDDEN;
+            Err(refused)
+        }
+    };
+    let response = around(
+        ValidateRequestHeaderLayer::custom(refuse),
+        request("GET", "/other"),
+    )
+    .await;
+    assert_empty(response, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn c23_layers_that_change_the_response_compose() {
+    let name = HeaderName::from_static("x-added");
+    let set_header = SetResponseHeaderLayer::overriding(name, HeaderValue::from_static("1"));
+    let response = around(set_header, request("GET", "/")).await;
+    assert_eq!(response.headers()["x-added"], "1");
+    assert_eq!(response.headers()[CONTENT_TYPE], "text/event-stream");
+
+    let response = around(TraceLayer::new_for_http(), request("GET", "/")).await;
+    assert_eq!(response.status(), StatusCode::OK);
+
+    let response = around(CatchPanicLayer::new(), request("GET", "/panic")).await;
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c23_all_layers_compose_in_one_builder_and_in_a_router() {
+    let shutdowns = [Shutdown::new(), Shutdown::new()];
+    let [of_service, of_router] = shutdowns.each_ref().map(|shutdown| {
+        ServiceBuilder::new()
+            .layer(TraceLayer::new_for_http())
+            .layer(CorsLayer::permissive())
+            .layer(bearer())
+            .layer(TimeoutLayer::with_status_code(
+                StatusCode::GATEWAY_TIMEOUT,
+                Duration::from_secs(5),
+            ))
+            .layer(SseCompletionLayer::new().shutdown(shutdown))
+    });
+    let service = of_service.service(HandlerService);
+    let router = Router::new().route("/", get(handle)).layer(of_router);
+    let service = service.oneshot(request("GET", "/")).await;
+    let router = router.oneshot(request("GET", "/")).await;
+    let responses = [service.map(|response| response.map(AxumBody::new)), router];
+    for (response, shutdown) in responses.into_iter().zip(shutdowns) {
+        let mut body = Driver::new(response.expect("a response").into_body());
+        assert_eq!(body.data(), EVENT);
+        body.assert_pending();
+        shutdown.close();
+        assert_eq!(body.collect().bytes(), CLOSE);
+    }
+}
+
+#[tokio::test]
+async fn c1_close_event_is_compressed_by_a_layer_outside() {
+    use std::io::Read;
+
+    for version in VERSIONS {
+        let shutdown = Shutdown::new();
+        let compression = CompressionLayer::new().compress_when(SizeAbove::new(0));
+        let service = ServiceBuilder::new()
+            .layer(compression)
+            .layer(SseCompletionLayer::new().shutdown(&shutdown))
+            .service(service_fn(async |_: Request<Incoming>| {
+                let upstream = Script::frames([EVENT]).then(AfterScript::Pending);
+                Ok::<_, Infallible>(event_stream_response(upstream))
+            }));
+        let address = server::serve(service).await;
+        let response = server::request(address, version, "GET", "/").await;
+        assert_eq!(
+            response.headers()["content-encoding"],
+            "gzip",
+            "{version:?}"
+        );
+        shutdown.close();
+        let received = within(server::receive(response.into_body())).await;
+        assert!(
+            received.error.is_none(),
+            "{version:?}: {:?}",
+            received.error
+        );
+        let mut text = Vec::new();
+        let mut decoder = flate2::read::GzDecoder::new(&received.bytes[..]);
+        decoder.read_to_end(&mut text).expect("valid gzip");
+        assert_eq!(text, [EVENT.as_bytes(), CLOSE].concat(), "{version:?}");
+    }
+}
+
+#[track_caller]
+fn assert_default_passes_through<B>()
+where
+    B: Body<Data = Bytes, Error: std::fmt::Debug> + Default,
+{
+    let (mut default, upstream) = (Driver::new(ResponseBody::<B>::default()), B::default());
+    assert_eq!(default.is_end_stream(), upstream.is_end_stream());
+    assert_eq!(default.size_hint().exact(), upstream.size_hint().exact());
+    let expected = Driver::new(upstream).collect();
+    assert_eq!(default.collect().frames, expected.frames);
+}
+
+#[test]
+fn c23_default_body_is_a_pass_through_of_the_default_upstream() {
+    /// A body that is not empty by default.
+    #[derive(Debug)]
+    struct NotEmpty(Full<Bytes>);
+
+    impl Default for NotEmpty {
+        fn default() -> Self {
+            Self(Full::new(": not empty\n\n".into()))
+        }
+    }
+
+    impl Body for NotEmpty {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: std::pin::Pin<&mut Self>,
+            cx: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+            std::pin::Pin::new(&mut self.0).poll_frame(cx)
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.0.is_end_stream()
+        }
+
+        fn size_hint(&self) -> http_body::SizeHint {
+            self.0.size_hint()
+        }
+    }
+
+    assert_default_passes_through::<Full<Bytes>>();
+    assert_default_passes_through::<Empty<Bytes>>();
+    assert_default_passes_through::<AxumBody>();
+    assert_default_passes_through::<NotEmpty>();
+    assert_default_passes_through::<ResponseBody<NotEmpty>>();
+}
+
+#[test]
+fn c1_body_that_is_encoded_inside_passes_through() {
+    let upstream = Script::new([Step::Data(Bytes::from_static(b"\x1f\x8b"))]);
+    let mut response = event_stream_response(upstream);
+    response
+        .headers_mut()
+        .insert("content-encoding", HeaderValue::from_static("gzip"));
+    let response =
+        testkit::exchange::through(&SseCompletionLayer::new(), Request::new(()), response);
+    let mut body = Driver::new(response.into_body());
+    assert_eq!(
+        body.collect().bytes(),
+        b"\x1f\x8b",
+        "no text follows compressed bytes"
+    );
+}
