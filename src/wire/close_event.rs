@@ -96,8 +96,7 @@ impl CloseEvent {
     ///
     /// # Errors
     ///
-    /// Returns an error if the name is empty or contains a line break (LF or CR) or a NUL, because a client would see another
-    /// name or more fields.
+    /// Returns an error if the name is empty or contains LF, CR or NUL: a client would see another name or more fields.
     ///
     /// ```
     /// use tower_sse_completion::CloseEvent;
@@ -130,8 +129,8 @@ impl CloseEvent {
     /// Sets the reconnection time of the client (the `retry` field) in whole milliseconds. A fraction of a millisecond is
     /// dropped.
     ///
-    /// The client keeps the time for all of its later connections. If many clients are closed at once, use
-    /// [`retry_between`](Self::retry_between), so that they do not reconnect all at once.
+    /// The client keeps the time for all of its later connections. If many clients are closed together, use
+    /// [`retry_between`](Self::retry_between).
     ///
     /// # Errors
     ///
@@ -141,7 +140,7 @@ impl CloseEvent {
         self.retry_between(retry..=retry)
     }
 
-    /// Sets the reconnection time of each client to a time that is drawn from this range for its stream.
+    /// Sets the reconnection time of each client to a time that is drawn from this range.
     ///
     /// ```
     /// use std::time::Duration;

@@ -82,8 +82,7 @@ impl EventBuffer {
             && !self.event_types.tracks_all()
         {
             self.forward_aligned(&data);
-            let delivered = false;
-            return Some(Forward { data, delivered });
+            return Some(Forward::new(data, false));
         }
         let was_inside_event = self.position == Position::MidEvent;
         let scanned = self.scanner.feed(&data, detect_delivery || !self.delivered);
@@ -123,12 +122,11 @@ impl EventBuffer {
             let whole = [before, data].concat().into();
             return Some(self.forward(whole, frames_before + 1, delivered, true));
         }
-        self.held.get_or_insert_default().queued = Some(Forward { data, delivered });
+        self.held.get_or_insert_default().queued = Some(Forward::new(data, delivered));
         Some(self.forward(before, frames_before, false, true))
     }
 
     /// Returns the rest of what [`push`](Self::push) has returned.
-    #[inline]
     pub(crate) fn next_queued(&mut self) -> Option<Forward> {
         let Forward { data, delivered } = self.held.as_mut()?.queued.take()?;
         Some(self.forward(data, 1, delivered, false))
@@ -164,8 +162,7 @@ impl EventBuffer {
 
     /// Returns `true` if anything is buffered.
     pub(crate) fn is_holding(&self) -> bool {
-        let held = self.held.as_ref();
-        held.is_some_and(|held| !held.is_empty())
+        self.held.as_deref().is_some_and(|held| !held.is_empty())
     }
 
     /// Returns `true` if a keep-alive comment may be sent: at a boundary, but not between a CR and an LF.
@@ -216,15 +213,12 @@ impl EventBuffer {
         self.bytes += data.len() as u64;
         self.delivered |= delivered;
         self.event_types.forwarded(&data, from_boundary);
-        Forward { data, delivered }
-    }
-
-    fn held_bytes(&self) -> &[u8] {
-        self.held.as_ref().map_or(&[], |held| held.bytes())
+        Forward::new(data, delivered)
     }
 
     fn exceeds(&self, data: &[u8], limit: usize) -> bool {
-        self.held_bytes().len() + data.len() > limit && !self.is_strippable_mark(data)
+        let held = self.held.as_deref().map_or(&[][..], Held::bytes);
+        held.len() + data.len() > limit && !self.is_strippable_mark(held, data)
     }
 
     /// Returns `true` while a byte order mark would be stripped. It is one at the start only, where the keep-alive comment is
@@ -234,8 +228,8 @@ impl EventBuffer {
     }
 
     /// Returns `true` if the whole stream so far is a strippable mark or its start. That is buffered regardless of the limit.
-    fn is_strippable_mark(&self, data: &[u8]) -> bool {
-        let rest = BYTE_ORDER_MARK.strip_prefix(self.held_bytes());
+    fn is_strippable_mark(&self, held: &[u8], data: &[u8]) -> bool {
+        let rest = BYTE_ORDER_MARK.strip_prefix(held);
         self.strips_byte_order_mark() && rest.is_some_and(|rest| rest.starts_with(data))
     }
 
@@ -250,8 +244,7 @@ impl EventBuffer {
 
     /// Takes the buffered bytes, and the number of their frames.
     fn take_bytes(&mut self) -> (Bytes, u64) {
-        self.held
-            .as_mut()
-            .map_or_else(Default::default, |held| held.take())
+        let held = self.held.as_deref_mut();
+        held.map_or_else(Default::default, Held::take)
     }
 }

@@ -13,6 +13,12 @@ pub(crate) struct Forward {
     pub(crate) delivered: bool,
 }
 
+impl Forward {
+    pub(super) fn new(data: Bytes, delivered: bool) -> Self {
+        Self { data, delivered }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Held {
     /// The rest of what has been forwarded last, which is forwarded next.
