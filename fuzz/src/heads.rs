@@ -144,8 +144,8 @@ impl Input {
         let content_types = self.headers.get_all("content-type").iter();
         let content_types: Vec<_> = content_types.map(|value| value.as_bytes()).collect();
         let essences = split(&content_types.join(&b", "[..]));
-        let essences = essences.iter().filter_map(|value| essence(value));
-        let content_type = essences.last().as_deref() == Some("text/event-stream");
+        let mut essences = essences.iter().filter_map(|value| essence(value));
+        let content_type = essences.next_back().as_deref() == Some("text/event-stream");
         let codings = self.headers.get_all("content-encoding");
         let mut codings = codings
             .iter()
