@@ -61,9 +61,7 @@ where
         {
             return self.poll_slow(cx, Some(Poll::Ready(Some(Ok(Frame::data(data))))));
         }
-        if this.events.forward_aligned(&data) {
-            self.complete_with_inner();
-        }
+        this.events.forward_aligned(&data);
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
 }

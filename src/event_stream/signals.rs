@@ -68,7 +68,7 @@ impl Signals {
     }
 
     /// Returns `true` if nothing but the first shutdown may have a signal, and this task is registered for every signal.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_waiting(&self, cx: &Context<'_>) -> bool {
         let shutdown = self.shutdown.as_ref();
         shutdown.is_none_or(|shutdown| shutdown.is_registered(cx))
@@ -118,6 +118,7 @@ impl Signals {
 }
 
 impl Extra {
+    #[inline(never)]
     fn is_waiting(&self, cx: &Context<'_>) -> bool {
         #[cfg(feature = "tokio")]
         if self

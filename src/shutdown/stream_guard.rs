@@ -33,7 +33,7 @@ impl StreamGuard {
         self.waiter.has_reached()
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_registered(&self, cx: &Context<'_>) -> bool {
         self.waiter.is_registered(cx)
     }

@@ -125,7 +125,7 @@ impl<const PHASE: u8> Waiter<PHASE> {
     }
 
     /// Returns `true` if this task is woken when the phase is reached.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_registered(&self, cx: &Context<'_>) -> bool {
         let registration = self.registration.as_ref();
         registration.is_some_and(|registration| registration.waker.will_wake(cx.waker()))

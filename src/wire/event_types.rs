@@ -56,17 +56,12 @@ impl EventTypes {
         }
     }
 
-    /// Notes that a frame of whole events is forwarded. Returns `true` if it may be a close event.
+    /// Notes that whole events are forwarded that do not begin with an `event` field.
     #[inline(always)]
-    pub(super) fn forwarded_whole_events(&mut self, data: &[u8]) -> bool {
-        // Nearly every frame starts with `data` or `id`. The whole name is compared later.
-        let may_be_close_event = data.starts_with(b"even");
-        if may_be_close_event {
-            self.scan(data, true);
-        } else if let Some(last) = &mut self.last {
+    pub(super) fn forwarded_without_type(&mut self) {
+        if let Some(last) = &mut self.last {
             last.is_active = false;
         }
-        may_be_close_event
     }
 
     /// Notes that data is forwarded. `from_boundary` tells whether it begins at a boundary.
