@@ -234,3 +234,21 @@ async fn c17_client_that_splits_at_blank_lines_loses_nothing() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn c17_byte_order_mark_that_is_dropped_leaves_no_empty_frame() {
+    for frames in [&[BYTE_ORDER_MARK][..], &[b"\xEF\xBB", b"\xBF"]] {
+        let layer = SseCompletionLayer::new()
+            .keep_alive(SECOND)
+            .close_on_empty(false);
+        let (events, upstream) = feed();
+        let mut body = drive(&layer, upstream);
+        body.assert_pending();
+        assert_eq!(body.advance(1).await, [(1, COMMENT.into())]);
+        for frame in frames {
+            events.send(*frame);
+        }
+        drop(events);
+        assert_eq!(body.rest().frames, [""; 0]);
+    }
+}

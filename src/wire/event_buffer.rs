@@ -138,7 +138,12 @@ impl EventBuffer {
     pub(crate) fn take_held(&mut self) -> Option<Bytes> {
         let (held, frames) = self.take_bytes();
         self.held = None;
-        (!held.is_empty()).then(|| self.forward(held, frames, false, true).data)
+        if held.is_empty() {
+            return None;
+        }
+        // A byte order mark may be all that was buffered.
+        let data = self.forward(held, frames, false, true).data;
+        (!data.is_empty()).then_some(data)
     }
 
     /// Discards the unfinished event, when nothing follows it.
