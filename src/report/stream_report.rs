@@ -23,7 +23,7 @@ pub struct StreamReport {
     pub(super) time_to_first_event: Option<Duration>,
 }
 
-/// What a stream has forwarded.
+/// Counts of the frames and bytes that a stream has forwarded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) delivered: bool,
