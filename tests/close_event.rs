@@ -49,6 +49,32 @@ fn c8_default_is_dispatched_by_a_conforming_client() {
 }
 
 #[test]
+fn c8_static_event_is_the_same_as_a_named_one() -> Result<(), InvalidCloseEvent> {
+    const BYE: CloseEvent = CloseEvent::from_static("bye");
+    assert_eq!(BYE, CloseEvent::named("bye")?);
+    assert_eq!(BYE, CloseEvent::try_from("bye")?);
+    assert_eq!(encoded(BYE), b"event: bye\ndata:\n\n");
+    let with_data = BYE.data("1");
+    assert_eq!(encoded(with_data), b"event: bye\ndata: 1\n\n");
+    assert_eq!(CloseEvent::from_static("close"), CloseEvent::new());
+    assert_eq!(encoded(CloseEvent::from_static("close")), CLOSE);
+    Ok(())
+}
+
+#[test]
+fn c8_static_event_with_an_invalid_name_panics_with_the_reason() {
+    for name in ["", "bye\n", "b\rye", "\0"] {
+        let panic = std::panic::catch_unwind(|| CloseEvent::from_static(name));
+        let panic = panic.expect_err("an invalid name");
+        let message = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
+        let reason = CloseEvent::named(name).expect_err("an invalid name");
+        assert_eq!(message, Some(reason.to_string()));
+        assert_eq!(CloseEvent::try_from(name), Err(reason));
+    }
+}
+
+#[test]
 fn c8_name_and_data_are_what_the_client_sees() -> Result<(), InvalidCloseEvent> {
     let event = CloseEvent::named("bye")?.data(r#"{"reason":"restart"}"#);
     assert_eq!(

@@ -1,9 +1,13 @@
 //! The one event that the layer may add.
 
+mod invalid;
+
 use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes};
 
+pub use self::invalid::InvalidCloseEvent;
+use self::invalid::{validate_name, validate_retry};
 use super::encoding::{CustomEvent, DEFAULT_EVENT, DEFAULT_NAME};
 
 /// The event that tells a client that its stream has ended on purpose.
@@ -49,31 +53,17 @@ use super::encoding::{CustomEvent, DEFAULT_EVENT, DEFAULT_NAME};
 /// own success terminator (`[DONE]`, `message_stop`): the response is truncated, and the client would take it for complete.
 ///
 /// [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct CloseEvent {
-    /// `None` is the default event, which needs no allocation and can be built in a constant.
-    custom: Option<Arc<CustomEvent>>,
+    kind: Kind,
 }
 
-/// The reason why a [`CloseEvent`] could not be built.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InvalidCloseEvent {
-    reason: Reason,
+#[derive(Clone)]
+enum Kind {
+    /// An event of this type with empty data, which can be built in a constant.
+    Named(&'static str),
+    Custom(Arc<CustomEvent>),
 }
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Reason {
-    EmptyName,
-    NameWithLineBreak,
-    NameWithNul,
-    RetryTooShort,
-    RetryTooLong,
-    EmptyRetryRange,
-}
-
-/// Maximum reconnection time, in milliseconds. The timers of several clients are 32-bit integers, overflow above it, and
-/// reconnect in a hot loop.
-const MAX_RETRY: u128 = (1 << 31) - 1;
 
 impl CloseEvent {
     /// Returns the default event: `event: close` with empty data.
@@ -85,7 +75,36 @@ impl CloseEvent {
     /// assert_eq!(CLOSE, CloseEvent::default());
     /// ```
     pub const fn new() -> Self {
-        Self { custom: None }
+        Self {
+            kind: Kind::Named(DEFAULT_NAME),
+        }
+    }
+
+    /// Returns an event of this type with empty data, like [`named`](Self::named). For literals.
+    ///
+    /// ```
+    /// use tower_sse_completion::CloseEvent;
+    ///
+    /// const BYE: CloseEvent = CloseEvent::from_static("bye");
+    /// assert_eq!(CloseEvent::named("bye"), Ok(BYE));
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Panics where `named` returns an error. In a constant that is an error of the compiler:
+    ///
+    /// ```compile_fail
+    /// # use tower_sse_completion::CloseEvent;
+    /// const FORGED: CloseEvent = CloseEvent::from_static("bye\ndata: forged");
+    /// # let _ = FORGED;
+    /// ```
+    pub const fn from_static(name: &'static str) -> Self {
+        match validate_name(name) {
+            Ok(()) => Self {
+                kind: Kind::Named(name),
+            },
+            Err(reason) => panic!("{}", reason.as_str()),
+        }
     }
 
     /// Returns an event of this type (the `event` field) with empty data.
@@ -106,15 +125,7 @@ impl CloseEvent {
     /// ```
     pub fn named(name: impl AsRef<str>) -> Result<Self, InvalidCloseEvent> {
         let name = name.as_ref();
-        if name.is_empty() {
-            return Err(Reason::EmptyName.into());
-        }
-        if name.contains(['\n', '\r']) {
-            return Err(Reason::NameWithLineBreak.into());
-        }
-        if name.contains('\0') {
-            return Err(Reason::NameWithNul.into());
-        }
+        validate_name(name)?;
         Ok(Self::new().with(|custom| custom.name = name.to_owned()))
     }
 
@@ -157,19 +168,8 @@ impl CloseEvent {
     ///
     /// Returns an error if the range ends before it starts, starts below 1 ms, or ends above 2³¹ − 1 ms.
     pub fn retry_between(self, range: RangeInclusive<Duration>) -> Result<Self, InvalidCloseEvent> {
-        if range.is_empty() {
-            return Err(Reason::EmptyRetryRange.into());
-        }
-        let (start, end) = (range.start().as_millis(), range.end().as_millis());
-        if start == 0 {
-            return Err(Reason::RetryTooShort.into());
-        }
-        match (u64::try_from(start), u64::try_from(end)) {
-            (Ok(start), Ok(last)) if end <= MAX_RETRY => {
-                Ok(self.with(|custom| custom.retry = Some(start..=last)))
-            }
-            _ => Err(Reason::RetryTooLong.into()),
-        }
+        let retry = validate_retry(&range)?;
+        Ok(self.with(|custom| custom.retry = Some(retry)))
     }
 
     /// Returns the value of the `event` field.
@@ -179,9 +179,10 @@ impl CloseEvent {
 
     /// Returns the bytes for one stream. With `after_cr`, they begin with the LF that completes a line end.
     pub(crate) fn encode(&self, after_cr: bool) -> Bytes {
-        let mut encoded = match self.custom.as_deref() {
-            None => Bytes::from_static(DEFAULT_EVENT),
-            Some(custom) => custom.encode(),
+        let mut encoded = match &self.kind {
+            Kind::Named(DEFAULT_NAME) => Bytes::from_static(DEFAULT_EVENT),
+            Kind::Named(name) => CustomEvent::named(name).encode(),
+            Kind::Custom(custom) => custom.encode(),
         };
         if !after_cr {
             encoded.advance(1);
@@ -190,20 +191,38 @@ impl CloseEvent {
     }
 
     fn fields(&self) -> (&str, &str, Option<&RangeInclusive<u64>>) {
-        match self.custom.as_deref() {
-            None => (DEFAULT_NAME, "", None),
-            Some(custom) => (&custom.name, &custom.data, custom.retry.as_ref()),
+        match &self.kind {
+            Kind::Named(name) => (name, "", None),
+            Kind::Custom(custom) => (&custom.name, &custom.data, custom.retry.as_ref()),
         }
     }
 
     fn with(self, change: impl FnOnce(&mut CustomEvent)) -> Self {
-        let mut custom = self.custom.unwrap_or_default();
+        let mut custom = match self.kind {
+            Kind::Named(name) => Arc::new(CustomEvent::named(name)),
+            Kind::Custom(custom) => custom,
+        };
         let changed = Arc::make_mut(&mut custom);
         change(changed);
         changed.encode_in_advance();
         Self {
-            custom: Some(custom),
+            kind: Kind::Custom(custom),
         }
+    }
+}
+
+impl Default for CloseEvent {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TryFrom<&str> for CloseEvent {
+    type Error = InvalidCloseEvent;
+
+    /// Returns an event of this type, as [`CloseEvent::named`] does.
+    fn try_from(name: &str) -> Result<Self, InvalidCloseEvent> {
+        Self::named(name)
     }
 }
 
@@ -225,26 +244,3 @@ impl PartialEq for CloseEvent {
 }
 
 impl Eq for CloseEvent {}
-
-impl fmt::Display for InvalidCloseEvent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.reason {
-            Reason::EmptyName => "the name of a close event is empty",
-            Reason::NameWithLineBreak => "the name of a close event contains a line break",
-            Reason::NameWithNul => "the name of a close event contains a NUL",
-            Reason::RetryTooShort => "the reconnection time of a close event is below 1 ms",
-            Reason::RetryTooLong => "the reconnection time of a close event is above 2147483647 ms",
-            Reason::EmptyRetryRange => {
-                "the range of reconnection times of a close event ends before it starts"
-            }
-        })
-    }
-}
-
-impl std::error::Error for InvalidCloseEvent {}
-
-impl From<Reason> for InvalidCloseEvent {
-    fn from(reason: Reason) -> Self {
-        Self { reason }
-    }
-}

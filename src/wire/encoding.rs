@@ -23,6 +23,18 @@ pub(crate) struct CustomEvent {
 }
 
 impl CustomEvent {
+    /// Returns an event of this type with empty data.
+    pub(crate) fn named(name: &str) -> Self {
+        let mut event = Self {
+            name: name.to_owned(),
+            data: String::new(),
+            retry: None,
+            encoded: Bytes::new(),
+        };
+        event.encode_in_advance();
+        event
+    }
+
     /// Encodes what is the same for all streams. Called after each change.
     pub(crate) fn encode_in_advance(&mut self) {
         let mut event = format!("\nevent: {}\n", self.name);
@@ -45,17 +57,6 @@ impl CustomEvent {
                 [&self.encoded, drawn.as_bytes()].concat().into()
             }
             _ => self.encoded.clone(),
-        }
-    }
-}
-
-impl Default for CustomEvent {
-    fn default() -> Self {
-        Self {
-            name: DEFAULT_NAME.to_owned(),
-            data: String::new(),
-            retry: None,
-            encoded: Bytes::new(),
         }
     }
 }
