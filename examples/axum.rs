@@ -59,7 +59,10 @@ fn app(shutdown: &Shutdown) -> Result<Router, Box<dyn Error>> {
     let layer = SseCompletionLayer::new()
         .shutdown(shutdown)
         .close_on_completed(true)
-        .close_event_with(move |ending| event.clone().data(format!(r#"{{"reason":"{ending}"}}"#)));
+        .close_event_with(move |report| {
+            let data = format!(r#"{{"reason":"{}"}}"#, report.ending());
+            event.clone().data(data)
+        });
     // Routes with a layer of their own.
     let cancelling = layer
         .clone()

@@ -9,11 +9,11 @@
 //! Then press Ctrl-C, or send SIGTERM. Subscriptions end at once, answers may finish until the grace is over, and then
 //! they end too. A client that does not read keeps its connection, so what is left after that is cut.
 
-use std::{convert::Infallible, error::Error, future, future::IntoFuture, io, time::Duration};
+use std::{convert::Infallible, error::Error, future::IntoFuture, io, time::Duration};
 
 use axum::{
     Router,
-    http::{Method, request::Parts},
+    http::Method,
     response::sse::{Event, Sse},
     routing::{get, post},
 };
@@ -63,19 +63,9 @@ pub(crate) async fn serve(
 
 fn app(shutdown: &Shutdown) -> Result<Router, Box<dyn Error>> {
     let retry = Duration::from_secs(1)..=Duration::from_secs(5);
-    let draining = shutdown.clone();
     let completion = SseCompletionLayer::new()
         .shutdown(shutdown)
-        .cancel_when(move |request: &Parts| {
-            let subscribes = request.method == Method::GET;
-            let draining = draining.draining();
-            async move {
-                match subscribes {
-                    true => draining.await,
-                    false => future::pending().await,
-                }
-            }
-        })
+        .end_on_drain(|request| request.method == Method::GET)
         .close_event(CloseEvent::new().retry_between(retry)?);
     Ok(Router::new()
         .route("/subscribe", get(async || Sse::new(words("tick"))))

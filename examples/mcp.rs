@@ -17,7 +17,7 @@
 //! result, and the process is gone. `--without-layer` waits for the GET, which never ends. `--token-only` cancels rmcp's
 //! own token instead: every stream ends at once, and the result is lost.
 
-use std::{env, error::Error, future, ops::RangeInclusive, time::Duration};
+use std::{env, error::Error, ops::RangeInclusive, time::Duration};
 
 use axum::{
     Router,
@@ -112,19 +112,10 @@ pub(crate) async fn serve(
 
     let shutdown = Shutdown::new();
     if ended_by == EndedBy::Layer {
-        let draining = shutdown.clone();
         let mut completion = SseCompletionLayer::new()
             .shutdown(&shutdown)
             .close_event(CloseEvent::new().retry_between(RETRY)?)
-            .cancel_when(move |request: &Parts| {
-                let begins = subscribes(request).then(|| draining.draining());
-                async move {
-                    match begins {
-                        Some(shutdown) => shutdown.await,
-                        None => future::pending().await,
-                    }
-                }
-            });
+            .end_on_drain(subscribes);
         // Clients resume a stream that ends at this age. rmcp forgets a result that comes while its client is away:
         // where that matters, limit the age of subscriptions only.
         if let Ok(age) = env::var("MAX_AGE_MS") {

@@ -1,8 +1,9 @@
-//! Ending the streams of one user, with an event that says why, and noticing that a client is gone.
+//! Ends the streams of one user, with an event that tells why, and forgets users whose last stream has ended.
 //!
 //! ```text
 //! cargo run --example sessions
 //! curl -N http://127.0.0.1:3000/events/ada
+//! curl http://127.0.0.1:3000/online
 //! curl -X POST http://127.0.0.1:3000/logout/ada
 //! ```
 
@@ -10,7 +11,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     error::Error,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -25,21 +26,64 @@ use axum::{
 };
 use tokio::{net::TcpListener, sync::mpsc, time};
 use tokio_stream::wrappers::ReceiverStream;
-use tower_sse_completion::{CloseEvent, InvalidCloseEvent, Shutdown, SseCompletionLayer};
+use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer};
 
-/// A shutdown for each user who is logged in.
+/// A shutdown for each user who has a stream. The visits of a user keep the shutdown.
 #[derive(Clone, Default)]
-struct Sessions(Arc<Mutex<HashMap<String, Shutdown>>>);
+struct Sessions(Arc<Mutex<HashMap<String, Weak<Shutdown>>>>);
+
+/// A request of a user, and its stream. The session is forgotten with the last visit.
+struct Visit {
+    sessions: Sessions,
+    user: String,
+    session: Option<Arc<Shutdown>>,
+}
 
 impl Sessions {
-    fn of(&self, user: &str) -> Shutdown {
-        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.entry(user.to_owned()).or_default().clone()
+    fn of(&self, user: &str) -> Arc<Shutdown> {
+        let mut sessions = self.lock();
+        let known = sessions.get(user).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let session = Arc::<Shutdown>::default();
+            sessions.insert(user.to_owned(), Arc::downgrade(&session));
+            session
+        })
     }
 
-    fn remove(&self, user: &str) -> Option<Shutdown> {
-        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.remove(user)
+    fn visit(&self, user: &str) -> Visit {
+        Visit {
+            sessions: self.clone(),
+            user: user.to_owned(),
+            session: Some(self.of(user)),
+        }
+    }
+
+    fn remove(&self, user: &str) -> Option<Arc<Shutdown>> {
+        self.lock().remove(user)?.upgrade()
+    }
+
+    fn users(&self) -> Vec<String> {
+        let mut users: Vec<_> = self.lock().keys().cloned().collect();
+        users.sort();
+        users
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Weak<Shutdown>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let mut sessions = self.sessions.lock();
+        self.session = None;
+        // After a logout, the user may have a new session.
+        if sessions
+            .get(&self.user)
+            .is_some_and(|session| session.strong_count() == 0)
+        {
+            sessions.remove(&self.user);
+        }
     }
 }
 
@@ -55,14 +99,21 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 pub(crate) fn app(shutdown: &Shutdown) -> Router {
-    let layer = SseCompletionLayer::new()
-        .shutdown(shutdown)
-        .on_end(|report| println!("a stream has {}", report.ending()));
+    let sessions = Sessions::default();
+    let layer = SseCompletionLayer::new().shutdown(shutdown).on_end_with({
+        let sessions = sessions.clone();
+        move |request| {
+            let user = request.uri.path().trim_start_matches("/events/");
+            let visit = sessions.visit(user);
+            move |report| println!("a stream of {}: {}", visit.user, report.ending())
+        }
+    });
     Router::new()
         .route("/events/{user}", get(events))
         .layer(layer)
         .route("/logout/{user}", post(log_out))
-        .with_state(Sessions::default())
+        .route("/online", get(online))
+        .with_state(sessions)
 }
 
 async fn events(State(sessions): State<Sessions>, Path(user): Path<String>) -> Response {
@@ -89,13 +140,15 @@ async fn produce(sender: mpsc::Sender<Result<Event, Infallible>>, user: String) 
     println!("nobody listens for {user} any more");
 }
 
+async fn online(State(sessions): State<Sessions>) -> String {
+    sessions.users().join("\n")
+}
+
 async fn log_out(
     State(sessions): State<Sessions>,
     Path(user): Path<String>,
-) -> Result<&'static str, String> {
+) -> Result<&'static str, &'static str> {
     let session = sessions.remove(&user).ok_or("nobody of that name")?;
-    let event =
-        CloseEvent::named("logged-out").map_err(|error: InvalidCloseEvent| error.to_string())?;
-    session.close_with(event);
+    session.close_with(CloseEvent::from_static("logged-out"));
     Ok("logged out\n")
 }

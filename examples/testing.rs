@@ -27,7 +27,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 fn completion(shutdown: &Shutdown) -> SseCompletionLayer {
     SseCompletionLayer::new()
         .shutdown(shutdown)
-        .close_event_with(|ending| CloseEvent::new().data(format!(r#"{{"reason":"{ending}"}}"#)))
+        .close_event_with(|report| {
+            let data = format!(r#"{{"reason":"{}"}}"#, report.ending());
+            CloseEvent::new().data(data)
+        })
         .idle_timeout(MINUTE)
 }
 

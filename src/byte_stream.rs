@@ -15,7 +15,10 @@ use pin_project_lite::pin_project;
 
 use crate::{
     cancel::{MakeCancellation, NeverCancel},
-    event_stream::{EventStream, context::StreamContext},
+    event_stream::{
+        EventStream,
+        context::{Choices, StreamContext},
+    },
     frame::PollFrame,
     layer::SseCompletionLayer,
 };
@@ -98,7 +101,8 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     where
         S: TryStream<Ok = Bytes>,
     {
-        let context = StreamContext::new(self.cancel.make(request), &self.config);
+        let choices = Choices::new(&self.config, request);
+        let context = StreamContext::new(self.cancel.make(request), &self.config, choices);
         ByteStream {
             events: EventStream::new(Upstream { stream: upstream }, context, &Extensions::new()),
         }

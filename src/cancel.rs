@@ -55,6 +55,7 @@ pub trait MakeCancellation: sealed::Sealed {
 }
 
 mod sealed {
+    #[expect(unnameable_types, reason = "the trait seals another one")]
     pub trait Sealed {}
 
     impl Sealed for super::NeverCancel {}

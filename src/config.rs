@@ -2,24 +2,28 @@
 
 use std::{fmt, sync::Arc};
 
+use http::request::Parts;
+
 #[cfg(feature = "tokio")]
 use crate::deadlines::Deadlines;
 use crate::{
     coop::FinalPoll,
-    report::{ending::Ending, recorder::Observer},
+    report::{observer::LayerObserver, stream_report::StreamReport},
     shutdown::Shutdown,
     wire::close_event::CloseEvent,
 };
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Config {
     pub(crate) close_event: CloseEventSource,
     pub(crate) close_policy: ClosePolicy,
     /// In bytes.
     pub(crate) buffer_limit: usize,
-    pub(crate) observer: Observer,
+    pub(crate) observer: LayerObserver,
     pub(crate) final_poll: FinalPoll,
     pub(crate) shutdowns: Arc<[Shutdown]>,
+    /// Chooses the streams that end as soon as a drain begins.
+    pub(crate) ends_on_drain: Option<Arc<dyn Fn(&Parts) -> bool + Send + Sync>>,
     #[cfg(feature = "tokio")]
     pub(crate) deadlines: Deadlines,
 }
@@ -37,7 +41,7 @@ pub(crate) struct ClosePolicy {
 #[derive(Clone)]
 pub(crate) enum CloseEventSource {
     Same(CloseEvent),
-    PerStream(Arc<dyn Fn(Ending) -> CloseEvent + Send + Sync>),
+    PerStream(Arc<dyn Fn(&StreamReport) -> CloseEvent + Send + Sync>),
 }
 
 impl Config {
@@ -47,6 +51,16 @@ impl Config {
             self.shutdowns = shutdowns.cloned().collect();
         }
     }
+
+    /// Returns `true` if a closure of the layer chooses by the request, cancellations aside.
+    pub(crate) fn reads_request(&self) -> bool {
+        self.ends_on_drain.is_some() || self.observer.is_per_request()
+    }
+
+    /// Returns `true` if a stream has to be recorded for its close event.
+    pub(crate) fn close_event_needs_report(&self) -> bool {
+        matches!(self.close_event, CloseEventSource::PerStream(_))
+    }
 }
 
 impl Default for Config {
@@ -55,9 +69,10 @@ impl Default for Config {
             close_event: CloseEventSource::Same(CloseEvent::new()),
             close_policy: ClosePolicy::default(),
             buffer_limit: 64 * 1024,
-            observer: Observer::default(),
+            observer: LayerObserver::default(),
             final_poll: FinalPoll::new(),
             shutdowns: Arc::default(),
+            ends_on_drain: None,
             #[cfg(feature = "tokio")]
             deadlines: Deadlines::default(),
         }
@@ -75,12 +90,19 @@ impl Default for ClosePolicy {
     }
 }
 
-impl CloseEventSource {
-    pub(crate) fn make(&self, ending: Ending) -> CloseEvent {
-        match self {
-            Self::Same(event) => event.clone(),
-            Self::PerStream(make) => make(ending),
-        }
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Config");
+        debug
+            .field("close_event", &self.close_event)
+            .field("close_policy", &self.close_policy)
+            .field("buffer_limit", &self.buffer_limit)
+            .field("observer", &self.observer)
+            .field("shutdowns", &self.shutdowns)
+            .field("ends_on_drain", &self.ends_on_drain.is_some());
+        #[cfg(feature = "tokio")]
+        debug.field("deadlines", &self.deadlines);
+        debug.finish_non_exhaustive()
     }
 }
 

@@ -16,11 +16,14 @@ use http::Extensions;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use self::{context::StreamContext, signals::Signals};
+use self::{
+    context::{Choices, StreamContext},
+    signals::Signals,
+};
 use crate::{
     config::Config,
     layer_marker::LayerMarker,
-    report::recorder::Recorder,
+    report::{recorder::Recorder, telemetry::Telemetry},
     shutdown::Attached,
     stop::Stop,
     wire::{close_event::CloseEvent, event_buffer::EventBuffer},
@@ -116,6 +119,7 @@ impl<B: Body, C> EventStream<B, C> {
             cancellation,
             config,
             telemetry,
+            choices,
         } = context;
         let inner = response.get::<LayerMarker>().cloned();
         if let Some(inner) = &inner {
@@ -124,9 +128,19 @@ impl<B: Body, C> EventStream<B, C> {
         let attached = response
             .get::<Attached>()
             .map_or(&[][..], |attached| &attached.0);
+        let Choices {
+            ends_on_drain,
+            observer,
+        } = choices;
+        let observer = observer.or_else(|| config.observer.for_stream());
+        let is_recorded =
+            observer.is_some() || Telemetry::IS_ON || config.close_event_needs_report();
         let recorder = match inner {
-            Some(_) => None,
-            None => Recorder::new(&config.observer, telemetry),
+            None => is_recorded.then(|| Recorder::new(observer, Some(telemetry))),
+            // The inner layer reports. The recorder serves the close event of this layer.
+            Some(_) => config
+                .close_event_needs_report()
+                .then(|| Recorder::new(None, None)),
         };
         Self {
             sources: Some(Sources {
@@ -136,7 +150,7 @@ impl<B: Body, C> EventStream<B, C> {
             phase: Phase::Streaming,
             frames_until_check: 0,
             events: EventBuffer::new(),
-            signals: Signals::start(&config, attached, inner.as_ref()),
+            signals: Signals::start(&config, attached, inner.as_ref(), ends_on_drain),
             close_event: response.get().cloned().map(Box::new),
             recorder,
             marker: LayerMarker::new(

@@ -1,5 +1,6 @@
 //! The layer, which is a builder of its configuration.
 
+mod closing;
 #[cfg(feature = "tokio")]
 mod deadlines;
 
@@ -9,10 +10,9 @@ use http::request::Parts;
 
 use crate::{
     cancel::{CancelWhen, FirstOf, MakeCancellation, NeverCancel},
-    config::{CloseEventSource, Config},
-    report::{ending::Ending, recorder::Observer, stream_report::StreamReport},
+    config::Config,
+    report::{observer::LayerObserver, stream_report::StreamReport, telemetry::Telemetry},
     shutdown::Shutdown,
-    wire::close_event::CloseEvent,
 };
 
 /// Layer that ends the event streams of a service with a close event.
@@ -31,7 +31,7 @@ use crate::{
 ///     .close_event(CloseEvent::new().data(r#"{"reason":"restart"}"#));
 /// # let _ = layer;
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 #[must_use = "a layer does nothing until it wraps a service"]
 pub struct SseCompletionLayer<C = NeverCancel> {
     pub(crate) cancel: C,
@@ -42,6 +42,16 @@ impl SseCompletionLayer {
     /// Returns a layer that closes empty streams and cancels none.
     pub fn new() -> Self {
         Self::default()
+    }
+}
+
+impl<C: Default> Default for SseCompletionLayer<C> {
+    fn default() -> Self {
+        Telemetry::describe();
+        Self {
+            cancel: C::default(),
+            config: Arc::default(),
+        }
     }
 }
 
@@ -108,56 +118,31 @@ impl<C> SseCompletionLayer<C> {
         self.configure(|config| config.add_shutdown(shutdown))
     }
 
-    /// Sets the close event. The default is [`CloseEvent::new`].
+    /// Sets which streams end as soon as a [drain](Shutdown::draining) of one of their shutdowns begins, in place of having the
+    /// grace period. The default is none.
     ///
-    /// A [`CloseEvent`] in the extensions of a response replaces it for that stream. So does the event of a shutdown that was
-    /// closed with one, if that shutdown ends the stream.
-    pub fn close_event(self, event: CloseEvent) -> Self {
-        self.configure(|config| config.close_event = CloseEventSource::Same(event))
-    }
-
-    /// Sets a function that makes the close event of each stream, in place of [`close_event`](Self::close_event).
+    /// For streams that never finish, such as subscriptions. The function is called for every request, as that of
+    /// [`cancel_when`](Self::cancel_when).
     ///
-    /// The function is called at most once for each stream, when a close event is due, by the task that polls the body.
+    /// ```
+    /// use http::Method;
+    /// use tower_sse_completion::{Shutdown, SseCompletionLayer};
     ///
-    /// # Panics
+    /// let shutdown = Shutdown::new();
+    /// let completion = SseCompletionLayer::new().shutdown(&shutdown);
     ///
-    /// A panic of the function reaches the server that polls the body, and the stream ends.
-    pub fn close_event_with<F>(self, make: F) -> Self
+    /// // On the route of the subscriptions:
+    /// let of_route = completion.clone().end_on_drain(|_request| true);
+    ///
+    /// // For all routes: a GET subscribes, and a POST is answered.
+    /// let of_app = completion.end_on_drain(|request| request.method == Method::GET);
+    /// # let _ = (of_route, of_app);
+    /// ```
+    pub fn end_on_drain<F>(self, ends: F) -> Self
     where
-        F: Fn(Ending) -> CloseEvent + Send + Sync + 'static,
+        F: Fn(&Parts) -> bool + Send + Sync + 'static,
     {
-        self.configure(|config| config.close_event = CloseEventSource::PerStream(Arc::new(make)))
-    }
-
-    /// Sets whether a stream is closed that ends without an event. The default is `true`.
-    ///
-    /// An upstream that ends inside its first event is [truncated](Self::close_on_truncated), not empty.
-    pub fn close_on_empty(self, close: bool) -> Self {
-        self.configure(|config| config.close_policy.on_empty = close)
-    }
-
-    /// Sets whether a stream is closed that ends on its own after an event. The default is `false`, because protocol clients
-    /// treat an event after their own last event as an error.
-    pub fn close_on_completed(self, close: bool) -> Self {
-        self.configure(|config| config.close_policy.on_completed = close)
-    }
-
-    /// Sets whether the close event replaces the unfinished event of an upstream that ends inside an event. The default is
-    /// `false`: the stream is forwarded as it is, because lenient clients accept a last event without its blank line.
-    ///
-    /// For proxies. Without a length or a final chunk, HTTP cannot tell a truncated response of their upstream from a
-    /// complete one.
-    pub fn close_on_truncated(self, close: bool) -> Self {
-        self.configure(|config| config.close_policy.on_truncated = close)
-    }
-
-    /// Sets whether the close event replaces an error of the upstream. The default is `false`: the error is forwarded.
-    ///
-    /// A server reacts to an error by resetting the stream or the connection. With the close event in its place the stream
-    /// ends cleanly. The text of the error is never sent.
-    pub fn close_on_failed(self, close: bool) -> Self {
-        self.configure(|config| config.close_policy.on_failed = close)
+        self.configure(|config| config.ends_on_drain = Some(Arc::new(ends)))
     }
 
     /// Sets the maximum number of bytes of an unfinished event that are buffered for each stream. The default is 64 KiB.
@@ -183,7 +168,34 @@ impl<C> SseCompletionLayer<C> {
     where
         F: Fn(&StreamReport) + Send + Sync + 'static,
     {
-        self.configure(|config| config.observer = Observer::new(observer))
+        self.configure(|config| config.observer = LayerObserver::shared(observer))
+    }
+
+    /// Sets a function that makes an observer for each request, in place of [`on_end`](Self::on_end). The observer knows whose
+    /// stream has ended:
+    ///
+    /// ```
+    /// use tower_sse_completion::SseCompletionLayer;
+    ///
+    /// let layer = SseCompletionLayer::new().on_end_with(|request| {
+    ///     let path = request.uri.path().to_owned();
+    ///     move |report| println!("{path}: {}", report.ending())
+    /// });
+    /// # let _ = layer;
+    /// ```
+    ///
+    /// The function is called for every request, also for those that are not answered with an event stream, and the observer
+    /// is allocated then. An observer that is not needed is dropped without a call.
+    ///
+    /// # Panics
+    ///
+    /// As [`on_end`](Self::on_end). A panic of the function reaches the caller of the service.
+    pub fn on_end_with<F, O>(self, make: F) -> Self
+    where
+        F: Fn(&Parts) -> O + Send + Sync + 'static,
+        O: FnOnce(&StreamReport) + Send + Sync + 'static,
+    {
+        self.configure(|config| config.observer = LayerObserver::per_request(make))
     }
 
     fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {

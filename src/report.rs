@@ -1,6 +1,7 @@
 //! How event streams end, and how that is reported.
 
 pub(crate) mod ending;
+pub(crate) mod observer;
 pub(crate) mod recorder;
 pub(crate) mod stream_report;
 pub(crate) mod telemetry;

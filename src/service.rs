@@ -15,7 +15,7 @@ use crate::{
     cancel::{MakeCancellation, NeverCancel},
     config::Config,
     eligibility,
-    event_stream::context::StreamContext,
+    event_stream::context::{Choices, StreamContext},
     future::ResponseFuture,
     layer::SseCompletionLayer,
 };
@@ -30,7 +30,7 @@ pub struct SseCompletion<S, C = NeverCancel> {
     config: Arc<Config>,
 }
 
-impl SseCompletion<()> {
+impl<S> SseCompletion<S> {
     /// Returns the default layer, like [`SseCompletionLayer::new`].
     pub fn layer() -> SseCompletionLayer {
         SseCompletionLayer::new()
@@ -81,7 +81,8 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let may_stream = eligibility::method_allows(request.method());
         let (request, cancellation) = self.cancel.make_for_request(request);
-        let context = may_stream.then(|| StreamContext::new(cancellation, &self.config));
+        let (request, choices) = Choices::for_request(&self.config, request);
+        let context = may_stream.then(|| StreamContext::new(cancellation, &self.config, choices));
         ResponseFuture::new(self.inner.call(request), context)
     }
 }

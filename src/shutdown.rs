@@ -18,7 +18,7 @@ pub use self::drain::Drained;
 pub use self::phases::{Closed, Draining};
 use self::{
     stream_guard::StreamGuard,
-    waiters::{CLOSED, DRAINING, Phase, Shared},
+    waiters::{Phase, Shared},
 };
 use crate::wire::close_event::CloseEvent;
 
@@ -124,43 +124,19 @@ impl Shutdown {
 
     /// Returns `true` once a drain has begun or the shutdown has closed.
     pub fn is_draining(&self) -> bool {
-        self.shared.has_reached(DRAINING)
+        self.shared.has_reached(Phase::Draining)
     }
 
     /// Returns `true` once the shutdown has closed.
     pub fn is_closed(&self) -> bool {
-        self.shared.has_reached(CLOSED)
+        self.shared.has_reached(Phase::Closed)
     }
 
     /// Returns a future that completes when a drain begins or the shutdown closes.
     ///
-    /// Use it in [`cancel_when`] to end streams that never finish when a drain begins, while other streams have the grace
-    /// period. The closure ends these streams, not the drain:
-    ///
-    /// ```
-    /// use std::future;
-    /// use http::Method;
-    /// use tower_sse_completion::{Shutdown, SseCompletionLayer};
-    ///
-    /// let shutdown = Shutdown::new();
-    /// let layer = SseCompletionLayer::new().shutdown(&shutdown).cancel_when({
-    ///     let shutdown = shutdown.clone();
-    ///     move |request| {
-    ///         // A GET subscribes. A POST is answered, and its response finishes.
-    ///         let subscribes = request.method == Method::GET;
-    ///         let draining = shutdown.draining();
-    ///         async move {
-    ///             match subscribes {
-    ///                 true => draining.await,
-    ///                 false => future::pending().await,
-    ///             }
-    ///         }
-    ///     }
-    /// });
-    /// # let _ = layer;
-    /// ```
-    ///
-    /// [`cancel_when`]: crate::SseCompletionLayer::cancel_when
+    /// For code of the user, such as a handler that ends its stream with an event of its own, or the signal at which a server
+    /// stops accepting connections. The drain itself ends no stream before its grace period is over, except for those that
+    /// [end on drain](crate::SseCompletionLayer::end_on_drain).
     pub fn draining(&self) -> Draining {
         Draining::new(&self.shared)
     }
@@ -202,14 +178,24 @@ impl Shutdown {
     }
 
     /// Counts a stream that starts now.
-    pub(crate) fn guard_stream(&self) -> StreamGuard {
-        StreamGuard::new(&self.shared)
+    pub(crate) fn count_stream(&self, ends_on_drain: bool) -> StreamGuard {
+        let phase = match ends_on_drain {
+            true => Phase::Draining,
+            false => Phase::Closed,
+        };
+        StreamGuard::new(&self.shared, phase)
+    }
+
+    /// Watches for a drain, for a stream that an inner layer counts.
+    pub(crate) fn watch_drain(&self) -> StreamGuard {
+        StreamGuard::uncounted(&self.shared, Phase::Draining)
     }
 }
 
 impl fmt::Debug for Shutdown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shutdown")
+            .field("phase", &self.shared.phase())
             .field("open_streams", &self.open_streams())
             .finish_non_exhaustive()
     }

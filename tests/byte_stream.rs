@@ -125,7 +125,7 @@ fn c21_stream_is_reported_once() {
     let reported = reports.all();
     let reported: Vec<_> = reported
         .iter()
-        .map(|report| (report.ending(), report.bytes()))
+        .map(|report| (report.ending(), report.bytes_received()))
         .collect();
     let expected = [
         (Ending::Completed, 9),
@@ -181,7 +181,7 @@ async fn deadlines_and_shutdowns_hold_for_streams_too() {
     let shutdown = Shutdown::new();
     let layer = SseCompletionLayer::new()
         .shutdown(&shutdown)
-        .close_event_with(|ending| CloseEvent::new().data(ending.as_str()));
+        .close_event_with(|report| CloseEvent::new().data(report.ending().as_str()));
     let expiring = layer.clone().max_age(Duration::from_secs(5));
     let silent = || BodyDataStream::new(Script::silent());
 
@@ -205,19 +205,9 @@ async fn c18_drain_ends_the_byte_streams_of_the_requests_that_the_closure_choose
 
     const GRACE: Duration = Duration::from_secs(10);
     let shutdown = Shutdown::new();
-    let layer = SseCompletionLayer::new().shutdown(&shutdown).cancel_when({
-        let shutdown = shutdown.clone();
-        move |request| {
-            let subscribes = request.method == Method::GET && request.uri.path() == "/events";
-            let draining = shutdown.draining();
-            async move {
-                match subscribes {
-                    true => draining.await,
-                    false => std::future::pending().await,
-                }
-            }
-        }
-    });
+    let layer = SseCompletionLayer::new()
+        .shutdown(&shutdown)
+        .end_on_drain(|request| request.method == Method::GET && request.uri.path() == "/events");
     let start = |method, uri: &str| {
         let mut request = head();
         (request.method, request.uri) = (method, uri.parse().expect("a URI"));

@@ -17,7 +17,8 @@ const EXPIRED: &str = "event: close\ndata: expired\n\n";
 const IDLE: &str = "event: close\ndata: idle\n\n";
 
 fn layer() -> SseCompletionLayer {
-    SseCompletionLayer::new().close_event_with(|ending| CloseEvent::new().data(ending.as_str()))
+    SseCompletionLayer::new()
+        .close_event_with(|report| CloseEvent::new().data(report.ending().as_str()))
 }
 
 #[tokio::test(start_paused = true)]

@@ -37,9 +37,9 @@ fn c9_close_event_is_made_once_from_the_ending_and_only_when_it_is_due() {
             .close_on_failed(closes)
             .close_event_with({
                 let made = Arc::clone(&made);
-                move |ending| {
-                    made.lock().expect("no panic").push(ending);
-                    CloseEvent::new().data(ending.as_str())
+                move |report| {
+                    made.lock().expect("no panic").push(report.ending());
+                    CloseEvent::new().data(report.ending().as_str())
                 }
             });
         if is_cancelled {

@@ -160,10 +160,11 @@ impl Combination {
         }
         let expected = self.expected();
         assert_eq!(judge.output(), expected.output());
+        let sent = judge.output().len();
         judge.finish(body);
         match self.end_kind {
             EndKind::DropUnpolled => assert_eq!(reports.count(), 0, "C21: never polled"),
-            _ => expected.assert_report(&reports.only()),
+            _ => expected.assert_report(&reports.only(), sent),
         }
     }
 

@@ -80,7 +80,7 @@ async fn c17_comment_never_separates_cr_and_lf() {
 #[tokio::test(start_paused = true)]
 async fn c17_comment_does_not_reset_the_idle_timeout() {
     let layer = SseCompletionLayer::new()
-        .close_event_with(|ending| CloseEvent::new().data(ending.as_str()))
+        .close_event_with(|report| CloseEvent::new().data(report.ending().as_str()))
         .keep_alive(SECOND * 2)
         .idle_timeout(SECOND * 5);
     let (_events, upstream) = feed();

@@ -4,22 +4,24 @@ use std::{
     future,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     task::Poll,
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Uri};
 use http_body::Body;
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use testkit::{
     driver::Driver,
-    exchange::{drive, through},
+    exchange::{drive, event_stream_response, through},
     reports::Reports,
     script::{AfterScript, Script, Step, data},
 };
-use tower_sse_completion::{Ending, SseCompletionLayer, StreamReport};
+use tower_sse_completion::{CloseEvent, Ending, Shutdown, SseCompletionLayer, StreamReport};
 
 const EVENT: &str = "data: 1\n\n";
 
@@ -29,14 +31,14 @@ fn observed() -> (Reports, SseCompletionLayer) {
     (reports, layer)
 }
 
-/// The ending, the close event, the delivery, the data frames, and the bytes of a report.
+/// The ending, the close event, the delivery, the data frames, and the received bytes of a report.
 fn facts(report: &StreamReport) -> (Ending, bool, bool, u64, u64) {
     (
         report.ending(),
         report.close_event_sent(),
         report.delivered(),
         report.data_frames(),
-        report.bytes(),
+        report.bytes_received(),
     )
 }
 
@@ -81,7 +83,7 @@ fn c21_dropped_body_is_reported_with_its_forwarded_frames() {
         (
             &["da", "ta: 1\n\n"],
             1,
-            (Ending::Dropped, false, false, 1, 2),
+            (Ending::Dropped, false, false, 1, 9),
         ),
         (
             &[EVENT; 1001],
@@ -158,7 +160,6 @@ fn c21_panic_of_the_closure_that_makes_the_close_event_keeps_the_ending() {
 #[cfg(feature = "tokio")]
 #[tokio::test(start_paused = true)]
 async fn c21_times_count_from_the_response() {
-    use std::time::Duration;
     use tokio::time::advance;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -182,6 +183,155 @@ fn c21_stream_without_an_event_has_no_time_to_the_first_event() {
     let (reports, layer) = observed();
     drive(&layer, Script::frames([":\n"])).rest();
     assert_eq!(reports.only().time_to_first_event(), None);
+}
+
+#[test]
+fn c21_received_bytes_include_what_is_discarded_and_sent_bytes_what_is_added() {
+    let (reports, layer) = observed();
+    let shutdown = Shutdown::new();
+    let upstream = Script::frames([EVENT, "data: un", "finished"]).then(AfterScript::Pending);
+    let mut body = drive(&layer.shutdown(&shutdown), upstream);
+    body.data();
+    body.assert_pending();
+    shutdown.close();
+    let close = body.rest().bytes();
+    let report = reports.only();
+    assert_eq!(report.bytes_received(), EVENT.len() as u64 + 16);
+    assert_eq!(report.bytes_sent(), (EVENT.len() + close.len()) as u64);
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn c21_sent_bytes_include_comments_and_received_bytes_a_dropped_byte_order_mark() {
+    let (reports, layer) = observed();
+    let layer = layer.keep_alive(Duration::from_secs(1));
+    let upstream = Script::new([Step::Pending, Step::Pending, data("\u{feff}"), data(EVENT)]);
+    let mut body = drive(&layer, upstream);
+    assert!(body.poll().is_pending());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(body.data(), ":\n\n");
+    assert_eq!(body.rest().text(), EVENT);
+    let report = reports.only();
+    assert_eq!(report.bytes_received(), 3 + EVENT.len() as u64);
+    assert_eq!(report.bytes_sent(), 3 + EVENT.len() as u64);
+}
+
+#[test]
+fn c21_observer_of_a_request_knows_the_request() {
+    let reports = Arc::new(Mutex::new(Vec::new()));
+    let layer = SseCompletionLayer::new().on_end_with({
+        let reports = Arc::clone(&reports);
+        move |request| {
+            let (path, reports) = (request.uri.path().to_owned(), Arc::clone(&reports));
+            move |report| {
+                let mut reports = reports.lock().expect("no panic");
+                reports.push((path, report.ending()));
+            }
+        }
+    });
+    let start = |path| {
+        let mut request = Request::new(());
+        *request.uri_mut() = path;
+        let response = event_stream_response(Script::frames([EVENT]));
+        Driver::new(through(&layer, request, response).into_body())
+    };
+    let mut first = start(Uri::from_static("/1"));
+    let mut second = start(Uri::from_static("/2"));
+    second.data();
+    drop(second);
+    first.rest();
+    // Of a body that is dropped unpolled, and of a response that is not an event stream, nothing is reported.
+    drop(start(Uri::from_static("/3")));
+    let response = Response::new(Script::frames([EVENT]));
+    Driver::new(through(&layer, Request::new(()), response).into_body()).collect();
+    let expected = [("/2", Ending::Dropped), ("/1", Ending::Completed)];
+    let expected = expected.map(|(path, ending)| (path.to_owned(), ending));
+    assert_eq!(*reports.lock().expect("no panic"), expected);
+}
+
+#[test]
+fn c21_panic_of_the_observer_of_a_request_is_contained() {
+    let observer = |_: &StreamReport| panic!("an intended panic");
+    let layer = SseCompletionLayer::new().on_end_with(move |_| observer);
+    let output = drive(&layer, Script::frames([EVENT])).rest();
+    assert_eq!(output.text(), EVENT);
+}
+
+#[test]
+fn c8_closure_that_makes_the_close_event_gets_the_report_so_far() {
+    // Alone, and around another layer, which reports in place of this one.
+    for wraps_another_layer in [false, true] {
+        let so_far = Arc::new(Mutex::new(None));
+        let shutdown = Shutdown::new();
+        let layer = SseCompletionLayer::new().shutdown(&shutdown);
+        let layer = layer.close_event_with({
+            let so_far = Arc::clone(&so_far);
+            move |report| {
+                *so_far.lock().expect("no panic") = Some(report.clone());
+                CloseEvent::new()
+            }
+        });
+        let upstream = Script::frames([EVENT, "data"]).then(AfterScript::Pending);
+        let upstream = event_stream_response(upstream);
+        let mut body = match wraps_another_layer {
+            false => Driver::new(boxed(through(&layer, Request::new(()), upstream))),
+            true => {
+                let inner = through(&SseCompletionLayer::new(), Request::new(()), upstream);
+                Driver::new(boxed(through(&layer, Request::new(()), inner)))
+            }
+        };
+        body.data();
+        body.assert_pending();
+        shutdown.close();
+        body.rest();
+        let report = so_far.lock().expect("no panic").take();
+        let report = report.expect("the closure was called");
+        let received = match wraps_another_layer {
+            // The inner layer buffers the unfinished event.
+            true => EVENT.len(),
+            false => EVENT.len() + 4,
+        };
+        let expected = StreamReport::new(Ending::Cancelled)
+            .with_delivered(true)
+            .with_data_frames(1)
+            .with_bytes_received(received as u64)
+            .with_bytes_sent(EVENT.len() as u64)
+            .with_duration(report.duration())
+            .with_time_to_first_event(report.time_to_first_event());
+        assert_eq!(report, expected);
+        assert!(report.time_to_first_event().is_some());
+    }
+}
+
+fn boxed<B>(response: Response<B>) -> UnsyncBoxBody<Bytes, B::Error>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+{
+    response.into_body().boxed_unsync()
+}
+
+#[test]
+fn report_can_be_built() {
+    let report = StreamReport::new(Ending::Cancelled);
+    assert_eq!(facts(&report), (Ending::Cancelled, false, false, 0, 0));
+    assert_eq!(report.bytes_sent(), 0);
+    assert_eq!(report.duration(), Duration::ZERO);
+    assert_eq!(report.time_to_first_event(), None);
+    let built = report
+        .clone()
+        .with_close_event_sent(true)
+        .with_delivered(true)
+        .with_data_frames(1)
+        .with_bytes_received(2)
+        .with_bytes_sent(3)
+        .with_duration(Duration::from_secs(4))
+        .with_time_to_first_event(Some(Duration::from_secs(5)));
+    assert_eq!(facts(&built), (Ending::Cancelled, true, true, 1, 2));
+    assert_eq!(built.bytes_sent(), 3);
+    assert_eq!(built.duration(), Duration::from_secs(4));
+    let time = built.time_to_first_event();
+    assert_eq!(time, Some(Duration::from_secs(5)));
+    assert_ne!(built, report);
 }
 
 #[test]

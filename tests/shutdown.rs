@@ -151,7 +151,8 @@ fn c18_open_streams_counts_event_streams_until_they_end_or_are_dropped() {
 
     let dropped = idle(&layer);
     assert_eq!(shutdown.open_streams(), 1);
-    assert_eq!(format!("{shutdown:?}"), "Shutdown { open_streams: 1, .. }");
+    let debug = "Shutdown { phase: Open, open_streams: 1, .. }";
+    assert_eq!(format!("{shutdown:?}"), debug);
     drop(dropped);
     assert_eq!(shutdown.open_streams(), 0);
 }
@@ -228,16 +229,13 @@ async fn c18_drain_without_a_grace_or_with_an_endless_one_is_defined() {
 async fn c18_stream_that_starts_during_a_drain_has_what_is_left_of_the_grace() {
     let shutdown = Shutdown::new();
     let old = idle(&layer(&shutdown));
-    let watching = layer(&shutdown).cancel_when({
-        let shutdown = shutdown.clone();
-        move |_| shutdown.draining()
-    });
+    let watching = layer(&shutdown).end_on_drain(|_| true);
     let mut draining = Box::pin(shutdown.drain(GRACE));
     assert!((&mut draining).now_or_never().is_none());
     assert!(shutdown.is_draining() && !shutdown.is_closed());
 
     let mut subscription = drive(&watching, Script::silent());
-    assert_eq!(subscription.rest().bytes(), CLOSE, "it watches `draining`");
+    assert_eq!(subscription.rest().bytes(), CLOSE, "it ends on drain");
 
     let mut new = drive(&layer(&shutdown), Script::silent());
     sleep(GRACE / 2).await;
@@ -263,21 +261,9 @@ async fn c18_drain_that_is_dropped_leaves_streams_open_until_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c18_draining_ends_subscriptions_at_the_start_of_a_drain() {
+async fn c18_streams_that_end_on_drain_end_at_the_start_of_a_drain() {
     let shutdown = Shutdown::new();
-    let layer = SseCompletionLayer::new().shutdown(&shutdown).cancel_when({
-        let shutdown = shutdown.clone();
-        move |request| {
-            let subscribes = request.method == Method::GET;
-            let draining = shutdown.draining();
-            async move {
-                match subscribes {
-                    true => draining.await,
-                    false => future::pending().await,
-                }
-            }
-        }
-    });
+    let layer = layer(&shutdown).end_on_drain(|request| request.method == Method::GET);
     let start = |method| {
         let mut request = Request::new(());
         *request.method_mut() = method;
@@ -300,6 +286,68 @@ async fn c18_draining_ends_subscriptions_at_the_start_of_a_drain() {
         assert_eq!(answer.rest().bytes(), CLOSE);
     });
     assert_eq!(counts(drained), (2, 0));
+}
+
+#[test]
+fn c18_stream_that_ends_on_drain_ends_with_the_close_too() {
+    let shutdown = Shutdown::new();
+    let mut body = idle(&layer(&shutdown).end_on_drain(|_| true));
+    shutdown.close();
+    assert_eq!(body.wakes(), 1);
+    assert_eq!(body.rest().bytes(), CLOSE);
+    assert_eq!(shutdown.open_streams(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_stream_ends_on_drain_of_an_attached_shutdown() {
+    let (room, process) = (Shutdown::new(), Shutdown::new());
+    let layer = layer(&process).end_on_drain(|_| true);
+    let mut response = event_stream_response(Script::silent());
+    room.attach(response.extensions_mut());
+    let mut body = Driver::new(through(&layer, Request::new(()), response).into_body());
+    body.assert_pending();
+    let (drained, bytes) = tokio::join!(room.drain(GRACE), async { body.rest().bytes() });
+    assert_eq!((counts(drained), &bytes[..]), ((1, 0), CLOSE));
+    assert_eq!(process.open_streams(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c15_drain_with_an_event_ends_its_streams_with_that_event() {
+    let shutdown = Shutdown::new();
+    let event = CloseEvent::from_static("restart");
+    let mut subscription = idle(&layer(&shutdown).end_on_drain(|_| true));
+    let mut answer = idle(&layer(&shutdown));
+    let mut own = extended(&layer(&shutdown), CloseEvent::from_static("own"));
+    own.assert_pending();
+    let mut draining = Box::pin(shutdown.drain_with(GRACE, event));
+    assert!(!shutdown.is_draining(), "not before the first poll");
+    assert!((&mut draining).now_or_never().is_none());
+    assert_eq!(subscription.rest().text(), "event: restart\ndata:\n\n");
+    answer.assert_pending();
+    let (drained, ()) = tokio::join!(draining, async {
+        sleep(GRACE + Duration::from_millis(1)).await;
+        assert_eq!(answer.rest().text(), "event: restart\ndata:\n\n");
+        assert_eq!(own.rest().text(), "event: own\ndata:\n\n");
+    });
+    assert_eq!(counts(drained), (3, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_drain_after_waits_for_the_signal_and_then_drains() {
+    let shutdown = Shutdown::new();
+    let mut body = idle(&layer(&shutdown));
+    let (signal, signalled) = tokio::sync::oneshot::channel::<()>();
+    // The future can be spawned.
+    let drain = tokio::spawn(shutdown.drain_after(signalled, GRACE));
+    sleep(GRACE * 2).await;
+    assert!(!shutdown.is_draining());
+    signal.send(()).expect("the drain waits for the signal");
+    sleep(GRACE / 2).await;
+    assert!(shutdown.is_draining());
+    body.assert_pending();
+    sleep(GRACE / 2 + Duration::from_millis(1)).await;
+    assert_eq!(body.rest().bytes(), CLOSE);
+    assert_eq!(counts(drain.await.expect("no panic")), (1, 0));
 }
 
 #[tokio::test]
@@ -566,12 +614,9 @@ async fn c18_client_that_reconnects_during_a_drain_comes_back_once() {
 }
 
 #[test]
-fn c18_stream_that_starts_during_a_drain_and_watches_it_ends_at_once() {
+fn c18_stream_that_starts_during_a_drain_and_ends_on_drain_ends_at_once() {
     let shutdown = Shutdown::new();
-    let watching = layer(&shutdown).cancel_when({
-        let shutdown = shutdown.clone();
-        move |_| shutdown.draining()
-    });
+    let watching = layer(&shutdown).end_on_drain(|_| true);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()

@@ -56,6 +56,25 @@ fn assert_one_close_event(text: &str, case: impl std::fmt::Debug) {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn c22_outer_layer_ends_on_drain_what_an_inner_layer_counts() {
+    let shutdown = Shutdown::new();
+    let reports = Reports::default();
+    let inner = reported_to(&reports).shutdown(&shutdown);
+    let outer = shut_down_by(&shutdown).end_on_drain(|_| true);
+    let mut body = Driver::new(wrap(&outer, wrap(&inner, silent(None))).into_body());
+    body.assert_pending();
+    assert_eq!(shutdown.open_streams(), 1, "counted once");
+    let grace = std::time::Duration::from_secs(10);
+    let (drained, bytes) = tokio::join!(shutdown.drain(grace), async { body.rest().bytes() });
+    assert_eq!(bytes, CLOSE);
+    assert_eq!((drained.ended(), drained.still_open()), (1, 0));
+    let report = reports.only();
+    let facts = (report.ending(), report.close_event_sent());
+    assert_eq!(facts, (Ending::Cancelled, true));
+    assert_eq!(report.bytes_sent(), CLOSE.len() as u64);
+}
+
 #[test]
 fn c22_stacked_layers_write_one_close_event_at_a_natural_end() {
     for steps in [vec![], vec![data(EVENT)], vec![Step::Error]] {
@@ -267,8 +286,13 @@ async fn assert_reported_as_seen<L, T>(
         report.close_event_sent() && report.delivered(),
         "{trigger:?}"
     );
-    let sent = (report.data_frames(), report.bytes());
-    assert_eq!(sent, (1, EVENT.len() as u64), "{trigger:?}");
+    let sent = (
+        report.data_frames(),
+        report.bytes_received(),
+        report.bytes_sent(),
+    );
+    let bytes = EVENT.len() as u64;
+    assert_eq!(sent, (1, bytes, bytes + CLOSE.len() as u64), "{trigger:?}");
     assert_eq!(body.collect().bytes(), b"", "{trigger:?}");
     drop(body);
     assert_eq!(reports.count(), 1, "{trigger:?}: once");

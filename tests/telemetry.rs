@@ -7,6 +7,7 @@ use std::{
 };
 
 use http::Request;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use testkit::{
     driver::Driver,
@@ -68,15 +69,15 @@ fn stream_is_traced_once_in_the_span_of_its_request() {
     });
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(
-        text.contains("DEBUG request{id=7}: tower_sse_completion"),
+        text.contains("DEBUG request{id=7}: tower_sse_completion: event stream ended"),
         "{text}"
     );
-    assert!(text.contains("event stream ended"), "{text}");
     for field in [
         "sse.ending=\"completed\"",
         "sse.close_event_sent=false",
         "sse.delivered=true",
         "sse.data_frames=1",
+        "sse.bytes_received=9",
         "sse.duration=",
         "sse.time_to_first_event=",
         "http.response.body.size=9",
@@ -146,6 +147,26 @@ fn snapshot(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
     values
         .map(|(key, _, _, debug)| (key.key().to_string(), value(debug)))
         .collect()
+}
+
+#[test]
+fn metrics_are_described_when_a_layer_is_made() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        ends_with([data("data: 1\n\n")]);
+        ends_with([]);
+    });
+    let text = recorder.handle().render();
+    for (name, kind) in [
+        ("sse_streams_open", "gauge"),
+        ("sse_streams_ended_total", "counter"),
+        ("sse_close_events_sent_total", "counter"),
+        ("sse_stream_duration_seconds", "summary"),
+        ("sse_time_to_first_event_seconds", "summary"),
+    ] {
+        assert!(text.contains(&format!("# HELP {name} ")), "{text}");
+        assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{text}");
+    }
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn c9_truncated_stream_is_forwarded_as_it_is() {
             let delivered = !decode(bytes).events.is_empty();
             let expected = (Ending::Truncated, false, delivered);
             assert_eq!(facts(&reports.only()), expected, "{case}");
-            assert_eq!(reports.only().bytes(), bytes.len() as u64, "{case}");
+            assert_eq!(reports.only().bytes_sent(), bytes.len() as u64, "{case}");
         }
     }
 }

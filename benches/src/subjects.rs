@@ -125,7 +125,7 @@ pub fn all_options(shutdown: &Shutdown) -> SseCompletionLayer {
     SseCompletionLayer::new()
         .shutdown(shutdown)
         .on_end(|report| {
-            black_box(report.bytes());
+            black_box(report.bytes_sent());
         })
         .max_age(minute)
         .idle_timeout(minute)

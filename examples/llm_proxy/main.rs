@@ -64,7 +64,7 @@ pub(crate) fn proxy(upstream: &str, shutdown: &Shutdown) -> Result<Router, Box<d
         let (uri, client, event) = (format!("{upstream}{path}"), client.clone(), event.clone());
         let completion = completion
             .clone()
-            .close_event_with(move |ending| event.clone().data(error(ending)));
+            .close_event_with(move |report| event.clone().data(error(report.ending())));
         let forward = async move |request| forward(&client, &uri, end_mark, request).await;
         Router::new().route(path, post(forward.layer(completion)))
     };

@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::{config::Config, report::telemetry::Telemetry};
+use http::{Request, request::Parts};
+
+use crate::{
+    config::Config,
+    report::{observer::StreamObserver, telemetry::Telemetry},
+};
 
 /// Made with the request, and consumed by the stream if the response is one.
 #[derive(Debug)]
@@ -10,14 +15,43 @@ pub(crate) struct StreamContext<C> {
     pub(crate) cancellation: C,
     pub(crate) config: Arc<Config>,
     pub(crate) telemetry: Telemetry,
+    pub(crate) choices: Choices,
+}
+
+/// What the closures of the layer have chosen for a request.
+#[derive(Debug, Default)]
+pub(crate) struct Choices {
+    pub(crate) ends_on_drain: bool,
+    pub(crate) observer: Option<StreamObserver>,
 }
 
 impl<C> StreamContext<C> {
-    pub(crate) fn new(cancellation: C, config: &Arc<Config>) -> Self {
+    pub(crate) fn new(cancellation: C, config: &Arc<Config>, choices: Choices) -> Self {
         Self {
             cancellation,
             config: Arc::clone(config),
             telemetry: Telemetry::of_request(),
+            choices,
+        }
+    }
+}
+
+impl Choices {
+    /// Calls the closures of the layer that choose by the request, and returns the request.
+    pub(crate) fn for_request<B>(config: &Config, request: Request<B>) -> (Request<B>, Self) {
+        if !config.reads_request() {
+            return (request, Self::default());
+        }
+        let (head, body) = request.into_parts();
+        let choices = Self::new(config, &head);
+        (Request::from_parts(head, body), choices)
+    }
+
+    pub(crate) fn new(config: &Config, request: &Parts) -> Self {
+        let ends_on_drain = config.ends_on_drain.as_ref();
+        Self {
+            ends_on_drain: ends_on_drain.is_some_and(|ends_on_drain| ends_on_drain(request)),
+            observer: config.observer.for_request(request),
         }
     }
 }

@@ -27,7 +27,7 @@ where
         cx: &mut Context<'_>,
     ) -> PollFrame<Bytes, B::Error> {
         let this = self.as_mut().project();
-        if *this.frames_until_check == 0 || !this.events.is_aligned() || this.signals.is_closed() {
+        if *this.frames_until_check == 0 || !this.events.is_aligned() || this.signals.has_fired() {
             return self.poll_slow(cx, None);
         }
         let Some(sources) = this.sources.as_pin_mut() else {

@@ -15,8 +15,10 @@ use super::{
     outcome::{Facts, Outcome, UpstreamEnd},
 };
 use crate::{
+    config::CloseEventSource,
     frame::{PollFrame, poll_bytes},
     layer_marker::ClientEnding,
+    report::stream_report::StreamReport,
     wire::close_event::CloseEvent,
 };
 
@@ -56,8 +58,10 @@ where
         let this = self.as_mut().project();
         let first = match close_event {
             Some(event) => {
+                let event = event.encode(this.events.ends_in_cr());
                 this.marker.close_event_sent();
-                Some(event.encode(this.events.ends_in_cr()))
+                this.events.close_event_sent(&event);
+                Some(event)
             }
             None if outcome.forwards_error => this.events.take_held(),
             None => None,
@@ -152,9 +156,16 @@ where
             // The user's function may panic.
             recorder.ended(outcome.ending, false);
         }
-        let event = match this.close_event.take() {
-            Some(event) => *event,
-            None => this.config.close_event.make(outcome.ending),
+        let event = match (this.close_event.take(), &this.config.close_event) {
+            (Some(event), _) => *event,
+            (None, CloseEventSource::Same(event)) => event.clone(),
+            (None, CloseEventSource::PerStream(make)) => {
+                let (ending, counts) = (outcome.ending, this.events.counts());
+                make(&match this.recorder {
+                    Some(recorder) => recorder.report(ending, counts),
+                    None => StreamReport::of(ending, counts),
+                })
+            }
         };
         (!this.events.ends_with_event(event.event_type())).then_some(event)
     }

@@ -77,7 +77,7 @@ where
     }
 
     fn poll_streaming(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Step<B::Error> {
-        let is_check_due = self.frames_until_check == 0 || self.signals.is_closed();
+        let is_check_due = self.frames_until_check == 0 || self.signals.has_fired();
         if is_check_due && self.as_mut().poll_stop(cx).is_ready() {
             return ControlFlow::Continue(());
         }
@@ -148,7 +148,7 @@ where
                     return ControlFlow::Continue(());
                 }
                 Poll::Ready(Signal::KeepAlive(comment)) if this.events.may_comment() => {
-                    this.events.comment_sent();
+                    this.events.comment_sent(&comment);
                     return ControlFlow::Break(Poll::Ready(Some(Ok(Frame::data(comment)))));
                 }
                 // Inside an event there is no place for a comment.

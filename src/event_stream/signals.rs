@@ -35,20 +35,23 @@ struct Extra {
 impl Signals {
     /// Starts the signals of a stream: the shutdowns of the layer and those attached to the response, and the deadlines.
     ///
-    /// A shutdown that an inner layer watches counts the stream there, and is left out here.
+    /// A shutdown that an inner layer watches counts the stream there. Here that shutdown is watched only if the stream ends
+    /// on drain, because the inner stream may not.
     pub(crate) fn start(
         config: &Config,
         attached: &[Shutdown],
         inner: Option<&LayerMarker>,
+        ends_on_drain: bool,
     ) -> Self {
         let of_layer = config.shutdowns.iter();
         let of_response = attached
             .iter()
             .filter(|attached| !config.shutdowns.iter().any(|own| own.is(attached)));
-        let mut shutdowns = of_layer
-            .chain(of_response)
-            .filter(|shutdown| inner.is_none_or(|inner| !inner.watches(shutdown)))
-            .map(Shutdown::guard_stream);
+        let guard = |shutdown: &Shutdown| match inner {
+            Some(inner) if inner.watches(shutdown) => ends_on_drain.then(|| shutdown.watch_drain()),
+            _ => Some(shutdown.count_stream(ends_on_drain)),
+        };
+        let mut shutdowns = of_layer.chain(of_response).filter_map(guard);
         let mut signals = Self {
             shutdown: shutdowns.next(),
             extra: None,
@@ -61,10 +64,10 @@ impl Signals {
         signals
     }
 
-    /// Returns `true` if the first shutdown has closed. Costs an atomic load.
+    /// Returns `true` if the first shutdown has fired. Costs an atomic load.
     #[inline(always)]
-    pub(crate) fn is_closed(&self) -> bool {
-        self.shutdown.as_ref().is_some_and(StreamGuard::is_closed)
+    pub(crate) fn has_fired(&self) -> bool {
+        self.shutdown.as_ref().is_some_and(StreamGuard::has_fired)
     }
 
     /// Returns `true` if nothing but the first shutdown may have a signal, and this task is registered for every signal.
@@ -75,10 +78,10 @@ impl Signals {
             && self.extra.as_ref().is_none_or(|extra| extra.is_waiting(cx))
     }
 
-    /// Completes when a shutdown has closed, with the close event of that shutdown.
+    /// Completes when a shutdown has fired, with the close event of that shutdown.
     pub(crate) fn poll_shutdowns(&mut self, cx: &mut Context<'_>) -> Poll<Option<CloseEvent>> {
         for shutdown in self.shutdowns() {
-            if shutdown.poll_closed(cx).is_ready() {
+            if shutdown.poll_fired(cx).is_ready() {
                 return Poll::Ready(shutdown.close_event());
             }
         }
@@ -129,7 +132,7 @@ impl Extra {
             return false;
         }
         let mut shutdowns = self.shutdowns.iter();
-        shutdowns.all(|shutdown| !shutdown.is_closed() && shutdown.is_registered(cx))
+        shutdowns.all(|shutdown| !shutdown.has_fired() && shutdown.is_registered(cx))
     }
 }
 

@@ -4,14 +4,14 @@ use std::fmt;
 
 /// How an event stream ended.
 ///
-/// [`close_event_with`](crate::SseCompletionLayer::close_event_with) receives the ending, so that a close event can tell the
-/// client why its stream ended:
+/// [`close_event_with`](crate::SseCompletionLayer::close_event_with) receives it with the report, so that a close event can tell
+/// the client why its stream ended:
 ///
 /// ```
 /// use tower_sse_completion::{CloseEvent, SseCompletionLayer};
 ///
 /// let layer = SseCompletionLayer::new()
-///     .close_event_with(|ending| CloseEvent::new().data(ending.as_str()));
+///     .close_event_with(|report| CloseEvent::new().data(report.ending().as_str()));
 /// # let _ = layer;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

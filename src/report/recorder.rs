@@ -1,9 +1,7 @@
 //! Records one stream while it runs, and reports it once.
 
 use std::{
-    fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
     time::Duration,
 };
 
@@ -14,20 +12,16 @@ use tokio::time::Instant;
 
 use super::{
     ending::Ending,
+    observer::StreamObserver,
     stream_report::{Counts, StreamReport},
     telemetry::Telemetry,
 };
 
-/// The user's observer, if there is one.
-#[derive(Clone, Default)]
-pub(crate) struct Observer(Option<Arc<Observe>>);
-
-type Observe = dyn Fn(&StreamReport) + Send + Sync;
-
 #[derive(Debug)]
 pub(crate) struct Recorder {
-    observer: Observer,
-    telemetry: Telemetry,
+    observer: Option<StreamObserver>,
+    /// `None` if another stream reports in place of this one.
+    telemetry: Option<Telemetry>,
     started: Instant,
     /// A body that is dropped without a poll is not reported.
     polled: bool,
@@ -41,34 +35,28 @@ pub(crate) struct Recorder {
     counts: Option<Counts>,
 }
 
-impl Observer {
-    pub(crate) fn new(observer: impl Fn(&StreamReport) + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(observer)))
-    }
-}
-
 impl Recorder {
-    /// Starts to record a stream. Returns `None` if no observer and no telemetry would receive the report.
-    pub(crate) fn new(observer: &Observer, telemetry: Telemetry) -> Option<Box<Self>> {
-        (observer.0.is_some() || Telemetry::IS_ON).then(|| {
-            Box::new(Self {
-                observer: observer.clone(),
-                telemetry,
-                started: Instant::now(),
-                polled: false,
-                time_to_first_event: None,
-                ending: None,
-                close_event_sent: false,
-                panicked: false,
-                counts: None,
-            })
+    /// Starts to record a stream, whose report this observer and the telemetry receive.
+    pub(crate) fn new(observer: Option<StreamObserver>, telemetry: Option<Telemetry>) -> Box<Self> {
+        Box::new(Self {
+            observer,
+            telemetry,
+            started: Instant::now(),
+            polled: false,
+            time_to_first_event: None,
+            ending: None,
+            close_event_sent: false,
+            panicked: false,
+            counts: None,
         })
     }
 
     pub(crate) fn first_poll(&mut self) {
         if !self.polled {
             self.polled = true;
-            self.telemetry.opened();
+            if let Some(telemetry) = &self.telemetry {
+                telemetry.opened();
+            }
         }
     }
 
@@ -97,9 +85,20 @@ impl Recorder {
         self.panicked = true;
     }
 
-    /// Sets what the stream has forwarded. A stream that another one takes over keeps its own counts.
+    /// Sets what the stream has forwarded. A stream that another one takes over keeps its own counts, except for what the
+    /// other one has sent.
     pub(crate) fn count(&mut self, counts: Counts) {
-        self.counts.get_or_insert(counts);
+        self.counts.get_or_insert(counts).bytes_sent = counts.bytes_sent;
+    }
+
+    /// Returns the report of a stream that is about to end like this.
+    pub(crate) fn report(&self, ending: Ending, counts: Counts) -> StreamReport {
+        StreamReport {
+            close_event_sent: self.close_event_sent,
+            duration: self.started.elapsed(),
+            time_to_first_event: self.time_to_first_event,
+            ..StreamReport::of(ending, counts)
+        }
     }
 
     /// Reports the stream. Panics of the observer and of the telemetry are caught.
@@ -107,23 +106,14 @@ impl Recorder {
         if !self.polled {
             return;
         }
-        let report = StreamReport {
-            ending: self.ending.unwrap_or(Ending::Dropped),
-            close_event_sent: self.close_event_sent,
-            counts: self.counts.unwrap_or_default(),
-            duration: self.started.elapsed(),
-            time_to_first_event: self.time_to_first_event,
-        };
+        let ending = self.ending.unwrap_or(Ending::Dropped);
+        let report = self.report(ending, self.counts.unwrap_or_default());
         // This may run while a panic unwinds, when a second panic would abort the process. The panic hook has reported it.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.telemetry.ended(&report)));
-        if let Some(observer) = &self.observer.0 {
-            let _ = catch_unwind(AssertUnwindSafe(|| observer(&report)));
+        if let Some(telemetry) = self.telemetry {
+            let _ = catch_unwind(AssertUnwindSafe(|| telemetry.ended(&report)));
         }
-    }
-}
-
-impl fmt::Debug for Observer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Some(..)" } else { "None" })
+        if let Some(observer) = self.observer {
+            let _ = catch_unwind(AssertUnwindSafe(|| observer.observe(&report)));
+        }
     }
 }

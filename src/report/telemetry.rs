@@ -21,6 +21,36 @@ impl Telemetry {
         }
     }
 
+    /// Describes the metrics to the recorder that is installed.
+    pub(crate) fn describe() {
+        #[cfg(feature = "metrics")]
+        {
+            use metrics::Unit::{Count, Seconds};
+
+            metrics::describe_gauge!("sse_streams_open", Count, "Event streams that are open.");
+            metrics::describe_counter!(
+                "sse_streams_ended_total",
+                Count,
+                "Event streams that have ended, by ending."
+            );
+            metrics::describe_counter!(
+                "sse_close_events_sent_total",
+                Count,
+                "Close events that have been sent."
+            );
+            metrics::describe_histogram!(
+                "sse_stream_duration_seconds",
+                Seconds,
+                "Time from the response to the end of an event stream, by ending."
+            );
+            metrics::describe_histogram!(
+                "sse_time_to_first_event_seconds",
+                Seconds,
+                "Time from the response to the first event of a stream."
+            );
+        }
+    }
+
     pub(crate) fn opened(&self) {
         #[cfg(feature = "metrics")]
         metrics::gauge!("sse_streams_open").increment(1);
@@ -57,15 +87,17 @@ fn trace(report: &StreamReport) {
     macro_rules! event {
         ($level:ident) => {
             tracing::event!(
+                target: "tower_sse_completion",
                 tracing::Level::$level,
                 sse.ending = report.ending().as_str(),
                 sse.close_event_sent = report.close_event_sent(),
                 sse.delivered = report.delivered(),
                 sse.data_frames = report.data_frames(),
+                sse.bytes_received = report.bytes_received(),
                 sse.duration = report.duration().as_secs_f64(),
                 sse.time_to_first_event =
                     report.time_to_first_event().map(|time| time.as_secs_f64()),
-                http.response.body.size = report.bytes(),
+                http.response.body.size = report.bytes_sent(),
                 error.type = (report.ending() == Ending::Failed).then_some("upstream"),
                 "event stream ended"
             )

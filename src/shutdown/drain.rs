@@ -12,6 +12,7 @@ use super::{
     Shutdown,
     waiters::{Phase, Shared},
 };
+use crate::wire::close_event::CloseEvent;
 
 /// Result of a [`drain`](Shutdown::drain).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +36,7 @@ impl Shutdown {
     /// because clients reconnect as soon as their streams end. With a grace period of zero all streams end at once.
     ///
     /// Streams that never finish, such as subscriptions, need not use up the grace period: see
-    /// [`draining`](Self::draining).
+    /// [`end_on_drain`](crate::SseCompletionLayer::end_on_drain).
     ///
     /// # Cancellation safety
     ///
@@ -62,6 +63,73 @@ impl Shutdown {
                 ended: shared.streams().ended() - ended_before,
                 still_open: shared.streams().open(),
             }
+        }
+    }
+}
+
+impl Shutdown {
+    /// Drains as [`drain`](Self::drain). The streams that the drain ends get this close event, unless their responses have
+    /// brought their own.
+    ///
+    /// If the shutdown has a close event already, from an earlier call or from [`close_with`](Self::close_with), that event
+    /// is used.
+    ///
+    /// # Cancellation safety
+    ///
+    /// As [`drain`](Self::drain). The event is set when the future is first polled.
+    ///
+    /// # Panics
+    ///
+    /// As [`drain`](Self::drain).
+    pub fn drain_with(
+        &self,
+        grace: Duration,
+        event: CloseEvent,
+    ) -> impl Future<Output = Drained> + Send + use<> {
+        let shutdown = self.clone();
+        async move {
+            shutdown.shared.set_close_event(event);
+            shutdown.drain(grace).await
+        }
+    }
+
+    /// Returns a future that waits for the signal, discards its output, and [drains](Self::drain).
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use axum::Router;
+    /// use tower_sse_completion::Shutdown;
+    ///
+    /// # async fn serve(app: Router, listener: tokio::net::TcpListener, shutdown: Shutdown) -> std::io::Result<()> {
+    /// let drain = tokio::spawn(shutdown.drain_after(tokio::signal::ctrl_c(), Duration::from_secs(10)));
+    /// axum::serve(listener, app)
+    ///     .with_graceful_shutdown(shutdown.draining())
+    ///     .await?;
+    /// let drained = drain.await?;
+    /// println!("{} streams ended", drained.ended());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancellation safety
+    ///
+    /// If the future is dropped before the signal arrives, nothing is drained. After that, as [`drain`](Self::drain).
+    ///
+    /// # Panics
+    ///
+    /// As [`drain`](Self::drain).
+    pub fn drain_after<F>(
+        &self,
+        signal: F,
+        grace: Duration,
+    ) -> impl Future<Output = Drained> + use<F>
+    where
+        F: Future,
+    {
+        let shutdown = self.clone();
+        async move {
+            signal.await;
+            shutdown.drain(grace).await
         }
     }
 }

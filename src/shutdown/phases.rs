@@ -7,26 +7,26 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::waiters::{CLOSED, DRAINING, Shared, Waiter};
+use super::waiters::{Phase, Shared, Waiter};
 
 /// Future that completes when a [`Shutdown`](crate::Shutdown) begins to drain or closes. Returned by [`Shutdown::draining`](crate::Shutdown::draining).
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Draining {
-    waiter: Waiter<DRAINING>,
+    waiter: Waiter,
 }
 
 /// Future that completes when a [`Shutdown`](crate::Shutdown) closes. Returned by [`Shutdown::closed`](crate::Shutdown::closed).
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Closed {
-    waiter: Waiter<CLOSED>,
+    waiter: Waiter,
 }
 
 impl Draining {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
         Self {
-            waiter: Waiter::new(shared),
+            waiter: Waiter::new(shared, Phase::Draining),
         }
     }
 }
@@ -34,7 +34,7 @@ impl Draining {
 impl Closed {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
         Self {
-            waiter: Waiter::new(shared),
+            waiter: Waiter::new(shared, Phase::Closed),
         }
     }
 }

@@ -6,30 +6,42 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::waiters::{CLOSED, DRAINING, Shared, Waiter};
+use super::waiters::{Phase, Shared, Waiter};
 use crate::wire::close_event::CloseEvent;
 
-/// A stream that watches a shutdown and is counted by it.
+/// A stream that watches a shutdown and, unless an inner layer does so, is counted by it.
 ///
 /// Dropping the guard lets a waiting drain return, so the report of the stream comes before that.
 #[derive(Debug)]
 pub(crate) struct StreamGuard {
-    waiter: Waiter<CLOSED>,
+    waiter: Waiter,
+    is_counted: bool,
     is_open: bool,
 }
 
 impl StreamGuard {
-    /// Counts a stream that starts now.
-    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+    /// Counts a stream that starts now, and that this phase of the shutdown ends.
+    pub(crate) fn new(shared: &Arc<Shared>, phase: Phase) -> Self {
         shared.streams().start();
         Self {
-            waiter: Waiter::new(shared),
+            waiter: Waiter::new(shared, phase),
+            is_counted: true,
             is_open: true,
         }
     }
 
+    /// Watches the shutdown for a stream that an inner layer counts.
+    pub(crate) fn uncounted(shared: &Arc<Shared>, phase: Phase) -> Self {
+        Self {
+            waiter: Waiter::new(shared, phase),
+            is_counted: false,
+            is_open: false,
+        }
+    }
+
+    /// Returns `true` if the shutdown ends the stream.
     #[inline]
-    pub(crate) fn is_closed(&self) -> bool {
+    pub(crate) fn has_fired(&self) -> bool {
         self.waiter.has_reached()
     }
 
@@ -39,7 +51,7 @@ impl StreamGuard {
     }
 
     #[inline]
-    pub(crate) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_fired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.waiter.poll(cx)
     }
 
@@ -60,7 +72,8 @@ impl Drop for StreamGuard {
     fn drop(&mut self) {
         self.leave();
         let shared = self.waiter.shared();
-        if shared.streams().reported() && shared.has_reached(DRAINING) {
+        let is_last = self.is_counted && shared.streams().reported();
+        if is_last && shared.has_reached(Phase::Draining) {
             shared.streams().wake_drains();
         }
     }

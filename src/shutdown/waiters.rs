@@ -18,26 +18,23 @@ use super::{
 use crate::wire::close_event::CloseEvent;
 
 /// Phases of a shutdown, which only ever advance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Phase {
     /// Streams run.
     Open,
-    /// Streams may finish. Those that watch `draining()` end.
+    /// Streams may finish. Those that end on drain do so.
     Draining,
     /// Streams end.
     Closed,
 }
-
-pub(crate) const DRAINING: u8 = Phase::Draining as u8;
-pub(crate) const CLOSED: u8 = Phase::Closed as u8;
 
 /// State that the clones of a shutdown, its streams and its futures share.
 pub(crate) struct Shared {
     phase: Padded<AtomicU8>,
     streams: Padded<Streams>,
     close_event: OnceLock<CloseEvent>,
-    /// The wakers of the tasks that wait for `Draining`, and of those that wait for `Closed`.
+    /// The wakers of the tasks that wait for the phase after `Open`, and of those that wait for the next one.
     waiters: [Mutex<Slab<Waker>>; 2],
 }
 
@@ -46,9 +43,10 @@ pub(crate) struct Shared {
 #[repr(align(128))]
 struct Padded<T>(T);
 
-/// A future that completes when the shutdown has reached this phase.
-pub(crate) struct Waiter<const PHASE: u8> {
+/// A future that completes when the shutdown has reached a phase.
+pub(crate) struct Waiter {
     shared: Arc<Shared>,
+    phase: Phase,
     registration: Option<Registration>,
 }
 
@@ -71,8 +69,16 @@ impl Default for Shared {
 
 impl Shared {
     #[inline]
-    pub(crate) fn has_reached(&self, phase: u8) -> bool {
-        self.phase.0.load(Ordering::SeqCst) >= phase
+    pub(crate) fn has_reached(&self, phase: Phase) -> bool {
+        self.phase.0.load(Ordering::SeqCst) >= phase as u8
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        match self.phase.0.load(Ordering::SeqCst) {
+            0 => Phase::Open,
+            1 => Phase::Draining,
+            _ => Phase::Closed,
+        }
     }
 
     /// Advances to this phase, and wakes the tasks that wait for it.
@@ -82,9 +88,9 @@ impl Shared {
     /// Passes on the first panic of a waker, after every other task has been woken.
     pub(crate) fn enter(&self, phase: Phase) {
         let before = self.phase.0.fetch_max(phase as u8, Ordering::SeqCst);
-        let wakers = |reached| mem::take(&mut *self.wakers(reached)).into_iter();
-        let reached = before + 1..=phase as u8;
-        wake_all(reached.flat_map(wakers).map(|(_, waker)| waker));
+        let wakers = |passed: u8| mem::take(&mut *lock(&self.waiters[usize::from(passed)]));
+        let wakers = (before..phase as u8).flat_map(wakers);
+        wake_all(wakers.map(|(_, waker)| waker));
     }
 
     #[inline]
@@ -102,15 +108,17 @@ impl Shared {
         self.close_event.get()
     }
 
-    fn wakers(&self, phase: u8) -> MutexGuard<'_, Slab<Waker>> {
-        lock(&self.waiters[usize::from(phase - DRAINING)])
+    /// Returns the wakers of the tasks that wait for this phase, which is not the first.
+    fn wakers(&self, phase: Phase) -> MutexGuard<'_, Slab<Waker>> {
+        lock(&self.waiters[phase as usize - 1])
     }
 }
 
-impl<const PHASE: u8> Waiter<PHASE> {
-    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+impl Waiter {
+    pub(crate) fn new(shared: &Arc<Shared>, phase: Phase) -> Self {
         Self {
             shared: Arc::clone(shared),
+            phase,
             registration: None,
         }
     }
@@ -121,7 +129,7 @@ impl<const PHASE: u8> Waiter<PHASE> {
 
     #[inline]
     pub(crate) fn has_reached(&self) -> bool {
-        self.shared.has_reached(PHASE)
+        self.shared.has_reached(self.phase)
     }
 
     /// Returns `true` if this task is woken when the phase is reached.
@@ -147,9 +155,9 @@ impl<const PHASE: u8> Waiter<PHASE> {
     fn register(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // Cloned and dropped without the lock: the last waker of a task may drop that task, and a stream with it.
         let (waker, registered) = (cx.waker().clone(), cx.waker().clone());
-        let mut wakers = self.shared.wakers(PHASE);
+        let mut wakers = self.shared.wakers(self.phase);
         // A phase is entered before its wakers are taken. Therefore either it is seen here, or this waker is among them.
-        if self.shared.has_reached(PHASE) {
+        if self.has_reached() {
             return Poll::Ready(());
         }
         let (key, previous) = match self.registration.take() {
@@ -169,12 +177,12 @@ impl<const PHASE: u8> Waiter<PHASE> {
     }
 }
 
-impl<const PHASE: u8> Drop for Waiter<PHASE> {
+impl Drop for Waiter {
     fn drop(&mut self) {
         if let Some(Registration { key, .. }) = self.registration.take() {
             // Once the phase is reached, the wakers are taken.
             if !self.has_reached() {
-                let mut wakers = self.shared.wakers(PHASE);
+                let mut wakers = self.shared.wakers(self.phase);
                 let waker = wakers.try_remove(key);
                 drop(wakers);
                 drop(waker);
@@ -183,7 +191,7 @@ impl<const PHASE: u8> Drop for Waiter<PHASE> {
     }
 }
 
-impl<const PHASE: u8> fmt::Debug for Waiter<PHASE> {
+impl fmt::Debug for Waiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Waiter").finish_non_exhaustive()
     }

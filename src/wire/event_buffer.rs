@@ -25,6 +25,10 @@ pub(crate) struct EventBuffer {
     held: Option<Box<Held>>,
     /// Upstream bytes that have been forwarded.
     bytes: u64,
+    /// Upstream bytes that have been discarded.
+    discarded: u64,
+    /// Bytes of the layer that have been sent: comments and the close event.
+    added: u64,
     event_types: EventTypes,
 }
 
@@ -37,6 +41,8 @@ impl EventBuffer {
             strip_byte_order_mark: false,
             frames: 0,
             bytes: 0,
+            discarded: 0,
+            added: 0,
             held: None,
             event_types: EventTypes::new(),
         }
@@ -148,6 +154,7 @@ impl EventBuffer {
 
     /// Discards the unfinished event, when nothing follows it.
     pub(crate) fn discard_held(&mut self) {
+        self.discarded += self.held_bytes();
         self.held = None;
     }
 
@@ -163,8 +170,14 @@ impl EventBuffer {
 
     /// Notes that a keep-alive comment is sent.
     #[cfg(feature = "tokio")]
-    pub(crate) fn comment_sent(&mut self) {
+    pub(crate) fn comment_sent(&mut self, comment: &[u8]) {
+        self.added += comment.len() as u64;
         self.strip_byte_order_mark |= self.bytes == 0;
+    }
+
+    /// Notes that a close event is sent.
+    pub(crate) fn close_event_sent(&mut self, event: &[u8]) {
+        self.added += event.len() as u64;
     }
 
     /// Returns `true` if anything is buffered.
@@ -197,13 +210,14 @@ impl EventBuffer {
         Counts {
             delivered: self.delivered,
             data_frames: self.frames,
-            bytes: self.bytes,
+            bytes_received: self.bytes + self.discarded + self.held_bytes(),
+            bytes_sent: self.bytes + self.added,
         }
     }
 
     /// Returns `true` if anything has been sent to the client, comments included.
     pub(crate) fn has_sent(&self) -> bool {
-        self.bytes > 0 || self.strip_byte_order_mark
+        self.bytes + self.added > 0
     }
 
     fn forward(
@@ -215,12 +229,17 @@ impl EventBuffer {
     ) -> Forward {
         if self.strips_byte_order_mark() && data.starts_with(BYTE_ORDER_MARK) {
             data.advance(BYTE_ORDER_MARK.len());
+            self.discarded += BYTE_ORDER_MARK.len() as u64;
         }
         self.frames += frames;
         self.bytes += data.len() as u64;
         self.delivered |= delivered;
         self.event_types.forwarded(&data, from_boundary);
         Forward::new(data, delivered)
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.held.as_deref().map_or(0, Held::len)
     }
 
     fn exceeds(&self, data: &[u8], limit: usize) -> bool {

@@ -41,6 +41,12 @@ impl Held {
         &self.bytes
     }
 
+    /// Returns the number of bytes, those of the rest included.
+    pub(super) fn len(&self) -> u64 {
+        let queued = self.queued.as_ref();
+        (self.bytes.len() + queued.map_or(0, |rest| rest.data.len())) as u64
+    }
+
     /// Appends these bytes. The memory grows by powers of two up to the limit.
     pub(super) fn push(&mut self, bytes: &[u8], limit: usize) {
         let length = self.bytes.len() + bytes.len();

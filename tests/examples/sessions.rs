@@ -4,7 +4,10 @@
 #[allow(dead_code, reason = "main is not called")]
 mod example;
 
-use testkit::server::{VERSIONS, next_data, receive, serve};
+use testkit::{
+    server::{VERSIONS, next_data, receive, serve},
+    wait::within,
+};
 use tower_sse_completion::Shutdown;
 
 use super::{open, text_of};
@@ -17,6 +20,8 @@ async fn logout_ends_the_streams_of_one_user() {
         assert_eq!(first, "data: event 1 for ada\n\n");
         let (_, mut bob) = open(address, version, "GET", "/events/bob").await;
 
+        let online = async || text_of(address, version, "GET", "/online").await;
+        assert_eq!(online().await, "ada\nbob");
         let logout = async || text_of(address, version, "POST", "/logout/ada").await;
         assert_eq!(logout().await, "logged out\n");
         let end = receive(ada).await.text();
@@ -24,5 +29,9 @@ async fn logout_ends_the_streams_of_one_user() {
 
         assert_eq!(next_data(&mut bob).await, "data: event 2 for bob\n\n");
         assert_eq!(logout().await, "nobody of that name");
+
+        assert_eq!(online().await, "bob");
+        drop(bob);
+        within(async { while !online().await.is_empty() {} }).await;
     }
 }

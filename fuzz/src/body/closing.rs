@@ -52,7 +52,7 @@ impl Choice {
     pub(super) fn configure<C>(self, layer: SseCompletionLayer<C>) -> SseCompletionLayer<C> {
         match self {
             Self::PerStream => {
-                layer.close_event_with(|ending| CloseEvent::new().data(ending.as_str()))
+                layer.close_event_with(|report| CloseEvent::new().data(report.ending().as_str()))
             }
             _ => layer.close_event(self.event()),
         }

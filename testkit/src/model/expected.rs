@@ -33,6 +33,8 @@ pub struct Expected {
     pub delivered: bool,
     /// The data frames that are reported as forwarded.
     pub data_frames: usize,
+    /// The bytes that the upstream has returned.
+    pub received: usize,
 }
 
 impl Expected {
@@ -69,6 +71,7 @@ impl Expected {
             error: false,
             delivered: forwarding.delivered_within(forwarded) > 0,
             data_frames: forwarding.frames_within(forwarded),
+            received: forwarding.received().len(),
         }
     }
 
@@ -84,26 +87,28 @@ impl Expected {
         output
     }
 
-    /// Compares the report of the stream.
+    /// Compares the report of the stream, which has returned this number of bytes.
     ///
     /// # Panics
     ///
     /// Panics if the report differs.
     #[track_caller]
-    pub fn assert_report(&self, report: &StreamReport) {
+    pub fn assert_report(&self, report: &StreamReport, sent: usize) {
         let reported = (
             report.ending(),
             report.close_event_sent(),
             report.delivered(),
             report.data_frames(),
-            report.bytes(),
+            report.bytes_received(),
+            report.bytes_sent(),
         );
         let expected = (
             self.ending,
             self.close_event,
             self.delivered,
             self.data_frames as u64,
-            self.bytes.len() as u64,
+            self.received as u64,
+            sent as u64,
         );
         assert_eq!(reported, expected, "C21: the report");
         let has_time = report.time_to_first_event().is_some();

@@ -141,7 +141,7 @@ impl Judge for StreamJudge {
             Phase::Streaming => {
                 let (dropped, forwarded) = (Ending::Dropped, self.forwarded);
                 Expected::without_tail(&self.forwarding, dropped, forwarded)
-                    .assert_report(&self.reports.only());
+                    .assert_report(&self.reports.only(), self.output.len());
             }
             Phase::Ending { candidates, .. } => self.assert_report(candidates),
             Phase::Finished | Phase::Ended => {
@@ -276,7 +276,7 @@ impl StreamJudge {
             return Progress::Ready;
         }
         assert!(body.is_end_stream(), "C13: with the last frame");
-        expected.assert_report(&self.reports.only());
+        expected.assert_report(&self.reports.only(), self.output.len());
         self.phase = Phase::Finished;
         Progress::Finished
     }

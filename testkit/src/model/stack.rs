@@ -147,7 +147,7 @@ impl Judge for StackJudge {
             assert_eq!(stream.output, expected.output(), "C4, C9: the bytes");
             assert_eq!(self.trailers, expected.trailers, "C13: the trailers");
             assert_eq!(self.error, expected.error, "C12: the error");
-            expected.assert_report(&report);
+            expected.assert_report(&report, stream.output.len());
         }
     }
 }

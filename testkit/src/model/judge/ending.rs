@@ -183,6 +183,7 @@ impl StreamJudge {
 
     /// C21: a panic of the upstream is a failure, which is reported when the body is dropped.
     pub(super) fn panicked(&mut self) -> Progress {
+        self.receive();
         let expected = Expected::without_tail(&self.forwarding, Ending::Failed, self.forwarded);
         self.phase = Phase::Ending {
             tail: Default::default(),
@@ -197,7 +198,8 @@ impl StreamJudge {
         let report = self.reports.only();
         let is_reported = |expected: &&Expected| expected.ending == report.ending();
         let expected = candidates.iter().find(is_reported);
-        expected.unwrap_or(&candidates[0]).assert_report(&report);
+        let expected = expected.unwrap_or(&candidates[0]);
+        expected.assert_report(&report, self.output.len());
     }
 }
 
