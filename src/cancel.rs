@@ -1,5 +1,7 @@
 //! Cancellations: futures that are made for each request, and whose completion ends the stream.
 
+mod boxed;
+
 use std::{
     fmt,
     future::Future,
@@ -9,6 +11,8 @@ use std::{
 
 use http::{Request, request::Parts};
 use pin_project_lite::pin_project;
+
+pub use self::boxed::BoxCancellation;
 
 /// The cancellation of a layer without one: the layer never cancels a stream by itself.
 ///
@@ -36,7 +40,97 @@ pin_project! {
 /// The cancellations of a layer: makes the future of each request.
 ///
 /// The trait is sealed. It is implemented by [`NeverCancel`], by [`CancelWhen`] for closures that return a
-/// `Future<Output = ()>`, and by [`FirstOf`] for two implementations.
+/// `Future<Output = ()>`, by [`FirstOf`] for two implementations, and by [`BoxCancellation`]. With a
+/// [`Shutdown`](crate::Shutdown) alone, a layer stays an `SseCompletionLayer<NeverCancel>`.
+///
+/// # In a library
+///
+/// A layer of your own that takes cancellations as [`cancel_when`](crate::SseCompletionLayer::cancel_when) does:
+///
+/// ```
+/// use http::request::Parts;
+/// use tower::Layer;
+/// use tower_sse_completion::{
+///     CancelWhen, FirstOf, MakeCancellation, NeverCancel, SseCompletion, SseCompletionLayer,
+/// };
+///
+/// #[derive(Clone, Default)]
+/// pub struct MyLayer<C = NeverCancel> {
+///     completion: SseCompletionLayer<C>,
+/// }
+///
+/// impl<C: MakeCancellation> MyLayer<C> {
+///     pub fn cancel_when<F, Fut>(self, make: F) -> MyLayer<FirstOf<C, CancelWhen<F>>>
+///     where
+///         F: Fn(&Parts) -> Fut,
+///         Fut: Future<Output = ()>,
+///     {
+///         MyLayer { completion: self.completion.cancel_when(make) }
+///     }
+/// }
+///
+/// impl<S, C: Clone> Layer<S> for MyLayer<C> {
+///     type Service = SseCompletion<S, C>;
+///
+///     fn layer(&self, inner: S) -> Self::Service {
+///         self.completion.layer(inner)
+///     }
+/// }
+///
+/// let layer: MyLayer = MyLayer::default();
+/// let layer = layer.cancel_when(|_request| std::future::pending());
+/// # let _ = layer.layer(());
+/// ```
+///
+/// A layer in a field, with a cancellation that captures something and therefore has no name:
+///
+/// ```
+/// use tokio_util::sync::CancellationToken;
+/// use tower_sse_completion::{BoxCancellation, SseCompletionLayer};
+///
+/// struct Server {
+///     completion: SseCompletionLayer<BoxCancellation>,
+/// }
+///
+/// fn server(token: CancellationToken) -> Server {
+///     let completion = SseCompletionLayer::new()
+///         .cancel_when(move |_request| token.clone().cancelled_owned())
+///         .boxed();
+///     Server { completion }
+/// }
+/// # let _ = server(CancellationToken::new()).completion;
+/// ```
+///
+/// A service whose types are all erased. The data and the error of the body must be `Send`:
+///
+/// ```
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use http_body::Body;
+/// use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+/// use tower::{Service, ServiceBuilder, ServiceExt, util::BoxCloneService};
+/// use tower_sse_completion::SseCompletionLayer;
+///
+/// type Erased<R, E, B> = BoxCloneService<Request<R>, Response<UnsyncBoxBody<Bytes, B>>, E>;
+///
+/// fn erase<S, R, B>(inner: S) -> Erased<R, S::Error, B::Error>
+/// where
+///     S: Service<Request<R>, Response = Response<B>> + Clone + Send + 'static,
+///     S::Future: Send,
+///     R: 'static,
+///     B: Body<Data = Bytes, Error: Send> + Send + 'static,
+/// {
+///     ServiceBuilder::new()
+///         .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
+///         .layer(SseCompletionLayer::new())
+///         .service(inner)
+///         .boxed_clone()
+/// }
+/// # let inner = tower::service_fn(async |_: Request<()>| {
+/// #     Ok::<_, std::convert::Infallible>(Response::new(http_body_util::Full::<Bytes>::default()))
+/// # });
+/// # let _: Erased<(), _, _> = erase(inner);
+/// ```
 pub trait MakeCancellation: sealed::Sealed {
     /// The future whose completion cancels the stream. It is not polled again after that.
     type Cancellation: Future<Output = ()>;
@@ -60,6 +154,7 @@ mod sealed {
 
     impl Sealed for super::NeverCancel {}
     impl<F> Sealed for super::CancelWhen<F> {}
+    impl Sealed for super::BoxCancellation {}
     impl<A, B> Sealed for super::FirstOf<A, B> {}
 }
 

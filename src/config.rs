@@ -23,10 +23,12 @@ pub(crate) struct Config {
     pub(crate) final_poll: FinalPoll,
     pub(crate) shutdowns: Arc<[Shutdown]>,
     /// Chooses the streams that end as soon as a drain begins.
-    pub(crate) ends_on_drain: Option<Arc<dyn Fn(&Parts) -> bool + Send + Sync>>,
+    pub(crate) ends_on_drain: Option<Arc<Choose>>,
     #[cfg(feature = "tokio")]
     pub(crate) deadlines: Deadlines,
 }
+
+type Choose = dyn Fn(&Parts) -> bool + Send + Sync;
 
 /// The ends of an upstream at which a close event is due.
 #[derive(Debug, Clone, Copy)]

@@ -9,7 +9,7 @@ use std::{future::Future, sync::Arc};
 use http::request::Parts;
 
 use crate::{
-    cancel::{CancelWhen, FirstOf, MakeCancellation, NeverCancel},
+    cancel::{BoxCancellation, CancelWhen, FirstOf, MakeCancellation, NeverCancel},
     config::Config,
     report::{observer::LayerObserver, stream_report::StreamReport, telemetry::Telemetry},
     shutdown::Shutdown,
@@ -104,6 +104,19 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     {
         SseCompletionLayer {
             cancel: FirstOf::new(self.cancel, CancelWhen::new(make)),
+            config: self.config,
+        }
+    }
+}
+
+impl<C: MakeCancellation> SseCompletionLayer<C> {
+    /// Erases the type of the cancellation, for a layer in a field or in a signature. The future of each request is allocated.
+    pub fn boxed(self) -> SseCompletionLayer<BoxCancellation>
+    where
+        C: MakeCancellation<Cancellation: Send + 'static> + Send + Sync + 'static,
+    {
+        SseCompletionLayer {
+            cancel: BoxCancellation::new(self.cancel),
             config: self.config,
         }
     }

@@ -140,7 +140,7 @@ mod wire;
 pub use self::{
     body::ResponseBody,
     byte_stream::ByteStream,
-    cancel::{CancelWhen, FirstOf, MakeCancellation, NeverCancel},
+    cancel::{BoxCancellation, CancelWhen, FirstOf, MakeCancellation, NeverCancel},
     eligibility::SkipCompletion,
     future::ResponseFuture,
     layer::SseCompletionLayer,
