@@ -1,0 +1,335 @@
+//! The programs that a newcomer writes from the documentation, in small.
+
+use std::{convert::Infallible, future::IntoFuture, pin::pin, time::Duration};
+
+use axum::{
+    BoxError, Router,
+    body::Body as AxumBody,
+    error_handling::HandleErrorLayer,
+    handler::Handler,
+    response::{
+        IntoResponse,
+        sse::{Event, Sse},
+    },
+    routing::get,
+};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE, request::Parts};
+use http_body::Body;
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use testkit::server::{VERSIONS, listen, next_data, receive, request};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tower::{
+    Layer, Service, ServiceBuilder, ServiceExt, buffer::BufferLayer, service_fn,
+    util::BoxCloneService, util::BoxCloneSyncService,
+};
+use tower_http::{
+    cors::CorsLayer, timeout::TimeoutLayer, validate_request::ValidateRequestHeaderLayer,
+};
+use tower_sse_completion::{
+    BoxCancellation, CancelWhen, CloseEvent, FirstOf, MakeCancellation, NeverCancel, ResponseBody,
+    ResponseFuture, Shutdown, SseCompletion, SseCompletionLayer,
+};
+use tower_test::mock;
+
+const CLOSE: &str = "event: close\ndata:\n\n";
+
+/// A handler whose event stream never ends by itself.
+async fn events() -> impl IntoResponse {
+    let hello = Ok::<_, Infallible>(Event::default().data("hello"));
+    Sse::new(stream::iter([hello]).chain(stream::pending()))
+}
+
+/// A service whose event stream never ends by itself.
+async fn respond(_request: Request<AxumBody>) -> Result<Response<AxumBody>, Infallible> {
+    Ok(events().await.into_response())
+}
+
+#[tokio::test]
+async fn axum_server_shuts_down() {
+    for version in VERSIONS {
+        let shutdown = Shutdown::new();
+        let (signal, signalled) = oneshot::channel::<()>();
+        let app = Router::new()
+            .route("/events", get(events))
+            .layer(SseCompletionLayer::new().shutdown(&shutdown));
+        let (listener, address) = listen().await;
+        let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.after(signalled));
+        let server = tokio::spawn(server.into_future());
+
+        let response = request(address, version, "GET", "/events").await;
+        let mut body = response.into_body();
+        assert_eq!(next_data(&mut body).await, "data: hello\n\n");
+        signal.send(()).expect("the server waits for the signal");
+        assert_eq!(receive(body).await.text(), CLOSE, "{version:?}");
+        server.await.expect("no panic").expect("no error");
+    }
+}
+
+#[tokio::test]
+async fn routes_have_close_events_of_their_own() {
+    let shutdown = Shutdown::new();
+    let completion = SseCompletionLayer::new().shutdown(&shutdown);
+    let named = |name| {
+        completion
+            .clone()
+            .close_event(CloseEvent::from_static(name))
+    };
+    let app = Router::new()
+        .route("/orders", get(events.layer(named("orders-closed"))))
+        .route("/prices", get(events.layer(named("prices-closed"))))
+        .route("/rest", get(events.layer(completion.clone())));
+    for (path, close) in [
+        ("/orders", "event: orders-closed\ndata:\n\n"),
+        ("/prices", "event: prices-closed\ndata:\n\n"),
+        ("/rest", CLOSE),
+    ] {
+        let request = Request::get(path).body(AxumBody::empty());
+        let response = app.clone().oneshot(request.expect("a request")).await;
+        let body = response.expect("a response").into_body();
+        shutdown.close();
+        let text = body.collect().await.expect("no error").to_bytes();
+        assert_eq!(text, format!("data: hello\n\n{close}"));
+    }
+}
+
+#[tokio::test]
+async fn stack_is_tested_with_tower_test() {
+    let shutdown = Shutdown::new();
+    let layer = SseCompletionLayer::new().shutdown(&shutdown);
+    let (mut service, mut handle) =
+        mock::spawn_layer::<Request<()>, Response<Full<Bytes>>, _>(layer);
+    assert!(service.poll_ready().is_ready());
+    let response = service.call(Request::new(()));
+    let (_request, send) = handle.next_request().await.expect("the request");
+    let empty = Response::builder()
+        .header(CONTENT_TYPE, "text/event-stream")
+        .body(Full::default());
+    send.send_response(empty.expect("a response"));
+    let body = response.await.expect("the response").into_body();
+    assert_eq!(body.collect().await.expect("no error").to_bytes(), CLOSE);
+}
+
+/// A library that names every type of the layer.
+mod library {
+    use super::*;
+
+    #[derive(Debug, Clone, Default)]
+    pub(crate) struct EventsLayer<C = NeverCancel> {
+        completion: SseCompletionLayer<C>,
+    }
+
+    #[derive(Debug, Clone)]
+    pub(crate) struct Events<S, C = NeverCancel> {
+        inner: SseCompletion<S, C>,
+    }
+
+    impl EventsLayer {
+        pub(crate) fn new(shutdown: &Shutdown) -> Self {
+            // With a shutdown alone, the type stays.
+            let completion: SseCompletionLayer<NeverCancel> =
+                SseCompletionLayer::new().shutdown(shutdown);
+            Self { completion }
+        }
+    }
+
+    impl<C: MakeCancellation> EventsLayer<C> {
+        pub(crate) fn cancel_when<F, Fut>(self, make: F) -> EventsLayer<FirstOf<C, CancelWhen<F>>>
+        where
+            F: Fn(&Parts) -> Fut,
+            Fut: Future<Output = ()>,
+        {
+            EventsLayer {
+                completion: self.completion.cancel_when(make),
+            }
+        }
+    }
+
+    impl<S, C: Clone> Layer<S> for EventsLayer<C> {
+        type Service = Events<S, C>;
+
+        fn layer(&self, inner: S) -> Self::Service {
+            Events {
+                inner: self.completion.layer(inner),
+            }
+        }
+    }
+
+    impl<S, C, R, B> Service<Request<R>> for Events<S, C>
+    where
+        S: Service<Request<R>, Response = Response<B>>,
+        C: MakeCancellation,
+        B: Body,
+    {
+        type Response = Response<ResponseBody<B, C::Cancellation>>;
+        type Error = S::Error;
+        type Future = ResponseFuture<S::Future, C::Cancellation>;
+
+        fn poll_ready(
+            &mut self,
+            cx: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Result<(), S::Error>> {
+            self.inner.poll_ready(cx)
+        }
+
+        fn call(&mut self, request: Request<R>) -> Self::Future {
+            self.inner.call(request)
+        }
+    }
+}
+
+#[tokio::test]
+async fn library_names_all_types() {
+    let (shutdown, token) = (Shutdown::new(), CancellationToken::new());
+    let of_shutdown = library::EventsLayer::new(&shutdown);
+    let of_token = of_shutdown.clone().cancel_when({
+        let token = token.clone();
+        move |_request| token.clone().cancelled_owned()
+    });
+    let first = of_shutdown.layer(service_fn(respond));
+    let second = of_token.layer(service_fn(respond));
+    let first = first.oneshot(Request::default()).await.expect("a response");
+    let second = second.oneshot(Request::default()).await;
+    token.cancel();
+    shutdown.close();
+    let texts = [
+        first
+            .into_body()
+            .collect()
+            .await
+            .map(|body| body.to_bytes()),
+        second
+            .expect("a response")
+            .into_body()
+            .collect()
+            .await
+            .map(|body| body.to_bytes()),
+    ];
+    for text in texts {
+        assert_eq!(text.expect("no error"), format!("data: hello\n\n{CLOSE}"));
+    }
+}
+
+/// A layer whose cancellation captures a token has a name once it is boxed.
+struct Server {
+    completion: SseCompletionLayer<BoxCancellation>,
+}
+
+#[tokio::test]
+async fn boxed_cancellation_fits_into_a_field() {
+    let token = CancellationToken::new();
+    let server = Server {
+        completion: SseCompletionLayer::new()
+            .cancel_when({
+                let token = token.clone();
+                move |request| {
+                    let (token, subscribes) = (token.clone(), request.method == Method::GET);
+                    async move {
+                        match subscribes {
+                            true => token.cancelled().await,
+                            false => std::future::pending().await,
+                        }
+                    }
+                }
+            })
+            .boxed(),
+    };
+    let service = server.completion.clone().layer(service_fn(respond));
+    let response = service.oneshot(Request::default()).await;
+    let mut body = pin!(response.expect("a response").into_body());
+    assert!(body.frame().await.is_some_and(|frame| frame.is_ok()));
+    token.cancel();
+    let close = body.collect().await.expect("no error").to_bytes();
+    assert_eq!(close, CLOSE);
+    // It can be boxed once more, and gain another cancellation.
+    let twice = server.completion.boxed().cancel_when(|_| async {});
+    let body = twice
+        .layer(service_fn(respond))
+        .oneshot(Request::default())
+        .await;
+    let body = body.expect("a response").into_body().collect().await;
+    assert!(
+        body.expect("no error")
+            .to_bytes()
+            .ends_with(CLOSE.as_bytes())
+    );
+}
+
+type Erased<R, B, E> = BoxCloneService<Request<R>, Response<UnsyncBoxBody<Bytes, B>>, E>;
+
+fn erase<S, R, B>(inner: S, shutdown: &Shutdown) -> Erased<R, B::Error, S::Error>
+where
+    S: Service<Request<R>, Response = Response<B>, Future: Send> + Clone + Send + 'static,
+    R: 'static,
+    B: Body<Data = Bytes, Error: Send> + Send + 'static,
+{
+    ServiceBuilder::new()
+        .boxed_clone()
+        .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
+        .layer(SseCompletionLayer::new().shutdown(shutdown))
+        .service(inner)
+}
+
+#[tokio::test]
+async fn stack_is_erased() {
+    let shutdown = Shutdown::new();
+    let services: Vec<Erased<_, _, _>> = vec![
+        erase(service_fn(respond), &shutdown),
+        erase(Router::new().route("/", get(events)), &shutdown),
+    ];
+    for service in services {
+        let response = service.oneshot(Request::<AxumBody>::default()).await;
+        let body = response.expect("a response").into_body();
+        shutdown.close();
+        let text = body.collect().await.expect("no error").to_bytes();
+        assert_eq!(text, format!("data: hello\n\n{CLOSE}"));
+    }
+}
+
+#[tokio::test]
+async fn all_common_layers_stand_in_one_builder() {
+    async fn respond_or_fail(request: Request<AxumBody>) -> Result<Response<AxumBody>, BoxError> {
+        match request.uri().path() {
+            "/fail" => Err("an intended error".into()),
+            "/never" => std::future::pending().await,
+            _ => Ok(events().await.into_response()),
+        }
+    }
+
+    let shutdown = Shutdown::new();
+    let bearer = ValidateRequestHeaderLayer::has_header_value("authorization", "Bearer secret");
+    let service = ServiceBuilder::new()
+        .layer_fn(BoxCloneSyncService::new)
+        .layer(CorsLayer::permissive())
+        .layer(bearer.expect("a valid name"))
+        .layer(HandleErrorLayer::new(async |error: BoxError| {
+            (StatusCode::BAD_GATEWAY, error.to_string())
+        }))
+        .layer(BufferLayer::new(8))
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::GATEWAY_TIMEOUT,
+            Duration::from_millis(50),
+        ))
+        .layer(SseCompletionLayer::new().shutdown(&shutdown))
+        .service(service_fn(respond_or_fail));
+    let send = |path: &str| {
+        let request = Request::get(path).header("authorization", "Bearer secret");
+        let request = request.body(AxumBody::empty()).expect("a request");
+        let service = service.clone();
+        async move { service.oneshot(request).await.expect("infallible") }
+    };
+
+    let unauthorized = service.clone().oneshot(Request::<AxumBody>::default());
+    let unauthorized = unauthorized.await.expect("infallible");
+    assert_eq!(unauthorized.status(), StatusCode::FORBIDDEN);
+    assert_eq!(send("/fail").await.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(send("/never").await.status(), StatusCode::GATEWAY_TIMEOUT);
+    let response = send("/").await;
+    assert_eq!(response.headers()["access-control-allow-origin"], "*");
+    assert_eq!(shutdown.open_streams(), 1);
+    shutdown.close();
+    let text = response.into_body().collect().await.expect("no error");
+    assert_eq!(text.to_bytes(), format!("data: hello\n\n{CLOSE}"));
+}
