@@ -82,8 +82,8 @@ fn event_stream(stream: impl Stream<Item = Result<Bytes, Infallible>> + 'static)
 }
 
 fn ticks() -> impl Stream<Item = Result<Bytes, Infallible>> {
-    stream::iter(1..).then(async |number: u32| {
+    stream::iter(1..).then(async |number| {
         time::sleep(Duration::from_millis(500)).await;
-        Ok(format!("id: {number}\ndata: tick\n\n").into())
+        Ok(frameworks::event(number, "tick"))
     })
 }
