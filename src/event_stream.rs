@@ -132,7 +132,7 @@ impl<B: Body, C> EventStream<B, C> {
             ends_on_drain,
             observer,
         } = choices;
-        let observer = observer.or_else(|| config.observer.for_stream());
+        let observer = config.observer.for_stream(observer);
         let is_recorded =
             observer.is_some() || Telemetry::IS_ON || config.close_event_needs_report();
         let recorder = match inner {

@@ -1,12 +1,12 @@
 //! What a request leaves for its stream.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use http::{Request, request::Parts};
 
 use crate::{
     config::Config,
-    report::{observer::StreamObserver, telemetry::Telemetry},
+    report::{observer::ObserveOnce, telemetry::Telemetry},
 };
 
 /// Made with the request, and consumed by the stream if the response is one.
@@ -19,10 +19,10 @@ pub(crate) struct StreamContext<C> {
 }
 
 /// What the closures of the layer have chosen for a request.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Choices {
     pub(crate) ends_on_drain: bool,
-    pub(crate) observer: Option<StreamObserver>,
+    pub(crate) observer: Option<Box<ObserveOnce>>,
 }
 
 impl<C> StreamContext<C> {
@@ -53,5 +53,13 @@ impl Choices {
             ends_on_drain: ends_on_drain.is_some_and(|ends_on_drain| ends_on_drain(request)),
             observer: config.observer.for_request(request),
         }
+    }
+}
+
+impl fmt::Debug for Choices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Choices")
+            .field("ends_on_drain", &self.ends_on_drain)
+            .finish_non_exhaustive()
     }
 }

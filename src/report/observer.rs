@@ -22,7 +22,7 @@ pub(crate) enum StreamObserver {
 }
 
 type Observe = dyn Fn(&StreamReport) + Send + Sync;
-type ObserveOnce = dyn FnOnce(&StreamReport) + Send + Sync;
+pub(crate) type ObserveOnce = dyn FnOnce(&StreamReport) + Send + Sync;
 type MakeObserver = dyn Fn(&Parts) -> Box<ObserveOnce> + Send + Sync;
 
 impl LayerObserver {
@@ -43,18 +43,22 @@ impl LayerObserver {
     }
 
     /// Makes the observer of this request, if each request has its own.
-    pub(crate) fn for_request(&self, request: &Parts) -> Option<StreamObserver> {
+    pub(crate) fn for_request(&self, request: &Parts) -> Option<Box<ObserveOnce>> {
         match self {
-            Self::PerRequest(make) => Some(StreamObserver::OfRequest(make(request))),
+            Self::PerRequest(make) => Some(make(request)),
             Self::None | Self::Shared(_) => None,
         }
     }
 
-    /// Returns the observer of all streams.
-    pub(crate) fn for_stream(&self) -> Option<StreamObserver> {
-        match self {
-            Self::Shared(observe) => Some(StreamObserver::Shared(Arc::clone(observe))),
-            Self::None | Self::PerRequest(_) => None,
+    /// Returns the observer of a stream, which is that of its request if there is one.
+    pub(crate) fn for_stream(
+        &self,
+        of_request: Option<Box<ObserveOnce>>,
+    ) -> Option<StreamObserver> {
+        match (of_request, self) {
+            (Some(observe), _) => Some(StreamObserver::OfRequest(observe)),
+            (None, Self::Shared(observe)) => Some(StreamObserver::Shared(Arc::clone(observe))),
+            (None, Self::None | Self::PerRequest(_)) => None,
         }
     }
 }
