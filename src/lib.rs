@@ -150,7 +150,10 @@ pub use self::{
     wire::close_event::{CloseEvent, InvalidCloseEvent},
 };
 #[cfg(feature = "tokio")]
-pub use self::{deadlines::KeepAlive, shutdown::Drained};
+pub use self::{
+    deadlines::KeepAlive,
+    shutdown::{Connection, Drained},
+};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -7,15 +7,17 @@ mod waiters;
 mod wake;
 
 #[cfg(feature = "tokio")]
+mod connection;
+#[cfg(feature = "tokio")]
 mod drain;
 
 use std::{fmt, future::Future, sync::Arc};
 
 use http::Extensions;
 
-#[cfg(feature = "tokio")]
-pub use self::drain::Drained;
 pub use self::phases::{Closed, Draining};
+#[cfg(feature = "tokio")]
+pub use self::{connection::Connection, drain::Drained};
 use self::{
     stream_guard::StreamGuard,
     waiters::{Phase, Shared},
@@ -81,6 +83,9 @@ impl Shutdown {
     }
 
     /// Ends every stream now, and every later stream as soon as it starts.
+    ///
+    /// No connection is cut: to cut the connections of clients that do not read, [`drain`](Self::drain) with a grace period of
+    /// zero afterwards.
     ///
     /// # Panics
     ///

@@ -59,7 +59,7 @@ fn c23_public_types_are_send_sync_and_unpin_with_their_parts() {
 #[cfg(feature = "tokio")]
 #[test]
 fn c23_shutdown_and_its_futures_are_send_and_sync() {
-    use tower_sse_completion::{Closed, Drained, Draining, KeepAlive, Shutdown};
+    use tower_sse_completion::{Closed, Connection, Drained, Draining, KeepAlive, Shutdown};
 
     fn is_both<T: Send + Sync + Unpin + 'static>(_: &T) {}
     let shutdown = Shutdown::new();
@@ -72,6 +72,14 @@ fn c23_shutdown_and_its_futures_are_send_and_sync() {
     is_send_and_static(&shutdown.drain(std::time::Duration::ZERO));
     fn is_send_and_static(_: &(impl Send + 'static)) {}
     is_send_and_static(&shutdown.after(future::pending::<()>()));
+    is_both(
+        &shutdown
+            .connection(())
+            .write_timeout(std::time::Duration::ZERO),
+    );
+    is_send::<Connection<Cell<()>>>();
+    // A connection needs nothing of what it wraps.
+    let _: Connection<Rc<PhantomPinned>> = shutdown.connection(Rc::default());
 }
 
 /// A service that is neither `Send` nor `Sync` nor `'static`, and whose body and future are not, either.

@@ -53,6 +53,36 @@ fn assert_polls_take_no_allocation(token: &CancellationToken, upstream: Script) 
 }
 
 #[test]
+fn c24_call_of_a_wrapped_connection_takes_no_allocation() {
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, empty};
+
+    let shutdown = Shutdown::new();
+    let (server, _client) = tokio::io::duplex(16);
+    let mut silent = shutdown.connection(server);
+    let mut ready = shutdown
+        .connection(empty())
+        .write_timeout(std::time::Duration::from_secs(30));
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut poll = |polls: usize| {
+        allocation_counter::measure(|| {
+            for _ in 0..polls {
+                let mut buffer = [0; 16];
+                let mut buffer = ReadBuf::new(&mut buffer);
+                let read = Pin::new(&mut silent).poll_read(&mut cx, &mut buffer);
+                assert!(read.is_pending());
+                let written = Pin::new(&mut ready).poll_write(&mut cx, b"data: x\n\n");
+                assert!(matches!(written, Poll::Ready(Ok(9))));
+                assert!(Pin::new(&mut ready).poll_flush(&mut cx).is_ready());
+            }
+        })
+        .count_total
+    };
+    // The first poll registers the waker.
+    poll(1);
+    assert_eq!(poll(1000), 0);
+}
+
+#[test]
 fn shutdown_takes_at_most_64_bytes_for_a_stream() {
     const STREAMS: usize = 10_000;
     let shutdown = Shutdown::new();

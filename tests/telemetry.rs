@@ -198,3 +198,38 @@ fn streams_are_measured() {
         assert_eq!(measured.get(name), Some(&value), "{name}: {measured:#?}");
     }
 }
+
+#[cfg(feature = "tokio")]
+#[test]
+fn c24_connections_that_are_cut_are_measured_by_their_reason() {
+    use std::time::Duration;
+    use tokio::io::{AsyncWriteExt, duplex};
+    use tower_sse_completion::Shutdown;
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    let measured = measured(|_| {
+        runtime.block_on(async {
+            let shutdown = Shutdown::new();
+            let connection = || shutdown.connection(duplex(8).0);
+            let (mut stalled, _client) = {
+                let (server, client) = duplex(8);
+                let limit = Duration::from_secs(30);
+                (shutdown.connection(server).write_timeout(limit), client)
+            };
+            stalled.write_all(&[0; 9]).await.expect_err("timed out");
+            stalled.flush().await.expect_err("timed out");
+            drop(stalled);
+            let _left = [connection(), connection(), connection()];
+            assert_eq!(shutdown.drain(Duration::ZERO).await.connections_cut(), 3);
+            assert_eq!(shutdown.drain(Duration::ZERO).await.connections_cut(), 0);
+        });
+    });
+    for (reason, count) in [("shutdown", 3.0), ("write_timeout", 1.0)] {
+        let name = format!("Key(sse_connections_cut_total, [reason = {reason}])");
+        assert_eq!(measured.get(&name), Some(&count), "{name}: {measured:#?}");
+    }
+}

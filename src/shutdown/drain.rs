@@ -2,16 +2,12 @@
 
 use std::{
     future::{self, Future},
-    sync::Arc,
     time::Duration,
 };
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{
-    Shutdown,
-    waiters::{Phase, Shared},
-};
+use super::{Shutdown, connection, waiters::Phase};
 use crate::wire::close_event::CloseEvent;
 
 /// Result of a [`drain`](Shutdown::drain).
@@ -19,21 +15,27 @@ use crate::wire::close_event::CloseEvent;
 pub struct Drained {
     ended: usize,
     still_open: usize,
+    connections_cut: usize,
 }
 
-/// Time between the close and the return of a drain. A client that reads has its close event long before.
-const AFTER_CLOSE: Duration = Duration::from_secs(1);
+/// Time between the end of the grace period and the return of a drain. A client that reads has its close event long before.
+const AFTER_GRACE: Duration = Duration::from_secs(1);
 
 impl Shutdown {
-    /// Lets streams finish until the grace period is over, and then ends the rest.
+    /// Lets streams finish until the grace period is over, ends the rest, and cuts the connections that are left.
     ///
-    /// The future completes as soon as no stream is open, and at the latest one second after the grace period: a client that
-    /// has stopped reading keeps its stream open, because the server does not poll its body. [`Drained::still_open`] counts
-    /// these streams. When the future completes, every stream that has ended has been reported, and its close event has been
-    /// returned to the server, which may still have to write it: wait for the server too.
+    /// The future completes as soon as no stream and no [`connection`](Self::connection) is open, and at the latest one
+    /// second after the grace period: a client that has stopped reading keeps its stream open, because the server does not
+    /// poll its body. [`Drained::still_open`] counts these streams. The connections that are open at that moment are cut,
+    /// and their streams end with them. Without wrapped connections, such streams stay open until their clients leave.
+    ///
+    /// When the future completes, every stream that has ended has been reported, and its close event has been returned to
+    /// the server, which may still have to write it: wait for the server too.
     ///
     /// A stream that starts during the drain has what is left of the grace period. Stop accepting connections first,
-    /// because clients reconnect as soon as their streams end. With a grace period of zero all streams end at once.
+    /// because clients reconnect as soon as their streams end. A graceful shutdown of the server that waits for
+    /// [`draining`](Self::draining) begins with the drain, and closes idle connections too. Without it, an idle connection
+    /// that is wrapped is open until it is cut. With a grace period of zero all streams end at once.
     ///
     /// Streams that never finish, such as subscriptions, need not use up the grace period: see
     /// [`end_on_drain`](crate::SseCompletionLayer::end_on_drain).
@@ -41,7 +43,8 @@ impl Shutdown {
     /// # Cancellation safety
     ///
     /// The drain begins when the future is first polled. If the future is dropped before it completes, streams run on and
-    /// [`close`](Self::close) ends them.
+    /// [`close`](Self::close) ends them; no connection is cut. If several drains run at once, each returns when its own
+    /// grace period is over, and the first that is over ends the streams and cuts the connections of all.
     ///
     /// # Panics
     ///
@@ -51,17 +54,26 @@ impl Shutdown {
         async move {
             let shared = &shutdown.shared;
             let ended_before = shared.streams().ended();
+            let cut_before = shared.connections_cut();
             shared.enter(Phase::Draining);
             // A grace period that the clock cannot represent has no end.
-            match Instant::now().checked_add(grace) {
-                Some(end) => all_reported_until(shared, end).await,
-                None => all_reported(shared).await,
-            }
+            let grace_ends = Instant::now().checked_add(grace);
+            let all_reported = future::poll_fn(|cx| shared.streams().poll_all_reported(cx));
+            complete_until(grace_ends, all_reported).await;
             shutdown.close();
-            all_reported_until(shared, Instant::now() + AFTER_CLOSE).await;
+            let ends = grace_ends.and_then(|end| end.checked_add(AFTER_GRACE));
+            let all_gone = future::poll_fn(|cx| shared.streams().poll_all_gone(cx));
+            complete_until(ends, all_gone).await;
+            let ended = shared.streams().ended() - ended_before;
+            let still_open = shared.streams().open();
+            connection::cut_all(shared);
             Drained {
-                ended: shared.streams().ended() - ended_before,
-                still_open: shared.streams().open(),
+                ended,
+                still_open,
+                connections_cut: match cut_before {
+                    None => shared.connections_cut().unwrap_or_default(),
+                    Some(_) => 0,
+                },
             }
         }
     }
@@ -140,17 +152,24 @@ impl Drained {
         self.ended
     }
 
-    /// Returns the number of streams that are still open although they have been closed. Their clients do not read.
+    /// Returns the number of streams that were still open at the end of the drain, although they had been closed. Their
+    /// clients do not read. If their connections are wrapped, these streams have been cut.
     pub fn still_open(&self) -> usize {
         self.still_open
     }
+
+    /// Returns the number of connections that were cut during the drain, with streams or without. A connection counts if
+    /// [`Shutdown::connection`] wraps it.
+    pub fn connections_cut(&self) -> usize {
+        self.connections_cut
+    }
 }
 
-async fn all_reported(shared: &Arc<Shared>) {
-    future::poll_fn(|cx| shared.streams().poll_all_reported(cx)).await;
-}
-
-async fn all_reported_until(shared: &Arc<Shared>, end: Instant) {
-    // A timeout is a result too: the caller counts what is open.
-    let _ = timeout_at(end, all_reported(shared)).await;
+/// Waits for the future, and no longer than until this end.
+async fn complete_until(end: Option<Instant>, future: impl Future<Output = ()>) {
+    match end {
+        // A timeout is a result too: the caller counts what is open.
+        Some(end) => drop(timeout_at(end, future).await),
+        None => future.await,
+    }
 }

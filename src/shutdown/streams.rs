@@ -1,4 +1,4 @@
-//! Counts the streams of a shutdown.
+//! Counts the streams and the connections of a shutdown.
 
 use std::{
     mem,
@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 
 use super::wake::{lock, wake_all};
 
-/// Counts of the streams of a shutdown.
+/// Counts of the streams and the connections of a shutdown.
 #[derive(Default)]
 pub(crate) struct Streams {
     /// Streams that have not ended.
@@ -22,7 +22,10 @@ pub(crate) struct Streams {
     /// Streams that have not been reported. A stream that has ended is reported a moment later.
     unreported: AtomicUsize,
     ended: AtomicUsize,
-    /// The wakers of drains, which wait until every stream has been reported.
+    /// Connections that have not been dropped.
+    #[cfg(feature = "tokio")]
+    connections: AtomicUsize,
+    /// The wakers of drains, which wait until every stream has been reported and every connection has been dropped.
     drains: Mutex<Vec<Waker>>,
 }
 
@@ -48,7 +51,7 @@ impl Streams {
         self.unreported.fetch_sub(1, Ordering::SeqCst) == 1
     }
 
-    /// Wakes the drains that wait for the last report.
+    /// Wakes the drains that wait for the last report, or for the last connection.
     pub(super) fn wake_drains(&self) {
         let drains = mem::take(&mut *lock(&self.drains));
         wake_all(drains.into_iter());
@@ -61,9 +64,34 @@ impl Streams {
         self.ended.load(Ordering::SeqCst)
     }
 
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// A connection starts.
+    pub(super) fn connect(&self) {
+        self.connections.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A connection has been dropped. Returns `true` if it was the last one.
+    pub(super) fn disconnect(&self) -> bool {
+        self.connections.fetch_sub(1, Ordering::SeqCst) == 1
+    }
+
     /// Completes when every stream has ended and has been reported.
     pub(super) fn poll_all_reported(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.unreported.load(Ordering::SeqCst) == 0 {
+        self.poll_drained(cx, || self.unreported.load(Ordering::SeqCst) == 0)
+    }
+
+    /// Completes when every stream has been reported, and every connection has been dropped.
+    pub(super) fn poll_all_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_drained(cx, || {
+            self.unreported.load(Ordering::SeqCst) == 0 && self.connections() == 0
+        })
+    }
+
+    fn poll_drained(&self, cx: &mut Context<'_>, is_drained: impl Fn() -> bool) -> Poll<()> {
+        if is_drained() {
             return Poll::Ready(());
         }
         let waker = cx.waker().clone();
@@ -72,11 +100,11 @@ impl Streams {
             drains.push(waker);
         }
         drop(drains);
-        // The last stream counts itself out before it takes the wakers. Therefore either this load sees that, or that stream
-        // sees this waker.
-        match self.unreported.load(Ordering::SeqCst) {
-            0 => Poll::Ready(()),
-            _ => Poll::Pending,
+        // The last stream and the last connection count themselves out before they take the wakers. Therefore either these
+        // counts are seen here, or this waker is seen there.
+        match is_drained() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
         }
     }
 }

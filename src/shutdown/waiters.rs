@@ -27,15 +27,27 @@ pub(crate) enum Phase {
     Draining,
     /// Streams end.
     Closed,
+    /// Connections fail.
+    #[cfg_attr(
+        not(feature = "tokio"),
+        allow(dead_code, reason = "a drain needs a timer")
+    )]
+    Cut,
 }
+
+/// Number of phases that a task can wait for: all but the first.
+const AWAITED: usize = Phase::Cut as usize;
 
 /// State that the clones of a shutdown, its streams and its futures share.
 pub(crate) struct Shared {
     phase: Padded<AtomicU8>,
     streams: Padded<Streams>,
     close_event: OnceLock<CloseEvent>,
-    /// The wakers of the tasks that wait for the phase after `Open`, and of those that wait for the next one.
-    waiters: [Mutex<Slab<Waker>>; 2],
+    /// Number of connections that were open when the last phase was entered.
+    #[cfg(feature = "tokio")]
+    cut: OnceLock<usize>,
+    /// The wakers of the tasks that wait for each phase after `Open`.
+    waiters: [Mutex<Slab<Waker>>; AWAITED],
 }
 
 /// A value on a cache line of its own: every poll reads the phase, and every stream changes the counts.
@@ -62,6 +74,8 @@ impl Default for Shared {
             phase: Padded(AtomicU8::new(Phase::Open as u8)),
             streams: Padded::default(),
             close_event: OnceLock::new(),
+            #[cfg(feature = "tokio")]
+            cut: OnceLock::new(),
             waiters: Default::default(),
         }
     }
@@ -77,7 +91,8 @@ impl Shared {
         match self.phase.0.load(Ordering::SeqCst) {
             0 => Phase::Open,
             1 => Phase::Draining,
-            _ => Phase::Closed,
+            2 => Phase::Closed,
+            _ => Phase::Cut,
         }
     }
 
@@ -91,6 +106,23 @@ impl Shared {
         let wakers = |passed: u8| mem::take(&mut *lock(&self.waiters[usize::from(passed)]));
         let wakers = (before..phase as u8).flat_map(wakers);
         wake_all(wakers.map(|(_, waker)| waker));
+    }
+
+    /// Enters the last phase, which fails every connection. Returns the number of connections, or `None` if the phase had been
+    /// entered before.
+    #[cfg(feature = "tokio")]
+    pub(super) fn cut(&self) -> Option<usize> {
+        let open = self.streams().connections();
+        // The number is set before the first connection fails, so that a drain that waits for that connection sees the number.
+        let is_first = self.cut.set(open).is_ok();
+        self.enter(Phase::Cut);
+        is_first.then_some(open)
+    }
+
+    /// Returns the number of connections that have been cut, or `None` before the last phase.
+    #[cfg(feature = "tokio")]
+    pub(super) fn connections_cut(&self) -> Option<usize> {
+        self.cut.get().copied()
     }
 
     #[inline]
@@ -149,6 +181,25 @@ impl Waiter {
             return Poll::Pending;
         }
         self.register(cx)
+    }
+
+    /// Registers this task, unless the phase is reached. For a caller that has just seen that the phase is not reached.
+    #[cfg(feature = "tokio")]
+    #[inline]
+    pub(super) fn poll_registered(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // A waker that is registered is woken, also if the phase has been reached in the meantime.
+        if self.is_registered(cx) {
+            return Poll::Pending;
+        }
+        self.register(cx)
+    }
+
+    /// Wakes the task that is registered.
+    #[cfg(feature = "tokio")]
+    pub(super) fn wake(&self) {
+        if let Some(registration) = &self.registration {
+            registration.waker.wake_by_ref();
+        }
     }
 
     #[cold]

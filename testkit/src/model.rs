@@ -7,6 +7,7 @@
 //! - [`Forwarding`] is what of the upstream's bytes may be forwarded so far (C4 to C7).
 //! - [`Expected`] is everything that a stream returns and reports, predicted from the two.
 //! - [`CloseEventSpec`] is what a close event has to look like on the wire (C5, C8).
+//! - [`ConnectionModel`] is what the calls of a connection return that a shutdown can cut (C24).
 //!
 //! Tests that know what happens to a stream compare it with an [`Expected`]. Tests that do not, such as fuzzers, have it
 //! polled by a [`Judge`], which panics as soon as the stream breaks a rule: [`StreamJudge`] for the stream of one layer,
@@ -33,6 +34,7 @@
 //! ```
 
 mod close_event;
+mod connection;
 mod expected;
 mod forwarding;
 mod judge;
@@ -48,6 +50,7 @@ use tower_sse_completion::Ending;
 
 pub use self::{
     close_event::CloseEventSpec,
+    connection::{CALLS, Call, ConnectionModel, Returned},
     expected::Expected,
     forwarding::Forwarding,
     judge::StreamJudge,

@@ -1,0 +1,202 @@
+//! A connection that a shutdown can cut.
+
+mod link;
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use self::link::{Link, Operation};
+use super::{Shutdown, waiters::Shared};
+
+pin_project! {
+    /// A connection that a [`Shutdown`] can cut. Returned by [`Shutdown::connection`].
+    #[derive(Debug)]
+    pub struct Connection<T> {
+        // Dropped first, so that the connection is closed when the drain learns of that.
+        #[pin]
+        io: T,
+        link: Link,
+    }
+}
+
+impl Shutdown {
+    /// Wraps a connection, so that a [`drain`](Self::drain) can cut it.
+    ///
+    /// A server does not poll the body of a connection whose client has stopped reading. Therefore no layer can end that
+    /// stream, and the server waits for that client. A wrapped connection is transparent until the drain is over. From then
+    /// on, every read and write fails with [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), tasks that wait for one are
+    /// woken, and the server drops the connection. The drain waits for all wrapped connections, idle ones and those
+    /// without a stream included.
+    ///
+    /// Wrap the connections where the server accepts them, below TLS. With axum, in a listener:
+    ///
+    /// ```
+    /// use std::{io, net::SocketAddr};
+    /// use axum::serve::Listener;
+    /// use tokio::net::{TcpListener, TcpStream};
+    /// use tower_sse_completion::{Connection, Shutdown};
+    ///
+    /// struct CutListener {
+    ///     listener: TcpListener,
+    ///     shutdown: Shutdown,
+    /// }
+    ///
+    /// impl Listener for CutListener {
+    ///     type Io = Connection<TcpStream>;
+    ///     type Addr = SocketAddr;
+    ///
+    ///     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+    ///         let (stream, address) = Listener::accept(&mut self.listener).await;
+    ///         (self.shutdown.connection(stream), address)
+    ///     }
+    ///
+    ///     fn local_addr(&self) -> io::Result<Self::Addr> {
+    ///         self.listener.local_addr()
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// A call costs one atomic load more than a call of the connection itself. A connection that is wrapped after the
+    /// drain fails at once.
+    pub fn connection<T>(&self, io: T) -> Connection<T> {
+        Connection {
+            io,
+            link: Link::new(&self.shared),
+        }
+    }
+}
+
+impl<T> Connection<T> {
+    /// Fails the connection if a pending write makes no progress for this long. There is no limit by default.
+    ///
+    /// The connection fails with [`TimedOut`](io::ErrorKind::TimedOut). A write makes progress when it accepts bytes; a flush
+    /// and a shutdown make progress when they complete. The limit ends clients that have stopped reading while the server
+    /// runs. It does not end a client that reads slowly, or one of several HTTP/2 streams that is not read while the client
+    /// reads from the connection.
+    ///
+    /// # Panics
+    ///
+    /// With a limit, a write that is pending panics outside of a tokio runtime, or if the runtime's timer is disabled.
+    #[must_use]
+    pub fn write_timeout(mut self, limit: Duration) -> Self {
+        self.link.set_write_timeout(limit);
+        self
+    }
+
+    /// Returns the wrapped connection.
+    pub fn get_ref(&self) -> &T {
+        &self.io
+    }
+
+    /// Returns the wrapped connection. Reads and writes of the wrapped connection itself are not cut.
+    pub fn get_mut(&mut self) -> &mut T {
+        &mut self.io
+    }
+
+    /// Returns the wrapped connection, which the shutdown no longer counts and cannot cut.
+    pub fn into_inner(self) -> T {
+        self.io
+    }
+}
+
+impl<T: AsyncRead> AsyncRead for Connection<T> {
+    #[inline]
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.project();
+        this.link.check()?;
+        match this.io.poll_read(cx, buffer) {
+            Poll::Pending => this.link.poll_read_pending(cx).map(Err),
+            ready => ready,
+        }
+    }
+}
+
+impl<T: AsyncWrite> Connection<T> {
+    #[inline]
+    fn poll_bytes(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(Pin<&mut T>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let this = self.project();
+        this.link.check()?;
+        let polled = poll(this.io, cx);
+        match polled {
+            Poll::Pending => return this.link.poll_pending(cx, Operation::Write).map(Err),
+            Poll::Ready(Ok(written)) if written > 0 => this.link.progressed(Operation::Write),
+            Poll::Ready(_) => {}
+        }
+        polled
+    }
+
+    #[inline]
+    fn poll_completion(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(Pin<&mut T>, &mut Context<'_>) -> Poll<io::Result<()>>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.project();
+        this.link.check()?;
+        let polled = poll(this.io, cx);
+        match polled {
+            Poll::Pending => return this.link.poll_pending(cx, Operation::Flush).map(Err),
+            Poll::Ready(Ok(())) => this.link.progressed(Operation::Flush),
+            Poll::Ready(Err(_)) => {}
+        }
+        polled
+    }
+}
+
+impl<T: AsyncWrite> AsyncWrite for Connection<T> {
+    #[inline]
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_bytes(cx, |io, cx| io.poll_write(cx, bytes))
+    }
+
+    #[inline]
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_bytes(cx, |io, cx| io.poll_write_vectored(cx, slices))
+    }
+
+    #[inline]
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    #[inline]
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_completion(cx, T::poll_flush)
+    }
+
+    #[inline]
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_completion(cx, T::poll_shutdown)
+    }
+}
+
+/// Cuts every connection of a shutdown.
+pub(super) fn cut_all(shared: &Arc<Shared>) {
+    if let Some(cut) = shared.cut() {
+        link::record_cut("shutdown", cut);
+    }
+}

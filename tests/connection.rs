@@ -1,0 +1,688 @@
+//! `Shutdown::connection`: transparent until the drain is over, and then cut. Without sockets.
+
+use std::{
+    future,
+    io::{self, ErrorKind, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc, Barrier, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    thread,
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use testkit::{
+    MIRI_STRIDE,
+    model::{CALLS, Call, ConnectionModel, Returned},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex, split},
+    task::{coop, yield_now},
+    time::{Instant, advance, sleep, timeout},
+};
+use tower_sse_completion::{Connection, Drained, Shutdown};
+
+const GRACE: Duration = Duration::from_secs(10);
+const SECOND: Duration = Duration::from_secs(1);
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A connection whose calls return what the test says, and are logged.
+#[derive(Debug)]
+struct Scripted {
+    result: Poll<Result<usize, ErrorKind>>,
+    log: Vec<String>,
+    is_vectored: bool,
+    /// Dropped with the connection.
+    _alive: Arc<()>,
+}
+
+impl Scripted {
+    fn returning(result: Poll<Result<usize, ErrorKind>>) -> Self {
+        Self {
+            result,
+            log: Vec::new(),
+            is_vectored: false,
+            _alive: Arc::default(),
+        }
+    }
+
+    fn pending() -> Self {
+        Self::returning(Poll::Pending)
+    }
+
+    fn call(&mut self, call: String) -> Poll<io::Result<usize>> {
+        self.log.push(call);
+        self.result.map(|result| result.map_err(io::Error::from))
+    }
+}
+
+impl AsyncRead for Scripted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = self.call("read".into());
+        read.map_ok(|length| buffer.put_slice(&b"data: 1\n\n"[..length]))
+    }
+}
+
+impl AsyncWrite for Scripted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.call(format!("write {}", bytes.escape_ascii()))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let slices = slices.iter().map(|slice| slice.escape_ascii().to_string());
+        let slices = slices.collect::<Vec<_>>().join(", ");
+        self.call(format!("write [{slices}]"))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.is_vectored
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.call("flush".into()).map_ok(drop)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.call("shutdown".into()).map_ok(drop)
+    }
+}
+
+/// A waker that counts.
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A task that polls connections.
+struct Task {
+    wakes: Arc<Wakes>,
+    waker: Waker,
+}
+
+impl Task {
+    fn new() -> Self {
+        let wakes = Arc::<Wakes>::default();
+        Self {
+            waker: Waker::from(Arc::clone(&wakes)),
+            wakes,
+        }
+    }
+
+    fn wakes(&self) -> usize {
+        self.wakes.0.load(Ordering::SeqCst)
+    }
+
+    /// Number of references to the waker, that of the task included.
+    fn references(&self) -> usize {
+        Arc::strong_count(&self.wakes)
+    }
+
+    /// Makes a call, and returns the kind of an error.
+    fn call<T>(&self, connection: &mut T, call: Call) -> Poll<Result<usize, ErrorKind>>
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        let connection = Pin::new(connection);
+        let cx = &mut Context::from_waker(&self.waker);
+        let polled = match call {
+            Call::Read => {
+                let mut bytes = [0; 16];
+                let mut buffer = ReadBuf::new(&mut bytes);
+                let polled = connection.poll_read(cx, &mut buffer);
+                polled.map_ok(|()| buffer.filled().len())
+            }
+            Call::Write => connection.poll_write(cx, b"bytes"),
+            Call::Flush => connection.poll_flush(cx).map_ok(|()| 0),
+            Call::Shutdown => connection.poll_shutdown(cx).map_ok(|()| 0),
+        };
+        polled.map_err(|error| error.kind())
+    }
+}
+
+const ABORTED: Poll<Result<usize, ErrorKind>> = Poll::Ready(Err(ErrorKind::ConnectionAborted));
+const TIMED_OUT: Poll<Result<usize, ErrorKind>> = Poll::Ready(Err(ErrorKind::TimedOut));
+
+fn counts(drained: Drained) -> (usize, usize, usize) {
+    (
+        drained.ended(),
+        drained.still_open(),
+        drained.connections_cut(),
+    )
+}
+
+/// Drains with an open connection, so that the connection is cut.
+async fn cut(shutdown: &Shutdown) {
+    assert_eq!(counts(shutdown.drain(Duration::ZERO).await), (0, 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_connection_is_transparent_until_the_drain_is_over() {
+    let results = [
+        Poll::Pending,
+        Poll::Ready(Ok(5)),
+        Poll::Ready(Ok(0)),
+        Poll::Ready(Err(ErrorKind::ConnectionReset)),
+    ];
+    let task = Task::new();
+    for limit in [None, Some(LIMIT)] {
+        for result in results {
+            let shutdown = Shutdown::new();
+            let mut bare = Scripted::returning(result);
+            let mut wrapped = shutdown.connection(Scripted::returning(result));
+            if let Some(limit) = limit {
+                wrapped = wrapped.write_timeout(limit);
+            }
+            let mut assert_transparent = |phase| {
+                for call in CALLS {
+                    let returned = task.call(&mut wrapped, call);
+                    assert_eq!(returned, task.call(&mut bare, call), "{phase}, {call:?}");
+                }
+                let slices = [IoSlice::new(b"da"), IoSlice::new(b"ta")];
+                let cx = &mut Context::from_waker(&task.waker);
+                let returned = [
+                    Pin::new(&mut wrapped).poll_write_vectored(cx, &slices),
+                    Pin::new(&mut bare).poll_write_vectored(cx, &slices),
+                ];
+                let [returned, expected] = returned.map(|poll| poll.map_err(|error| error.kind()));
+                assert_eq!(returned, expected, "{phase}, vectored");
+                for is_vectored in [false, true] {
+                    wrapped.get_mut().is_vectored = is_vectored;
+                    assert_eq!(wrapped.is_write_vectored(), is_vectored);
+                }
+                assert_eq!(wrapped.get_ref().log, bare.log, "{phase}");
+            };
+
+            assert_transparent("open");
+            let mut drain = Box::pin(shutdown.drain(GRACE));
+            assert!((&mut drain).now_or_never().is_none());
+            assert_transparent("draining");
+            shutdown.close();
+            assert_transparent("closed");
+            sleep(GRACE + SECOND - Duration::from_millis(1)).await;
+            assert!((&mut drain).now_or_never().is_none());
+            assert_transparent("a moment before the end");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_connection_that_is_cut_fails_every_call_and_leaves_the_inner_one_alone() {
+    for limit in [None, Some(LIMIT)] {
+        let shutdown = Shutdown::new();
+        let mut connection = shutdown.connection(Scripted::returning(Poll::Ready(Ok(5))));
+        if let Some(limit) = limit {
+            connection = connection.write_timeout(limit);
+        }
+        cut(&shutdown).await;
+        let task = Task::new();
+        for _ in 0..2 {
+            for call in CALLS {
+                assert_eq!(task.call(&mut connection, call), ABORTED, "{call:?}");
+            }
+            let write = connection.write_vectored(&[IoSlice::new(b"data")]).await;
+            let error = write.expect_err("the connection is cut");
+            assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
+            assert!(error.to_string().contains("cut"), "{error}");
+        }
+        assert_eq!(connection.get_ref().log, [""; 0]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_cut_wakes_a_reader_and_a_writer_in_tasks_of_their_own() {
+    for call in [Call::Write, Call::Flush, Call::Shutdown] {
+        let shutdown = Shutdown::new();
+        let mut connection = shutdown.connection(Scripted::pending());
+        let (reader, writer) = (Task::new(), Task::new());
+        for _ in 0..3 {
+            assert!(reader.call(&mut connection, Call::Read).is_pending());
+            assert!(writer.call(&mut connection, call).is_pending());
+        }
+        shutdown.close();
+        assert_eq!((reader.wakes(), writer.wakes()), (0, 0), "{call:?}");
+        cut(&shutdown).await;
+        assert_eq!((reader.wakes(), writer.wakes()), (1, 1), "{call:?}");
+    }
+
+    // With tasks and halves of tokio.
+    let shutdown = Shutdown::new();
+    let (server, client) = duplex(16);
+    let (mut read_half, mut write_half) = split(shutdown.connection(server));
+    let reader = tokio::spawn(async move { read_half.read_u8().await });
+    let writer = tokio::spawn(async move { write_half.write_all(&[0; 17]).await });
+    cut(&shutdown).await;
+    let read = reader.await.expect("no panic").expect_err("cut");
+    let written = writer.await.expect("no panic").expect_err("cut");
+    assert_eq!(
+        [read.kind(), written.kind()],
+        [ErrorKind::ConnectionAborted; 2]
+    );
+    drop(client);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_cut_wakes_the_task_to_which_a_connection_has_moved() {
+    for call in CALLS {
+        let shutdown = Shutdown::new();
+        let mut connection = shutdown.connection(Scripted::pending());
+        let (first, second) = (Task::new(), Task::new());
+        assert!(first.call(&mut connection, call).is_pending());
+        assert!(second.call(&mut connection, call).is_pending());
+        assert_eq!(first.references(), Task::new().references());
+        cut(&shutdown).await;
+        assert_eq!((first.wakes(), second.wakes()), (0, 1), "{call:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_connection_that_is_dropped_leaves_no_waker_behind() {
+    let shutdown = Shutdown::new();
+    let task = Task::new();
+    let before = task.references();
+    let mut connection = shutdown
+        .connection(Scripted::pending())
+        .write_timeout(LIMIT);
+    for call in CALLS {
+        assert!(task.call(&mut connection, call).is_pending());
+    }
+    assert!(task.references() > before);
+    drop(connection);
+    assert_eq!(task.references(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_drain_returns_as_soon_as_the_last_connection_has_been_dropped() {
+    let shutdown = Shutdown::new();
+    let connections = [(); 2].map(|()| shutdown.connection(Scripted::pending()));
+    let alive = connections.each_ref().map(|connection| {
+        let alive = Arc::downgrade(&connection.get_ref()._alive);
+        assert_eq!(alive.strong_count(), 1);
+        alive
+    });
+    let start = Instant::now();
+    let (drained, ()) = tokio::join!(shutdown.drain(GRACE), async {
+        for connection in connections {
+            sleep(SECOND).await;
+            drop(connection);
+        }
+    });
+    assert_eq!(counts(drained), (0, 0, 0));
+    assert_eq!(start.elapsed(), 2 * SECOND);
+    assert!(alive.iter().all(|alive| alive.strong_count() == 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_drain_closes_as_soon_as_no_stream_is_open_and_waits_for_connections_after_that() {
+    let shutdown = Shutdown::new();
+    let connection = shutdown.connection(Scripted::pending());
+    let mut drain = Box::pin(shutdown.drain(GRACE));
+    assert!((&mut drain).now_or_never().is_none());
+    assert!(shutdown.is_closed(), "there is no stream");
+    drop(connection);
+    assert_eq!(drain.now_or_never().map(counts), Some((0, 0, 0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_drain_cuts_what_is_left_one_second_after_the_grace() {
+    let shutdown = Shutdown::new();
+    let connections = [(); 3].map(|()| shutdown.connection(Scripted::pending()));
+    let start = Instant::now();
+    assert_eq!(counts(shutdown.drain(GRACE).await), (0, 0, 3));
+    assert_eq!(start.elapsed(), GRACE + SECOND);
+    drop(connections);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_close_cuts_no_connection_until_a_drain() {
+    let shutdown = Shutdown::new();
+    let mut connection = shutdown.connection(Scripted::pending());
+    let task = Task::new();
+    shutdown.close();
+    sleep(GRACE).await;
+    assert!(task.call(&mut connection, Call::Read).is_pending());
+    let start = Instant::now();
+    cut(&shutdown).await;
+    assert_eq!(start.elapsed(), SECOND);
+    assert_eq!(task.call(&mut connection, Call::Read), ABORTED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_connection_that_starts_after_the_drain_fails_at_once() {
+    let task = Task::new();
+    for is_open in [false, true] {
+        let shutdown = Shutdown::new();
+        let old = is_open.then(|| shutdown.connection(Scripted::pending()));
+        let drained = shutdown.drain(GRACE).await;
+        assert_eq!(drained.connections_cut(), usize::from(is_open));
+        let mut late = shutdown.connection(Scripted::returning(Poll::Ready(Ok(5))));
+        for call in CALLS {
+            assert_eq!(task.call(&mut late, call), ABORTED, "{call:?}");
+        }
+        drop(old);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_connection_that_starts_during_the_drain_is_waited_for() {
+    let shutdown = Shutdown::new();
+    let first = shutdown.connection(Scripted::pending());
+    let drain = tokio::spawn(shutdown.drain(GRACE));
+    sleep(SECOND).await;
+    let second = shutdown.connection(Scripted::pending());
+    drop(first);
+    sleep(SECOND).await;
+    assert!(!drain.is_finished());
+    drop(second);
+    assert_eq!(counts(drain.await.expect("no panic")), (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_drains_that_run_at_once_cut_a_connection_once() {
+    let shutdown = Shutdown::new();
+    let mut connection = shutdown.connection(Scripted::pending());
+    let task = Task::new();
+    assert!(task.call(&mut connection, Call::Read).is_pending());
+    let start = Instant::now();
+    let mut long = Box::pin(shutdown.drain(GRACE));
+    assert!((&mut long).now_or_never().is_none());
+    assert_eq!(counts(shutdown.drain(GRACE / 2).await), (0, 0, 1));
+    assert_eq!(start.elapsed(), GRACE / 2 + SECOND);
+    assert_eq!(task.wakes(), 1);
+    assert!((&mut long).now_or_never().is_none());
+    // The connection was cut during that drain, too.
+    drop(connection);
+    assert_eq!(long.now_or_never().map(counts), Some((0, 0, 1)));
+    assert_eq!(counts(shutdown.drain(GRACE).await), (0, 0, 0));
+    assert_eq!(task.wakes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_drain_that_is_dropped_cuts_nothing() {
+    let shutdown = Shutdown::new();
+    let mut connection = shutdown.connection(Scripted::pending());
+    assert!(timeout(GRACE, shutdown.drain(GRACE)).await.is_err());
+    sleep(GRACE).await;
+    assert!(Task::new().call(&mut connection, Call::Read).is_pending());
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_connection_that_is_unwrapped_is_not_counted_and_not_cut() {
+    let shutdown = Shutdown::new();
+    let connection = shutdown
+        .connection(Scripted::pending())
+        .write_timeout(LIMIT);
+    let mut inner = connection.into_inner();
+    assert_eq!(counts(shutdown.drain(GRACE).await), (0, 0, 0));
+    assert!(Task::new().call(&mut inner, Call::Read).is_pending());
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_write_that_makes_no_progress_fails_when_its_timeout_is_over() {
+    for call in [Call::Write, Call::Flush, Call::Shutdown] {
+        let shutdown = Shutdown::new();
+        let mut connection = shutdown
+            .connection(Scripted::pending())
+            .write_timeout(LIMIT);
+        let (reader, writer) = (Task::new(), Task::new());
+        assert!(reader.call(&mut connection, Call::Read).is_pending());
+        // Polls without progress do not extend the time.
+        for _ in 0..LIMIT.as_secs() {
+            assert!(writer.call(&mut connection, call).is_pending());
+            assert_eq!(writer.wakes(), 0);
+            sleep(SECOND).await;
+        }
+        assert_eq!((reader.wakes(), writer.wakes()), (0, 1), "{call:?}");
+        assert_eq!(writer.call(&mut connection, call), TIMED_OUT);
+        assert_eq!(reader.wakes(), 1, "{call:?}");
+
+        connection.get_mut().result = Poll::Ready(Ok(5));
+        connection.get_mut().log.clear();
+        for call in CALLS {
+            assert_eq!(reader.call(&mut connection, call), TIMED_OUT, "{call:?}");
+        }
+        assert_eq!(connection.get_ref().log, [""; 0]);
+        let error = connection.read_u8().await.expect_err("timed out");
+        assert!(error.to_string().contains("write timeout"), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_write_timeout_counts_from_the_last_progress() {
+    let shutdown = Shutdown::new();
+    let mut connection = shutdown
+        .connection(Scripted::pending())
+        .write_timeout(LIMIT);
+    let task = Task::new();
+    for _ in 0..3 {
+        connection.get_mut().result = Poll::Pending;
+        assert!(task.call(&mut connection, Call::Write).is_pending());
+        sleep(LIMIT - SECOND).await;
+        assert!(task.call(&mut connection, Call::Write).is_pending());
+        connection.get_mut().result = Poll::Ready(Ok(1));
+        assert!(task.call(&mut connection, Call::Write).is_ready());
+    }
+    sleep(LIMIT).await;
+    assert_eq!(task.wakes(), 0, "no write is pending");
+
+    // Neither reads nor a write of nothing are progress.
+    connection.get_mut().result = Poll::Pending;
+    assert!(task.call(&mut connection, Call::Write).is_pending());
+    sleep(LIMIT).await;
+    connection.get_mut().result = Poll::Ready(Ok(0));
+    assert!(task.call(&mut connection, Call::Write).is_ready());
+    assert!(task.call(&mut connection, Call::Read).is_ready());
+    connection.get_mut().result = Poll::Pending;
+    assert_eq!(task.call(&mut connection, Call::Write), TIMED_OUT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_client_that_reads_slowly_is_not_timed_out() {
+    let shutdown = Shutdown::new();
+    let (server, mut client) = duplex(16);
+    let mut server = shutdown.connection(server).write_timeout(2 * SECOND);
+    let writer = tokio::spawn(async move {
+        server.write_all(&[7; 64]).await?;
+        // The client reads no more.
+        server.write_all(&[7; 64]).await
+    });
+    for _ in 0..64 {
+        sleep(SECOND).await;
+        client.read_u8().await.expect("a byte");
+    }
+    assert!(!writer.is_finished());
+    let stopped = Instant::now();
+    let error = writer.await.expect("no panic").expect_err("timed out");
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert_eq!(stopped.elapsed(), 2 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_connection_without_a_write_timeout_waits_for_ever() {
+    for limit in [None, Some(Duration::MAX)] {
+        let shutdown = Shutdown::new();
+        let mut connection = shutdown.connection(Scripted::pending());
+        if let Some(limit) = limit {
+            connection = connection.write_timeout(limit);
+        }
+        let task = Task::new();
+        for call in CALLS {
+            assert!(task.call(&mut connection, call).is_pending());
+        }
+        sleep(Duration::from_secs(10_000_000)).await;
+        for call in CALLS {
+            assert!(task.call(&mut connection, call).is_pending());
+        }
+        assert_eq!(task.wakes(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_write_that_is_pending_because_of_the_budget_does_not_time_out() {
+    let shutdown = Shutdown::new();
+    let (server, mut client) = duplex(16);
+    let mut server = shutdown.connection(server).write_timeout(SECOND);
+    server.write_all(&[0; 16]).await.expect("room");
+    assert!(server.write_all(&[1]).now_or_never().is_none());
+    sleep(2 * SECOND).await;
+    client.read_exact(&mut [0; 16]).await.expect("the bytes");
+    // The timeout is over, there is room, and the budget is exhausted.
+    let mut is_first = true;
+    let written = future::poll_fn(move |cx| {
+        while is_first && coop::has_budget_remaining() {
+            let polled = Box::pin(coop::consume_budget()).poll_unpin(cx);
+            assert!(polled.is_ready() || !coop::has_budget_remaining());
+        }
+        let polled = Pin::new(&mut server).poll_write(cx, &[1]);
+        assert_eq!(polled.is_pending(), is_first, "{polled:?}");
+        is_first = false;
+        polled
+    });
+    let written = tokio::spawn(timeout(LIMIT, written)).await;
+    let written = written.expect("no panic").expect("a wake-up");
+    assert_eq!(written.expect("room"), 1);
+}
+
+#[test]
+fn c24_cut_from_another_thread_is_never_missed() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    for _ in (0..1_000).step_by(MIRI_STRIDE) {
+        let shutdown = Shutdown::new();
+        let start = Arc::new(Barrier::new(2));
+        let connection = Arc::new(Mutex::new(shutdown.connection(Scripted::pending())));
+        let task = Task::new();
+        let polled = thread::scope(|scope| {
+            let polling = scope.spawn(|| {
+                start.wait();
+                task.call(&mut *connection.lock().expect("no panic"), Call::Read)
+            });
+            runtime.block_on(async {
+                let drain = shutdown.drain(Duration::ZERO);
+                sleep(SECOND).await;
+                start.wait();
+                drain.await;
+            });
+            polling.join().expect("no panic")
+        });
+        if polled.is_pending() {
+            assert!(task.wakes() > 0, "pending without a wake-up to come");
+        } else {
+            assert_eq!(polled, ABORTED);
+        }
+    }
+}
+
+/// A step of a connection in the enumeration.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Call(Call, Poll<()>),
+    Advance,
+    Cut,
+}
+
+/// More than half of the timeout.
+const STRIDE: Duration = Duration::from_secs(16);
+
+#[tokio::test(start_paused = true)]
+async fn c24_every_sequence_of_calls_returns_what_the_model_predicts() {
+    const LENGTH: u32 = 5;
+    // A shutdown is the same as a flush.
+    let calls = [Call::Read, Call::Write, Call::Flush]
+        .into_iter()
+        .flat_map(|call| [Poll::Pending, Poll::Ready(())].map(|inner| Step::Call(call, inner)));
+    let steps: Vec<_> = calls.chain([Step::Advance, Step::Cut]).collect();
+    let mut returned = [0; 4];
+    for limit in [None, Some(LIMIT)] {
+        for sequence in (0..steps.len().pow(LENGTH)).step_by(MIRI_STRIDE) {
+            let digits = (0..LENGTH).map(|digit| sequence / steps.len().pow(digit) % steps.len());
+            let sequence: Vec<_> = digits.map(|digit| steps[digit]).collect();
+            for result in run(&sequence, limit).await {
+                returned[match result {
+                    Returned::Forwarded(Poll::Pending) => 0,
+                    Returned::Forwarded(Poll::Ready(())) => 1,
+                    Returned::Aborted => 2,
+                    Returned::TimedOut => 3,
+                }] += 1;
+            }
+        }
+    }
+    assert!(returned.iter().all(|count| *count > 100), "{returned:?}");
+}
+
+/// Takes these steps, and compares each with the model.
+async fn run(sequence: &[Step], limit: Option<Duration>) -> Vec<Returned> {
+    let shutdown = Shutdown::new();
+    let mut connection: Connection<_> = shutdown.connection(Scripted::pending());
+    if let Some(limit) = limit {
+        connection = connection.write_timeout(limit);
+    }
+    let mut model = ConnectionModel::new(limit);
+    let (reader, writer) = (Task::new(), Task::new());
+    let (mut woken_reader, mut woken_writer) = (0, 0);
+    let start = Instant::now();
+    let mut results = Vec::new();
+    for (number, step) in sequence.iter().enumerate() {
+        match *step {
+            Step::Call(call, inner) => {
+                let task = match call {
+                    Call::Read => &reader,
+                    Call::Write | Call::Flush | Call::Shutdown => &writer,
+                };
+                connection.get_mut().result = inner.map(|()| Ok(5));
+                let calls = connection.get_ref().log.len();
+                let forwards = model.forwards();
+                let returned = match task.call(&mut connection, call) {
+                    TIMED_OUT => Returned::TimedOut,
+                    ABORTED => Returned::Aborted,
+                    forwarded => Returned::Forwarded(forwarded.map(|_| ())),
+                };
+                let expected = model.call(call, inner, start.elapsed());
+                assert_eq!(returned, expected, "{number} of {sequence:?}");
+                let is_called = connection.get_ref().log.len() > calls;
+                assert_eq!(is_called, forwards, "{number} of {sequence:?}");
+                match call {
+                    Call::Read => woken_reader = reader.wakes(),
+                    _ => woken_writer = writer.wakes(),
+                }
+                results.push(returned);
+            }
+            Step::Advance => {
+                advance(STRIDE).await;
+                yield_now().await;
+            }
+            Step::Cut => {
+                shutdown.drain(Duration::ZERO).await;
+                model.cut();
+            }
+        }
+        if model.wakes_reader() {
+            assert!(reader.wakes() > woken_reader, "{number} of {sequence:?}");
+        }
+        if model.wakes_writer(start.elapsed()) {
+            assert!(writer.wakes() > woken_writer, "{number} of {sequence:?}");
+        }
+    }
+    results
+}
