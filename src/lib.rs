@@ -134,9 +134,13 @@ mod layer_marker;
 mod report;
 mod service;
 mod shutdown;
+#[cfg(feature = "signal")]
+mod signal;
 mod stop;
 mod wire;
 
+#[cfg(feature = "signal")]
+pub use self::signal::{StopSignal, stop_signal};
 pub use self::{
     body::ResponseBody,
     byte_stream::ByteStream,

@@ -82,6 +82,13 @@ fn c23_shutdown_and_its_futures_are_send_and_sync() {
     let _: Connection<Rc<PhantomPinned>> = shutdown.connection(Rc::default());
 }
 
+#[cfg(feature = "signal")]
+#[test]
+fn c23_stop_signal_is_send_and_sync() {
+    fn is_both<T: Send + Sync + Unpin + 'static>() {}
+    is_both::<tower_sse_completion::StopSignal>();
+}
+
 /// A service that is neither `Send` nor `Sync` nor `'static`, and whose body and future are not, either.
 struct Local<'a>(&'a Rc<Cell<usize>>);
 
