@@ -1,0 +1,59 @@
+//! Clients that do not read, over loopback sockets: a drain cuts their connections, and every server returns.
+
+mod http2;
+mod servers;
+mod site;
+mod tls;
+#[cfg(target_os = "linux")]
+mod user_timeout;
+
+use std::net::SocketAddr;
+
+use hyper::body::Incoming;
+use testkit::{
+    client::Client,
+    server::{Version, next_data, receive},
+};
+
+use self::site::CLOSE;
+
+/// A client that has received the first event of a quiet stream, and reads on.
+struct Reader {
+    _client: Client,
+    events: Incoming,
+}
+
+impl Reader {
+    async fn connect(address: SocketAddr, version: Version) -> Self {
+        let mut client = Client::connect(address, version).await;
+        let mut events = client.get("/events").await.into_body();
+        assert!(next_data(&mut events).await.ends_with(b"hello\n\n"));
+        Self {
+            _client: client,
+            events,
+        }
+    }
+
+    /// Reads the rest of the stream, which is the close event, and leaves.
+    async fn assert_closed(self) {
+        assert_eq!(receive(self.events).await.text(), CLOSE);
+    }
+}
+
+/// A client that has received the head of a flood, and has stopped reading.
+struct Stalled {
+    _client: Client,
+    _flood: Incoming,
+}
+
+impl Stalled {
+    async fn connect(address: SocketAddr, version: Version) -> Self {
+        let mut client = Client::connect(address, version).await;
+        let flood = client.get("/flood").await.into_body();
+        client.stop_reading();
+        Self {
+            _client: client,
+            _flood: flood,
+        }
+    }
+}

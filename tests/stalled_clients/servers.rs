@@ -1,0 +1,237 @@
+//! Servers whose connections are wrapped: axum, hyper-util, tonic, and warp's service.
+
+use std::{
+    convert::Infallible,
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::body::HttpBody;
+use futures_util::{StreamExt, stream};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use testkit::{
+    server::{VERSIONS, Version},
+    wait::{until, within},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+};
+use tonic::transport::server::{Connected, Server, TcpConnectInfo};
+use tower::{Layer, Service};
+use tower_sse_completion::Connection;
+use warp::Filter;
+
+use crate::{
+    Reader, Stalled,
+    site::{Site, bind, listen},
+};
+
+/// Closes a server that has a client that reads and one that does not, of each version of HTTP, and drains it.
+async fn assert_server_returns<F>(serve: impl FnOnce(Site, TcpListener) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let site = Site::default();
+    let (listener, address) = listen();
+    let server = tokio::spawn(serve(site.clone(), listener));
+    let (mut readers, mut stalled) = (Vec::new(), Vec::new());
+    for version in VERSIONS {
+        readers.push(Reader::connect(address, version).await);
+        stalled.push(Stalled::connect(address, version).await);
+    }
+    site.until_blocked().await;
+
+    site.shutdown.close();
+    for reader in readers {
+        reader.assert_closed().await;
+    }
+    assert!(!server.is_finished(), "clients have stopped reading");
+    let drained = within(site.shutdown.drain(Duration::ZERO)).await;
+    let left = (drained.still_open(), drained.connections_cut());
+    assert_eq!(left, (stalled.len(), stalled.len()));
+
+    within(server).await.expect("no panic");
+    until(|| site.shutdown.open_streams() == 0).await;
+    let endings = (site.ended("cancelled"), site.ended("dropped"));
+    assert_eq!(endings, (VERSIONS.len(), stalled.len()));
+}
+
+#[tokio::test]
+async fn c24_axum_returns_after_a_drain_although_clients_do_not_read() {
+    assert_server_returns(Site::serve).await;
+}
+
+#[tokio::test]
+async fn c24_hyper_util_returns_after_a_drain_although_clients_do_not_read() {
+    assert_server_returns(|site, listener| {
+        let service = site.router();
+        serve_with_hyper_util(site, listener, service)
+    })
+    .await;
+}
+
+/// The accept loop of warp is closed to other connections than those of tokio, but its service is not.
+#[tokio::test]
+async fn c24_service_of_warp_ends_after_a_drain_although_clients_do_not_read() {
+    assert_server_returns(|site, listener| {
+        let event = |data| Ok::<_, Infallible>(warp::sse::Event::default().data(data));
+        let quiet = warp::path!("events").map({
+            let site = site.clone();
+            move || warp::sse::reply(site.quiet().map(event))
+        });
+        let event = |data: String| Ok::<_, Infallible>(warp::sse::Event::default().data(data));
+        let flood = warp::path!("flood").map({
+            let site = site.clone();
+            move || warp::sse::reply(site.flood().map(event))
+        });
+        let service = site.layer().layer(warp::service(quiet.or(flood)));
+        serve_with_hyper_util(site, listener, service)
+    })
+    .await;
+}
+
+async fn serve_with_hyper_util<S, B>(site: Site, listener: TcpListener, service: S)
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+    B: HttpBody<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
+{
+    let server = auto::Builder::new(TokioExecutor::new());
+    let connections = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = site.shutdown.draining() => break,
+        };
+        let (stream, _) = accepted.expect("a connection");
+        let io = TokioIo::new(site.connection(stream));
+        let service = TowerToHyperService::new(service.clone());
+        let connection = server.serve_connection(io, service).into_owned();
+        // A connection that is cut ends with an error.
+        let connection = connections.watch(connection);
+        tokio::spawn(async { drop(connection.await) });
+    }
+    connections.shutdown().await;
+}
+
+/// A connection with the trait of tonic's connections.
+struct TonicConnection(Connection<TcpStream>);
+
+impl Connected for TonicConnection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.0.get_ref().connect_info()
+    }
+}
+
+impl AsyncRead for TonicConnection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for TonicConnection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn c24_tonic_returns_after_a_drain_although_clients_do_not_read() {
+    assert_server_returns(async |site: Site, listener: TcpListener| {
+        let incoming = stream::unfold((site.clone(), listener), async |(site, listener)| {
+            let accepted = listener.accept().await;
+            let accepted = accepted.map(|(stream, _)| TonicConnection(site.connection(stream)));
+            Some((accepted, (site, listener)))
+        });
+        Server::builder()
+            .accept_http1(true)
+            .add_routes(site.router().into())
+            .serve_with_incoming_shutdown(incoming, site.shutdown.draining())
+            .await
+            .expect("the server does not fail");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn c24_server_starts_again_on_its_port_while_clients_that_were_cut_are_there() {
+    let (mut listener, address) = listen();
+    let mut stalled = Vec::new();
+    for _ in 0..3 {
+        let site = Site::default();
+        let server = tokio::spawn(site.clone().serve(listener));
+        let reader = Reader::connect(address, Version::Http1).await;
+        for version in VERSIONS {
+            stalled.push(Stalled::connect(address, version).await);
+        }
+        site.until_blocked().await;
+        let (drained, ()) =
+            tokio::join!(site.shutdown.drain(Duration::ZERO), reader.assert_closed());
+        assert_eq!((drained.ended(), drained.still_open()), (1, VERSIONS.len()));
+        within(server).await.expect("no panic");
+        listener = bind(address);
+    }
+}
+
+#[tokio::test]
+async fn c24_write_timeout_ends_clients_that_do_not_read_while_the_server_runs() {
+    let mut site = Site::default();
+    site.write_timeout = Some(Duration::from_millis(500));
+    let (listener, address) = listen();
+    let server = tokio::spawn(site.clone().serve(listener));
+    let (mut readers, mut stalled) = (Vec::new(), Vec::new());
+    for version in VERSIONS {
+        readers.push(Reader::connect(address, version).await);
+        stalled.push(Stalled::connect(address, version).await);
+    }
+    until(|| site.ended("dropped") == stalled.len()).await;
+    assert_eq!(site.shutdown.open_streams(), readers.len());
+
+    site.shutdown.close();
+    for reader in readers {
+        reader.assert_closed().await;
+    }
+    within(server).await.expect("no panic");
+}
