@@ -3,6 +3,8 @@
 mod before_after;
 mod graceful_shutdown;
 mod grpc;
+#[cfg(feature = "signal")]
+mod kubernetes;
 mod llm_proxy;
 mod mcp;
 #[cfg(feature = "metrics")]

@@ -1,0 +1,170 @@
+//! A server in a pod: it leaves the load balancer before its streams end, and it is gone in time.
+//!
+//! ```text
+//! cargo run --example kubernetes --features signal [-- 0.0.0.0:3000]
+//! curl -N http://127.0.0.1:3000/events
+//! curl -i http://127.0.0.1:3000/ready     # 200, and 503 once the pod stops
+//! ```
+//!
+//! Then press Ctrl-C, or send SIGTERM as the kubelet does. The server takes four steps:
+//!
+//! 1. `/ready` responds with 503. Everything else goes on, because the load balancer still sends requests.
+//! 2. [`NOTICE`] later every load balancer knows. The drain begins: the server stops accepting connections,
+//!    subscriptions end with a close event, and their clients reconnect to another pod.
+//! 3. Other streams have [`GRACE`] to finish. Then they end with a close event, too.
+//! 4. One second after the grace, the connections of clients that do not read are cut, and the process ends.
+//!
+//! ```yaml
+//! spec:
+//!   # NOTICE (5 s) + GRACE (20 s) + 1 s, and a margin of 4 s for a busy node. After that comes SIGKILL. A client that
+//!   # does not read uses all of the time but the margin. Without such clients, and without a stream that takes that
+//!   # long, the pod is gone sooner.
+//!   terminationGracePeriodSeconds: 30
+//!   containers:
+//!     - name: events
+//!       args: ["0.0.0.0:3000"]
+//!       readinessProbe:
+//!         httpGet: { path: /ready, port: 3000 }
+//!         # The load balancer that trusts this probe needs periodSeconds * failureThreshold to take notice: less than
+//!         # NOTICE.
+//!         periodSeconds: 2
+//!         failureThreshold: 1
+//! ```
+//!
+//! Kubernetes removes a pod that stops from its endpoints by itself, and the nodes learn of that with a delay: this is
+//! what `NOTICE` waits for. Load balancers outside of the cluster rely on `/ready`. The process must be the first of
+//! its container, or be started by `exec`: a shell does not pass SIGTERM on.
+
+use std::{
+    convert::Infallible,
+    env,
+    future::IntoFuture,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    http::{Method, StatusCode},
+    response::sse::{Event, Sse},
+    routing::{get, post},
+    serve::Listener,
+};
+use futures_util::{Stream, StreamExt, stream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time,
+};
+use tower_sse_completion::{
+    CloseEvent, Connection, Drained, InvalidCloseEvent, Shutdown, SseCompletionLayer, stop_signal,
+};
+
+/// Time from the signal until every load balancer sends its requests elsewhere.
+const NOTICE: Duration = Duration::from_secs(5);
+
+/// Time for streams that can finish.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Time after which a client that does not read is disconnected while the server runs. Less than that of slow networks would
+/// cut clients that are about to come back.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = env::args().nth(1).unwrap_or("127.0.0.1:3000".to_owned());
+    let listener = TcpListener::bind(&address).await?;
+    println!("http://{address}, process {}", std::process::id());
+    // A second signal ends the process at once.
+    let signal = stop_signal()?;
+    let drained = serve(listener, signal, time_of_notice(), GRACE).await?;
+    println!(
+        "{} streams ended, {} connections cut",
+        drained.ended(),
+        drained.connections_cut()
+    );
+    Ok(())
+}
+
+async fn time_of_notice() {
+    time::sleep(NOTICE).await;
+}
+
+/// Serves until the signal, and then until every stream and every connection has ended.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    signal: impl Future<Output = ()>,
+    notice: impl Future<Output = ()>,
+    grace: Duration,
+) -> Result<Drained, InvalidCloseEvent> {
+    let shutdown = Shutdown::new();
+    let is_stopping = Arc::<AtomicBool>::default();
+    let app = app(&shutdown, &is_stopping)?;
+    let listener = CutListener {
+        listener,
+        shutdown: shutdown.clone(),
+    };
+    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.draining());
+    let stop = async {
+        signal.await;
+        is_stopping.store(true, Ordering::SeqCst);
+        notice.await;
+        shutdown.drain(grace).await
+    };
+    // The server returns after the drain, because no connection is left then. axum's server does not fail.
+    let (_, drained) = tokio::join!(server.into_future(), stop);
+    Ok(drained)
+}
+
+fn app(shutdown: &Shutdown, is_stopping: &Arc<AtomicBool>) -> Result<Router, InvalidCloseEvent> {
+    // The clients of a pod come back at different times.
+    let retry = Duration::from_secs(1)..=Duration::from_secs(5);
+    let completion = SseCompletionLayer::new()
+        .shutdown(shutdown)
+        .end_on_drain(|request| request.method == Method::GET)
+        .close_event(CloseEvent::new().retry_between(retry)?);
+    let is_stopping = Arc::clone(is_stopping);
+    // `Shutdown::is_draining` is not enough here: the drain begins after the notice.
+    let ready = async move || match is_stopping.load(Ordering::SeqCst) {
+        true => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+        false => (StatusCode::OK, "ready\n"),
+    };
+    Ok(Router::new()
+        .route("/events", get(async || Sse::new(words("tick"))))
+        .route("/answer", post(async || Sse::new(words("word").take(20))))
+        .layer(completion)
+        .route("/ready", get(ready)))
+}
+
+fn words(word: &'static str) -> impl Stream<Item = Result<Event, Infallible>> {
+    stream::iter(1..).then(move |number: u32| async move {
+        time::sleep(Duration::from_millis(500)).await;
+        Ok(Event::default().id(number.to_string()).data(word))
+    })
+}
+
+/// A listener whose connections the drain can cut.
+struct CutListener {
+    listener: TcpListener,
+    shutdown: Shutdown,
+}
+
+impl Listener for CutListener {
+    type Io = Connection<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        // The method of the trait waits and tries again if there are too many open files.
+        let (stream, address) = Listener::accept(&mut self.listener).await;
+        let connection = self.shutdown.connection(stream);
+        (connection.write_timeout(WRITE_TIMEOUT), address)
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
