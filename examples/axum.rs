@@ -1,7 +1,7 @@
 //! Event streams that end on purpose, in an axum app with a page to watch them.
 //!
 //! ```text
-//! cargo run --example axum [-- --port 3000]
+//! cargo run --features signal --example axum [-- --port 3000]
 //! curl -N http://127.0.0.1:3000/events?interval_ms=200
 //! ```
 //!
@@ -24,7 +24,7 @@ use axum::{
 use futures_util::{Stream, StreamExt, stream};
 use tokio::{net::TcpListener, time};
 use tokio_stream::wrappers::IntervalStream;
-use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer};
+use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer, stop_signal};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -47,7 +47,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
 
     let shutdown = Shutdown::new();
     axum::serve(listener, app(&shutdown)?)
-        .with_graceful_shutdown(shutdown.after(tokio::signal::ctrl_c()))
+        .with_graceful_shutdown(shutdown.after(stop_signal()?))
         .await?;
     Ok(())
 }

@@ -1,67 +1,67 @@
-//! A server that shuts down on time, with both kinds of streams on one router.
+//! A server whose shutdown always ends: with both kinds of streams on one router, and clients that do not read.
 //!
 //! ```text
-//! cargo run --example graceful_shutdown
+//! cargo run --features signal --example graceful_shutdown
 //! curl -N http://127.0.0.1:3000/subscribe          # ends when the shutdown begins
 //! curl -N -X POST http://127.0.0.1:3000/answer     # has ten seconds to finish
 //! ```
 //!
-//! Then press Ctrl-C, or send SIGTERM. Subscriptions end at once, answers may finish until the grace is over, and then
-//! they end too. A client that does not read keeps its connection, so what is left after that is cut.
+//! Then press Ctrl-C, or send SIGTERM. The server stops accepting connections, subscriptions end at once, and answers
+//! have ten seconds. One second later, the connections of clients that do not read are cut. A second signal ends the
+//! process at once.
 
-use std::{convert::Infallible, error::Error, future::IntoFuture, io, time::Duration};
+use std::{
+    convert::Infallible, error::Error, future::IntoFuture, io, net::SocketAddr, time::Duration,
+};
 
 use axum::{
     Router,
     http::Method,
     response::sse::{Event, Sse},
     routing::{get, post},
+    serve::Listener,
 };
 use futures_util::{Stream, StreamExt, stream};
-use tokio::{net::TcpListener, time};
-use tokio_util::sync::CancellationToken;
-use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time,
+};
+use tower_sse_completion::{
+    CloseEvent, Connection, Drained, InvalidCloseEvent, Shutdown, SseCompletionLayer, stop_signal,
+};
 
 const GRACE: Duration = Duration::from_secs(10);
-
-/// For what is left of the connections when their streams have ended.
-const HARD_STOP: Duration = Duration::from_secs(2);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("http://127.0.0.1:3000, process {}", std::process::id());
-    serve(listener, stop_signal()).await
+    let drained = serve(listener, stop_signal()?).await?;
+    println!(
+        "{} streams ended, {} connections cut",
+        drained.ended(),
+        drained.connections_cut()
+    );
+    Ok(())
 }
 
 pub(crate) async fn serve(
     listener: TcpListener,
-    stop_signal: impl Future<Output = io::Result<()>>,
-) -> Result<(), Box<dyn Error>> {
+    signal: impl Future,
+) -> Result<Drained, InvalidCloseEvent> {
     let shutdown = Shutdown::new();
-    let stop = CancellationToken::new();
-    let server = axum::serve(listener, app(&shutdown)?)
-        .with_graceful_shutdown(stop.clone().cancelled_owned())
-        .into_future();
-    let server = tokio::spawn(server);
-
-    stop_signal.await?;
-    // No new connections from here on; those that are open have the grace.
-    stop.cancel();
-    let drained = shutdown.drain(GRACE).await;
-    println!(
-        "{} streams ended, {} still open",
-        drained.ended(),
-        drained.still_open()
-    );
-    match time::timeout(HARD_STOP, server).await {
-        Ok(served) => served??,
-        Err(_) => println!("cut the connections of clients that do not read"),
-    }
-    Ok(())
+    let app = app(&shutdown)?;
+    let listener = CutListener {
+        listener,
+        shutdown: shutdown.clone(),
+    };
+    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.draining());
+    // axum's server does not fail.
+    let (_, drained) = tokio::join!(server.into_future(), shutdown.drain_after(signal, GRACE));
+    Ok(drained)
 }
 
-fn app(shutdown: &Shutdown) -> Result<Router, Box<dyn Error>> {
+fn app(shutdown: &Shutdown) -> Result<Router, InvalidCloseEvent> {
     let retry = Duration::from_secs(1)..=Duration::from_secs(5);
     let completion = SseCompletionLayer::new()
         .shutdown(shutdown)
@@ -80,18 +80,23 @@ fn words(word: &'static str) -> impl Stream<Item = Result<Event, Infallible>> {
     })
 }
 
-/// Ctrl-C, or on Unix SIGTERM.
-async fn stop_signal() -> io::Result<()> {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
+/// A listener whose connections the drain can cut.
+struct CutListener {
+    listener: TcpListener,
+    shutdown: Shutdown,
+}
 
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            pressed = tokio::signal::ctrl_c() => pressed,
-            _ = terminate.recv() => Ok(()),
-        }
+impl Listener for CutListener {
+    type Io = Connection<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        // The method of the trait waits and tries again if there are too many open files.
+        let (stream, address) = Listener::accept(&mut self.listener).await;
+        (self.shutdown.connection(stream), address)
     }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
 }

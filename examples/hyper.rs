@@ -1,7 +1,7 @@
 //! Event streams that end on purpose with no framework: hyper, over HTTP/1.1 and HTTP/2.
 //!
 //! ```text
-//! cargo run --example hyper
+//! cargo run --features signal --example hyper
 //! curl -N http://127.0.0.1:3000/events
 //! curl -N --http2-prior-knowledge http://127.0.0.1:3000/events
 //! ```
@@ -26,24 +26,24 @@ use hyper_util::{
 };
 use tokio::{net::TcpListener, time};
 use tower::{ServiceBuilder, service_fn};
-use tower_sse_completion::{Shutdown, SseCompletionLayer};
+use tower_sse_completion::{Shutdown, SseCompletionLayer, stop_signal};
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// For connections whose clients do not read: nothing that wraps a body can end those.
-const HARD_STOP: Duration = Duration::from_secs(5);
+/// Time for streams to finish. One second later, the connections of clients that do not read are cut.
+const GRACE: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("http://127.0.0.1:3000/events");
     let shutdown = Shutdown::new();
-    tokio::spawn(shutdown.after(tokio::signal::ctrl_c()));
+    tokio::spawn(shutdown.drain_after(stop_signal()?, GRACE));
     serve(listener, &shutdown).await;
     Ok(())
 }
 
-/// Serves until the shutdown is closed, and every connection has ended.
+/// Serves until the shutdown begins, and every connection has ended.
 pub(crate) async fn serve(listener: TcpListener, shutdown: &Shutdown) {
     let service = ServiceBuilder::new()
         .layer(SseCompletionLayer::new().shutdown(shutdown))
@@ -62,7 +62,8 @@ pub(crate) async fn serve(listener: TcpListener, shutdown: &Shutdown) {
             time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let connection = server.serve_connection(TokioIo::new(stream), service.clone());
+        let stream = TokioIo::new(shutdown.connection(stream));
+        let connection = server.serve_connection(stream, service.clone());
         let connection = connections.watch(connection.into_owned());
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -72,12 +73,7 @@ pub(crate) async fn serve(listener: TcpListener, shutdown: &Shutdown) {
     }
 
     drop(listener);
-    if time::timeout(HARD_STOP, connections.shutdown())
-        .await
-        .is_err()
-    {
-        eprintln!("cut the connections of clients that do not read");
-    }
+    connections.shutdown().await;
 }
 
 async fn answer(request: Request<Incoming>) -> http::Result<Response<Body>> {

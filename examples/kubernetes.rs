@@ -1,7 +1,7 @@
 //! A server in a pod: it leaves the load balancer before its streams end, and it is gone in time.
 //!
 //! ```text
-//! cargo run --example kubernetes --features signal [-- 0.0.0.0:3000]
+//! cargo run --features signal --example kubernetes [-- 0.0.0.0:3000]
 //! curl -N http://127.0.0.1:3000/events
 //! curl -i http://127.0.0.1:3000/ready     # 200, and 503 once the pod stops
 //! ```

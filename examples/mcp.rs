@@ -1,7 +1,7 @@
 //! A server of the Model Context Protocol (MCP), made with rmcp, that shuts down on time.
 //!
 //! ```text
-//! cargo run --example mcp [-- --without-layer]
+//! cargo run --features signal --example mcp [-- --without-layer]
 //! mcp() { curl -N http://127.0.0.1:3000/mcp -H 'accept: application/json, text/event-stream' "$@"; }
 //! post() { mcp -H 'content-type: application/json' -H "$session" -d "$@"; }
 //! post '{"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-11-25",
@@ -32,8 +32,8 @@ use rmcp::{
         StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
     },
 };
-use tokio::{net::TcpListener, signal, time};
-use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer};
+use tokio::{net::TcpListener, time};
+use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer, stop_signal};
 
 const GRACE: Duration = Duration::from_secs(10);
 const RETRY: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(2);
@@ -96,7 +96,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
     let listener = TcpListener::bind(("127.0.0.1", port.parse()?)).await?;
     println!("http://{}", listener.local_addr()?);
-    serve(listener, ended_by, signal::ctrl_c()).await
+    serve(listener, ended_by, stop_signal()?).await
 }
 
 pub(crate) async fn serve(

@@ -1,7 +1,7 @@
 //! How event streams end, as numbers for Prometheus.
 //!
 //! ```text
-//! cargo run --example metrics --features metrics
+//! cargo run --features metrics,signal --example metrics
 //! curl -N http://127.0.0.1:3000/finite
 //! curl http://127.0.0.1:3000/metrics
 //! ```
@@ -16,7 +16,7 @@ use axum::{
 use futures_util::{Stream, StreamExt, stream};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::{net::TcpListener, time};
-use tower_sse_completion::{Shutdown, SseCompletionLayer};
+use tower_sse_completion::{Shutdown, SseCompletionLayer, stop_signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("http://127.0.0.1:3000/metrics");
     axum::serve(listener, app(prometheus, &shutdown))
-        .with_graceful_shutdown(shutdown.after(tokio::signal::ctrl_c()))
+        .with_graceful_shutdown(shutdown.after(stop_signal()?))
         .await?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Ends the streams of one user, with an event that tells why, and forgets users whose last stream has ended.
 //!
 //! ```text
-//! cargo run --example sessions
+//! cargo run --features signal --example sessions
 //! curl -N http://127.0.0.1:3000/events/ada
 //! curl http://127.0.0.1:3000/online
 //! curl -X POST http://127.0.0.1:3000/logout/ada
@@ -26,7 +26,7 @@ use axum::{
 };
 use tokio::{net::TcpListener, sync::mpsc, time};
 use tokio_stream::wrappers::ReceiverStream;
-use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer};
+use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer, stop_signal};
 
 /// A shutdown for each user who has a stream. The visits of a user keep the shutdown.
 #[derive(Clone, Default)]
@@ -93,7 +93,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("http://127.0.0.1:3000/events/ada");
     axum::serve(listener, app(&shutdown))
-        .with_graceful_shutdown(shutdown.after(tokio::signal::ctrl_c()))
+        .with_graceful_shutdown(shutdown.after(stop_signal()?))
         .await?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A gRPC service and event streams on one port, and a shutdown that ends both.
 //!
 //! ```text
-//! cargo run --example tonic
+//! cargo run --features signal --example tonic
 //! curl -N http://127.0.0.1:3000/events
 //! printf '\0\0\0\0\0' | curl -sv --http2-prior-knowledge --data-binary @- -H 'te: trailers' \
 //!     -H 'content-type: application/grpc' http://127.0.0.1:3000/grpc.health.v1.Health/Check | xxd
@@ -25,14 +25,14 @@ use tonic_health::{
     pb::health_server::{Health, HealthServer},
     server::{HealthReporter, health_reporter},
 };
-use tower_sse_completion::{Shutdown, SseCompletionLayer};
+use tower_sse_completion::{Shutdown, SseCompletionLayer, stop_signal};
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("http://127.0.0.1:3000/events");
     let shutdown = Shutdown::new();
-    tokio::spawn(shutdown.after(tokio::signal::ctrl_c()));
+    tokio::spawn(shutdown.after(stop_signal()?));
     serve(listener, &shutdown).await
 }
 

@@ -35,6 +35,32 @@
 //! # }
 //! ```
 //!
+//! In an axum server, with the feature `signal`:
+//!
+#![cfg_attr(feature = "signal", doc = "```no_run")]
+#![cfg_attr(not(feature = "signal"), doc = "```ignore")]
+//! use axum::{Router, response::sse::{Event, Sse}, routing::get};
+//! use tower_sse_completion::{Shutdown, SseCompletionLayer, stop_signal};
+//! # async fn events() -> Sse<futures_util::stream::Pending<Result<Event, std::convert::Infallible>>> {
+//! #     Sse::new(futures_util::stream::pending())
+//! # }
+//!
+//! #[tokio::main]
+//! async fn main() -> std::io::Result<()> {
+//!     let shutdown = Shutdown::new();
+//!     let app = Router::new()
+//!         .route("/events", get(events))
+//!         .layer(SseCompletionLayer::new().shutdown(&shutdown));
+//!
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+//!     // axum's server does not fail.
+//!     let _ = axum::serve(listener, app)
+//!         .with_graceful_shutdown(shutdown.after(stop_signal()?))
+//!         .await;
+//!     Ok(())
+//! }
+//! ```
+//!
 //! A stream is cancelled by a [`Shutdown`] or by [any future](SseCompletionLayer::cancel_when), and ended by a
 //! [deadline](SseCompletionLayer::max_age). [`on_end`](SseCompletionLayer::on_end) reports how each stream ended.
 //! [`byte_stream`](SseCompletionLayer::byte_stream) does the same in frameworks whose bodies are streams of bytes.
@@ -101,13 +127,16 @@
 //! # Limits
 //!
 //! - A server does not poll the body of a connection whose client has stopped reading, so no body can end that stream.
-//!   [`Shutdown::drain`] returns nevertheless and counts such streams. Close their connections.
+//!   [`Shutdown::drain`] returns nevertheless and counts such streams. [`Shutdown::connection`] wraps the connections, so
+//!   that the drain can cut them.
 //! - Plain text that is sent as `text/event-stream` has no events, so up to the buffer limit of it is buffered. Set
 //!   [`buffer_limit(0)`](SseCompletionLayer::buffer_limit), or opt out.
 //!
 //! # Features
 //!
-//! - `tokio`, enabled by default: [`Shutdown::drain`], deadlines and the keep-alive. Without it the layer runs on any executor.
+//! - `tokio`, enabled by default: [`Shutdown::drain`], [`Shutdown::connection`], deadlines and the keep-alive. Without it the
+//!   layer runs on any executor.
+//! - `signal`: [`stop_signal`], a future that completes at Ctrl-C and SIGTERM.
 //! - `tracing`: an event for every stream that has ended, with the target `tower_sse_completion`, inside the span that was
 //!   current when its request arrived. Its fields are those of [`StreamReport`] with the prefix `sse.`, and
 //!   `http.response.body.size` (the bytes that were sent) and `error.type` as in the semantic conventions of OpenTelemetry.
@@ -159,6 +188,6 @@ pub use self::{
     shutdown::{Connection, Drained},
 };
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "signal"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -32,13 +32,14 @@ use crate::wire::close_event::CloseEvent;
 /// ```no_run
 /// use axum::Router;
 /// use tower_sse_completion::{Shutdown, SseCompletionLayer};
+/// # fn stop_signal() -> std::io::Result<std::future::Pending<()>> { Ok(std::future::pending()) }
 ///
 /// # async fn serve(routes: Router, listener: tokio::net::TcpListener) -> std::io::Result<()> {
 /// let shutdown = Shutdown::new();
 /// let app = routes.layer(SseCompletionLayer::new().shutdown(&shutdown));
 ///
 /// axum::serve(listener, app)
-///     .with_graceful_shutdown(shutdown.after(tokio::signal::ctrl_c()))
+///     .with_graceful_shutdown(shutdown.after(stop_signal()?))
 ///     .await
 /// # }
 /// ```

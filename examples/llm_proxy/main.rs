@@ -1,7 +1,7 @@
 //! A reverse proxy for language models, whose clients always learn that an answer was cut.
 //!
 //! ```text
-//! cargo run --example llm_proxy
+//! cargo run --features signal --example llm_proxy
 //! curl -N http://127.0.0.1:3000/v1/chat/completions -d all
 //! curl -N http://127.0.0.1:3000/v1/chat/completions -d die     # in the middle of an event
 //! curl -N http://127.0.0.1:3000/v1/messages -d stop            # between two events
@@ -33,7 +33,7 @@ use hyper_util::{
 };
 pub(crate) use models::language_models;
 use tokio::net::TcpListener;
-use tower_sse_completion::{CloseEvent, Ending, Shutdown, SseCompletionLayer};
+use tower_sse_completion::{CloseEvent, Ending, Shutdown, SseCompletionLayer, stop_signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("http://127.0.0.1:3000");
     let shutdown = Shutdown::new();
     axum::serve(listener, proxy(&upstream, &shutdown)?)
-        .with_graceful_shutdown(shutdown.after(tokio::signal::ctrl_c()))
+        .with_graceful_shutdown(shutdown.after(stop_signal()?))
         .await?;
     Ok(())
 }

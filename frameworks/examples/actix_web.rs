@@ -14,8 +14,8 @@ use std::{convert::Infallible, io, net::TcpListener, time::Duration};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, dev::Server, web};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use tokio::{signal, time};
-use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer};
+use tokio::time;
+use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer, stop_signal};
 
 #[actix_web::main]
 async fn main() -> io::Result<()> {
@@ -25,8 +25,9 @@ async fn main() -> io::Result<()> {
     let shutdown = Shutdown::new();
     let server = serve(listener, &shutdown)?;
     let handle = server.handle();
+    let signal = stop_signal()?;
     actix_web::rt::spawn(async move {
-        shutdown.after(signal::ctrl_c()).await;
+        shutdown.after(signal).await;
         handle.stop(true).await;
     });
     server.await

@@ -18,8 +18,8 @@ use poem::{
     listener::{Acceptor, Listener, TcpListener},
     web::Data,
 };
-use tokio::{signal, time};
-use tower_sse_completion::{Shutdown, SseCompletionLayer};
+use tokio::time;
+use tower_sse_completion::{Shutdown, SseCompletionLayer, stop_signal};
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
@@ -27,7 +27,7 @@ async fn main() -> io::Result<()> {
     println!("http://127.0.0.1:3000/events");
 
     let shutdown = Shutdown::new();
-    serve(acceptor, &shutdown, signal::ctrl_c()).await
+    serve(acceptor, &shutdown, stop_signal()?).await
 }
 
 pub async fn serve(

@@ -111,9 +111,10 @@ impl Shutdown {
     /// use std::time::Duration;
     /// use axum::Router;
     /// use tower_sse_completion::Shutdown;
+    /// # fn stop_signal() -> std::io::Result<std::future::Pending<()>> { Ok(std::future::pending()) }
     ///
     /// # async fn serve(app: Router, listener: tokio::net::TcpListener, shutdown: Shutdown) -> std::io::Result<()> {
-    /// let drain = tokio::spawn(shutdown.drain_after(tokio::signal::ctrl_c(), Duration::from_secs(10)));
+    /// let drain = tokio::spawn(shutdown.drain_after(stop_signal()?, Duration::from_secs(10)));
     /// axum::serve(listener, app)
     ///     .with_graceful_shutdown(shutdown.draining())
     ///     .await?;

@@ -16,7 +16,6 @@ use super::open;
 async fn shutdown_ends_subscriptions_at_once_and_gives_answers_their_grace() {
     let (listener, address) = listen().await;
     let (stop, stopped) = oneshot::channel::<()>();
-    let signal = async { stopped.await.map_err(std::io::Error::other) };
     let client = async {
         let (_, mut answer) = open(address, Version::Http1, "POST", "/answer").await;
         let (_, subscription) = open(address, Version::Http1, "GET", "/subscribe").await;
@@ -36,7 +35,15 @@ async fn shutdown_ends_subscriptions_at_once_and_gives_answers_their_grace() {
         // The client leaves, so that no stream is open.
         drop(answer);
     };
-    let server = example::serve(listener, signal);
+    let server = example::serve(listener, stopped);
     let (served, ()) = within(futures_util::future::join(server, client)).await;
-    served.expect("a clean end");
+    let drained = served.expect("a valid close event");
+    assert_eq!(
+        (
+            drained.ended(),
+            drained.still_open(),
+            drained.connections_cut()
+        ),
+        (2, 0, 0)
+    );
 }

@@ -3,7 +3,6 @@
 mod before_after;
 mod graceful_shutdown;
 mod grpc;
-#[cfg(feature = "signal")]
 mod kubernetes;
 mod llm_proxy;
 mod mcp;
