@@ -27,7 +27,7 @@ pub struct CancelWhen<F> {
 }
 
 pin_project! {
-    /// Two cancellations of one layer. The first that completes cancels the stream.
+    /// Two cancellations of one layer, or the futures that they make for a request. The first that completes cancels the stream.
     #[derive(Debug, Clone)]
     pub struct FirstOf<A, B> {
         #[pin]
@@ -54,9 +54,15 @@ pin_project! {
 ///     CancelWhen, FirstOf, MakeCancellation, NeverCancel, SseCompletion, SseCompletionLayer,
 /// };
 ///
-/// #[derive(Clone, Default)]
+/// #[derive(Clone)]
 /// pub struct MyLayer<C = NeverCancel> {
 ///     completion: SseCompletionLayer<C>,
+/// }
+///
+/// impl MyLayer {
+///     pub fn new() -> Self {
+///         MyLayer { completion: SseCompletionLayer::new() }
+///     }
 /// }
 ///
 /// impl<C: MakeCancellation> MyLayer<C> {
@@ -77,10 +83,12 @@ pin_project! {
 ///     }
 /// }
 ///
-/// let layer: MyLayer = MyLayer::default();
-/// let layer = layer.cancel_when(|_request| std::future::pending());
+/// let layer = MyLayer::new().cancel_when(|_request| std::future::pending());
 /// # let _ = layer.layer(());
 /// ```
+///
+/// A service of your own around [`SseCompletion<S, C>`](crate::SseCompletion) has the response
+/// `Response<ResponseBody<B, C::Cancellation>>` and the future `ResponseFuture<S::Future, C::Cancellation>`.
 ///
 /// A layer in a field, with a cancellation that captures something and therefore has no name:
 ///
@@ -101,36 +109,7 @@ pin_project! {
 /// # let _ = server(CancellationToken::new()).completion;
 /// ```
 ///
-/// A service whose types are all erased. The data and the error of the body must be `Send`:
-///
-/// ```
-/// use bytes::Bytes;
-/// use http::{Request, Response};
-/// use http_body::Body;
-/// use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
-/// use tower::{Service, ServiceBuilder, ServiceExt, util::BoxCloneService};
-/// use tower_sse_completion::SseCompletionLayer;
-///
-/// type Erased<R, E, B> = BoxCloneService<Request<R>, Response<UnsyncBoxBody<Bytes, B>>, E>;
-///
-/// fn erase<S, R, B>(inner: S) -> Erased<R, S::Error, B::Error>
-/// where
-///     S: Service<Request<R>, Response = Response<B>> + Clone + Send + 'static,
-///     S::Future: Send,
-///     R: 'static,
-///     B: Body<Data = Bytes, Error: Send> + Send + 'static,
-/// {
-///     ServiceBuilder::new()
-///         .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
-///         .layer(SseCompletionLayer::new())
-///         .service(inner)
-///         .boxed_clone()
-/// }
-/// # let inner = tower::service_fn(async |_: Request<()>| {
-/// #     Ok::<_, std::convert::Infallible>(Response::new(http_body_util::Full::<Bytes>::default()))
-/// # });
-/// # let _: Erased<(), _, _> = erase(inner);
-/// ```
+/// The [crate's documentation](crate#body-type-change) has a service whose types are all erased.
 pub trait MakeCancellation: sealed::Sealed {
     /// The future whose completion cancels the stream. It is not polled again after that.
     type Cancellation: Future<Output = ()>;

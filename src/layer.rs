@@ -31,6 +31,9 @@ use crate::{
 ///     .close_event(CloseEvent::new().data(r#"{"reason":"restart"}"#));
 /// # let _ = layer;
 /// ```
+///
+/// [`cancel_when`](Self::cancel_when) and [`shutdown`](Self::shutdown) add to what the layer has. Every other method replaces
+/// what was set before: the last of [`on_end`](Self::on_end) and [`on_end_with`](Self::on_end_with) is used, for example.
 #[derive(Debug, Clone)]
 #[must_use = "a layer does nothing until it wraps a service"]
 pub struct SseCompletionLayer<C = NeverCancel> {
@@ -41,17 +44,17 @@ pub struct SseCompletionLayer<C = NeverCancel> {
 impl SseCompletionLayer {
     /// Returns a layer that closes empty streams and cancels none.
     pub fn new() -> Self {
-        Self::default()
+        Telemetry::describe();
+        Self {
+            cancel: NeverCancel,
+            config: Arc::default(),
+        }
     }
 }
 
-impl<C: Default> Default for SseCompletionLayer<C> {
+impl Default for SseCompletionLayer {
     fn default() -> Self {
-        Telemetry::describe();
-        Self {
-            cancel: C::default(),
-            config: Arc::default(),
-        }
+        Self::new()
     }
 }
 
@@ -84,8 +87,13 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// # let _ = layer;
     /// ```
     ///
-    /// The future cannot borrow the head: take what it needs before the `async move` block, as above. An `async fn(&Parts)` and
-    /// an `async` closure fail to compile with "one type is more general than the other".
+    /// The closure is called for each request, and its future cannot borrow from the closure or from the head. Clone what the
+    /// future takes before the `async move` block, as above. An `async fn(&Parts)` and an `async` closure fail to compile with
+    /// "one type is more general than the other" or "does not implement `Fn`". A closure that is stored in a variable first
+    /// needs the type of its argument: `|_request: &Parts|`.
+    ///
+    /// The layer is `Clone`, `Send` and `Sync` if the closure is. `axum::Router::layer` requires all of them, and a future that
+    /// is `Send` and `'static`.
     ///
     /// # Fairness
     ///

@@ -67,7 +67,7 @@
 //!
 //! # Guarantees
 //!
-//! `CONTRACT.md` in the repository states them clause by clause, and each clause has tests. In short:
+//! `CONTRACT.md` in the package states them clause by clause, and each clause has tests. In short:
 //!
 //! - **Whole events.** A close event is never written inside another event, regardless of the upstream's frames. An unfinished
 //!   event is buffered until its end arrives, and discarded if the stream is closed before that. Therefore a client sees a
@@ -106,7 +106,37 @@
 //! # Body type change
 //!
 //! The layer changes the type of the response body to [`ResponseBody`]. axum boxes bodies by itself. Elsewhere, name the new
-//! type or box the body, for example with `tower::util::MapResponseLayer` and `http_body_util::BodyExt::boxed`.
+//! type ([`MakeCancellation`] has the example of a library) or erase it:
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body::Body;
+//! use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+//! use tower::{Service, ServiceBuilder, util::BoxCloneSyncService};
+//! use tower_sse_completion::SseCompletionLayer;
+//!
+//! type Erased<R, E, B> = BoxCloneSyncService<Request<R>, Response<UnsyncBoxBody<Bytes, B>>, E>;
+//!
+//! fn erase<S, R, B>(inner: S) -> Erased<R, S::Error, B::Error>
+//! where
+//!     S: Service<Request<R>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
+//!     R: 'static,
+//!     B: Body<Data = Bytes, Error: Send> + Send + 'static,
+//! {
+//!     let service = ServiceBuilder::new()
+//!         .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
+//!         .layer(SseCompletionLayer::new())
+//!         .service(inner);
+//!     BoxCloneSyncService::new(service)
+//! }
+//! # let inner = tower::service_fn(async |_: Request<()>| {
+//! #     Ok::<_, std::convert::Infallible>(Response::new(http_body_util::Full::<Bytes>::default()))
+//! # });
+//! # let _: Erased<(), _, _> = erase(inner);
+//! ```
+//!
+//! `BodyExt::boxed` needs a body and a cancellation that are `Sync`, which axum's body and a [`BoxCancellation`] are not.
 //! `tower::util::option_layer` does not compile with a layer that changes the body's type. Use a layer without a
 //! cancellation instead.
 //!

@@ -49,7 +49,8 @@ use crate::wire::close_event::CloseEvent;
 /// # Streams of one user
 ///
 /// [`attach`](Self::attach) a `Shutdown` to a response, and it ends that stream too. Keep one for each session, and
-/// [`close_with`](Self::close_with) ends the streams of that session with an event that tells why:
+/// [`close_with`](Self::close_with) ends the streams of that session with an event that tells why. A shutdown that has closed
+/// stays closed: the next session of the user needs a new one.
 ///
 /// ```
 /// use axum::response::{IntoResponse, Response, Sse, sse::Event};
@@ -62,11 +63,8 @@ use crate::wire::close_event::CloseEvent;
 ///     response
 /// }
 ///
-/// # fn main() -> Result<(), tower_sse_completion::InvalidCloseEvent> {
 /// # let session = Shutdown::new();
-/// session.close_with(CloseEvent::named("logged-out")?);
-/// # Ok(())
-/// # }
+/// session.close_with(CloseEvent::from_static("logged-out"));
 /// ```
 #[derive(Clone, Default)]
 pub struct Shutdown {
@@ -110,7 +108,9 @@ impl Shutdown {
     /// Attaches this shutdown to a response: it ends that stream, beside the shutdowns of the layer and any other that is
     /// attached.
     ///
-    /// The stream gets the close event of the shutdown that ends it. Attaching a shutdown twice is the same as once.
+    /// The stream gets the close event of the shutdown that ends it: of the layer's, if several have closed before the stream is
+    /// polled. Attaching a shutdown twice is the same as once. A `Shutdown` that is inserted into the extensions without this
+    /// method has no effect.
     ///
     /// ```
     /// use http::Response;

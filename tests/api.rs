@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tower::{
     Layer, Service, ServiceBuilder, ServiceExt, buffer::BufferLayer, service_fn,
-    util::BoxCloneService, util::BoxCloneSyncService,
+    util::BoxCloneSyncService,
 };
 use tower_http::{
     cors::CorsLayer, timeout::TimeoutLayer, validate_request::ValidateRequestHeaderLayer,
@@ -116,7 +116,7 @@ async fn stack_is_tested_with_tower_test() {
 mod library {
     use super::*;
 
-    #[derive(Debug, Clone, Default)]
+    #[derive(Debug, Clone)]
     pub(crate) struct EventsLayer<C = NeverCancel> {
         completion: SseCompletionLayer<C>,
     }
@@ -257,27 +257,31 @@ async fn boxed_cancellation_fits_into_a_field() {
     );
 }
 
-type Erased<R, B, E> = BoxCloneService<Request<R>, Response<UnsyncBoxBody<Bytes, B>>, E>;
+type Erased<R, B, E> = BoxCloneSyncService<Request<R>, Response<UnsyncBoxBody<Bytes, B>>, E>;
 
 fn erase<S, R, B>(inner: S, shutdown: &Shutdown) -> Erased<R, B::Error, S::Error>
 where
-    S: Service<Request<R>, Response = Response<B>, Future: Send> + Clone + Send + 'static,
+    S: Service<Request<R>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
     R: 'static,
     B: Body<Data = Bytes, Error: Send> + Send + 'static,
 {
-    ServiceBuilder::new()
-        .boxed_clone()
+    let service = ServiceBuilder::new()
         .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
         .layer(SseCompletionLayer::new().shutdown(shutdown))
-        .service(inner)
+        .service(inner);
+    BoxCloneSyncService::new(service)
 }
 
 #[tokio::test]
 async fn stack_is_erased() {
     let shutdown = Shutdown::new();
+    // As it is, around a router, and as the fallback of a router.
+    let erased = erase(service_fn(respond), &shutdown);
+    let router = Router::new().fallback_service(erased.clone());
     let services: Vec<Erased<_, _, _>> = vec![
-        erase(service_fn(respond), &shutdown),
+        erased,
         erase(Router::new().route("/", get(events)), &shutdown),
+        erase(router, &shutdown),
     ];
     for service in services {
         let response = service.oneshot(Request::<AxumBody>::default()).await;

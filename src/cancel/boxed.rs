@@ -6,7 +6,8 @@ use http::request::Parts;
 
 use super::MakeCancellation;
 
-/// A cancellation whose type is erased. Made by [`boxed`](crate::SseCompletionLayer::boxed).
+/// A cancellation whose type is erased. Made by [`boxed`](crate::SseCompletionLayer::boxed). Its future is `Send`, but not
+/// `Sync`.
 #[derive(Clone)]
 pub struct BoxCancellation {
     make: Arc<dyn Fn(&Parts) -> BoxFuture + Send + Sync>,

@@ -23,7 +23,7 @@ pub enum Ending {
     Empty,
     /// The upstream ended inside an event.
     Truncated,
-    /// A cancellation fired before the upstream ended.
+    /// A cancellation fired before the upstream ended. The report does not tell which one, if there are several.
     Cancelled,
     /// The stream reached its maximum age.
     Expired,

@@ -32,9 +32,9 @@ impl Shutdown {
     /// When the future completes, every stream that has ended has been reported, and its close event has been returned to
     /// the server, which may still have to write it: wait for the server too.
     ///
-    /// A stream that starts during the drain has what is left of the grace period. Stop accepting connections first,
-    /// because clients reconnect as soon as their streams end. A graceful shutdown of the server that waits for
-    /// [`draining`](Self::draining) begins with the drain, and closes idle connections too. Without it, an idle connection
+    /// Stop accepting connections before or with the drain, because clients reconnect as soon as their streams end, and a
+    /// stream that starts during the drain has what is left of the grace period. A graceful shutdown of the server that waits
+    /// for [`draining`](Self::draining) begins with the drain, and closes idle connections too. Without it, an idle connection
     /// that is wrapped is open until it is cut. With a grace period of zero all streams end at once.
     ///
     /// Streams that never finish, such as subscriptions, need not use up the grace period: see
@@ -107,22 +107,26 @@ impl Shutdown {
 
     /// Returns a future that waits for the signal, discards its output, and [drains](Self::drain).
     ///
+    /// For a close event, wait for the signal and call [`drain_with`](Self::drain_with).
+    ///
     /// ```no_run
     /// use std::time::Duration;
+    /// use std::future::IntoFuture;
     /// use axum::Router;
     /// use tower_sse_completion::Shutdown;
     /// # fn stop_signal() -> std::io::Result<std::future::Pending<()>> { Ok(std::future::pending()) }
     ///
     /// # async fn serve(app: Router, listener: tokio::net::TcpListener, shutdown: Shutdown) -> std::io::Result<()> {
-    /// let drain = tokio::spawn(shutdown.drain_after(stop_signal()?, Duration::from_secs(10)));
-    /// axum::serve(listener, app)
-    ///     .with_graceful_shutdown(shutdown.draining())
-    ///     .await?;
-    /// let drained = drain.await?;
+    /// let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.draining());
+    /// let drain = shutdown.drain_after(stop_signal()?, Duration::from_secs(10));
+    /// let (_, drained) = tokio::join!(server.into_future(), drain);
     /// println!("{} streams ended", drained.ended());
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// The server returns when its last connection has ended. Wrap the connections with [`connection`](Self::connection), or
+    /// limit the time for which you wait for the server: a client that has stopped reading keeps a plain connection open.
     ///
     /// # Cancellation safety
     ///
