@@ -228,6 +228,7 @@ async fn c23_all_layers_compose_in_one_builder_and_in_a_router() {
 }
 
 #[tokio::test]
+#[cfg_attr(miri, ignore = "needs sockets")]
 async fn c1_close_event_is_compressed_by_a_layer_outside() {
     use std::io::Read;
 

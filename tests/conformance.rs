@@ -8,11 +8,12 @@ use std::{collections::HashSet, task::Poll};
 
 use published::PUBLISHED;
 use testkit::{
+    MIRI_STRIDE,
     decoder::{Decoded, Decoder, Event, boundaries, decode, deliveries},
     exchange::{cancelled_by, drive},
     reports::Reports,
     script::{AfterScript, Script},
-    vectors::cases,
+    vectors::{Case, cases},
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{CloseEvent, Ending, SseCompletionLayer, StreamReport};
@@ -22,6 +23,11 @@ const BYE: &[u8] = b"event: bye\ndata:\n\n";
 
 fn bye() -> CloseEvent {
     CloseEvent::named("bye").expect("a valid name")
+}
+
+/// Returns all cases, or a sample of them.
+fn sample() -> impl Iterator<Item = Case> {
+    cases().into_iter().step_by(MIRI_STRIDE)
 }
 
 #[test]
@@ -34,7 +40,7 @@ fn cases_are_complete_and_have_distinct_names() {
 
 #[test]
 fn decoder_of_the_test_kit_conforms_in_every_framing() {
-    for case in cases() {
+    for case in sample() {
         let name = &case.name;
         for frames in case.framings(case.stream.len()) {
             let mut decoder = Decoder::new();
@@ -56,7 +62,7 @@ fn decoder_of_the_test_kit_conforms_in_every_framing() {
 
 #[test]
 fn decoder_of_the_test_kit_finds_the_boundaries_and_deliveries_at_every_length() {
-    for case in cases() {
+    for case in sample() {
         let name = &case.name;
         assert_eq!(boundaries(&case.stream), case.boundaries, "{name}");
         assert_eq!(deliveries(&case.stream), case.deliveries, "{name}");
@@ -97,7 +103,7 @@ fn published_decoders_conform_unless_marked() {
 
 #[test]
 fn c5_cancelled_stream_ends_at_its_last_boundary_in_every_framing() {
-    for case in cases() {
+    for case in sample() {
         for length in case.cuts() {
             for frames in case.framings(length) {
                 let (before, after, report) = cancelled(&frames);
@@ -119,7 +125,7 @@ fn c5_cancelled_stream_ends_at_its_last_boundary_in_every_framing() {
 
 #[test]
 fn c6_cancellation_before_any_poll_discards_at_most_the_unfinished_event() {
-    for case in cases() {
+    for case in sample() {
         let length = case.stream.len();
         let expected = &case.stream[..case.boundary_before(length)];
         // A cancelled stream forwards up to 32 ready frames. Therefore all complete events are forwarded.
@@ -151,7 +157,7 @@ fn c6_cancellation_before_any_poll_discards_at_most_the_unfinished_event() {
 
 #[test]
 fn c9_stream_without_an_event_is_closed_at_its_end_in_every_framing() {
-    for case in cases() {
+    for case in sample() {
         for frames in case.framings(case.stream.len()) {
             let name = || format!("{}: {}", case.name, shown(&frames));
             let (bytes, report) = ended(&frames);
@@ -177,7 +183,7 @@ fn c9_stream_without_an_event_is_closed_at_its_end_in_every_framing() {
 
 #[test]
 fn c6_decoders_see_the_events_of_a_cancelled_stream_and_then_the_close_event() {
-    for case in cases() {
+    for case in sample() {
         let (before, after, _) = cancelled(&[&case.stream]);
         let out = [before, after].concat();
         let mut expected = case.decoded.events.clone();

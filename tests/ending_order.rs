@@ -442,10 +442,10 @@ async fn drain_rounds(rounds: usize, streams: usize, slow: Duration) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c19_drain_returns_after_reports_and_close_events() {
-    tokio::spawn(drain_rounds(5_000, 1, Duration::ZERO))
+    tokio::spawn(drain_rounds(5_000 / MIRI_STRIDE, 1, Duration::ZERO))
         .await
         .expect("no panic");
-    tokio::spawn(drain_rounds(200, 20, Duration::ZERO))
+    tokio::spawn(drain_rounds(200 / MIRI_STRIDE, 20, Duration::ZERO))
         .await
         .expect("no panic");
 }
@@ -496,6 +496,7 @@ async fn c13_middleware_learns_of_the_end_once() {
 }
 
 #[tokio::test]
+#[cfg_attr(miri, ignore = "needs sockets")]
 async fn c13_middleware_in_a_server_learns_of_the_end_once() {
     for version in VERSIONS {
         let (shutdown, ends) = (Shutdown::new(), Arc::new(AtomicUsize::new(0)));

@@ -41,6 +41,7 @@ fn frames() -> Vec<Vec<String>> {
 }
 
 #[tokio::test]
+#[cfg_attr(miri, ignore = "needs sockets")]
 async fn c12_client_has_every_frame_before_the_error() {
     for version in VERSIONS {
         for frames in frames() {
@@ -65,6 +66,7 @@ async fn c12_client_has_every_frame_before_the_error() {
 }
 
 #[tokio::test]
+#[cfg_attr(miri, ignore = "needs sockets")]
 async fn c12_close_on_failed_ends_the_response_cleanly() {
     for version in VERSIONS {
         for (frames, kept) in [

@@ -268,6 +268,7 @@ fn c9_gateway_adds_nothing_to_the_close_event_of_its_app() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(miri, ignore = "needs sockets")]
 async fn c9_gateway_and_app_that_stop_together_send_one_close_event() {
     const CLIENTS: usize = 100;
     for version in VERSIONS {

@@ -215,6 +215,7 @@ async fn serve_unframed(body: &'static [u8]) -> SocketAddr {
 }
 
 #[tokio::test]
+#[cfg_attr(miri, ignore = "needs sockets")]
 async fn c9_upstream_of_a_proxy_that_dies_inside_an_event_is_truncated() {
     let upstream = serve_unframed(b"data: 1\n\ndata: {\"answer\":").await;
     for version in VERSIONS {

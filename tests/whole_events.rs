@@ -5,6 +5,7 @@ use std::task::Poll;
 
 use proptest::prelude::*;
 use testkit::{
+    MIRI_STRIDE,
     decoder::decode,
     exchange::{CLOSE, cancelled_by, drive},
     script::{AfterScript, Script, Step, data},
@@ -116,7 +117,7 @@ fn script() -> impl Strategy<Value = (Vec<u8>, Vec<Step>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4096 / MIRI_STRIDE as u32, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// C4 and C6, literally.
     #[test]
