@@ -25,7 +25,7 @@ use testkit::{
     script::{AfterScript, EndStream, Script, ScriptError, Step, data, trailers},
 };
 use tokio_util::sync::CancellationToken;
-use tower_sse_completion::{CancelWhen, FirstOf, NeverCancel, SseCompletionLayer};
+use tower_sse_completion::{CancelWhen, FirstOf, NeverCancel, Shutdown, SseCompletionLayer};
 
 const EVENT: &[u8] = b"data: x\n\n";
 
@@ -302,28 +302,29 @@ impl Future for Counted {
 #[test]
 fn c20_cancellation_is_polled_when_pending_and_before_every_32nd_ready_frame() {
     let counted = Counted::default();
-    let layer = counted.layer();
+    // A shutdown that has not fired changes nothing.
+    for layer in [counted.layer(), counted.layer().shutdown(&Shutdown::new())] {
+        let mut body = drive(&layer, endless());
+        for _ in 0..320 {
+            body.data();
+        }
+        assert_eq!(counted.take(), 10, "ready frames");
 
-    let mut body = drive(&layer, endless());
-    for _ in 0..320 {
-        body.data();
-    }
-    assert_eq!(counted.take(), 10, "ready frames");
+        let frames = [b"data: x\n\ndata: y"; 320];
+        let mut body = drive(&layer, Script::frames(frames).then(AfterScript::Pending));
+        for _ in 0..320 {
+            body.data();
+        }
+        assert!(counted.take() <= 10, "frames of any kind");
 
-    let frames = [b"data: x\n\ndata: y"; 320];
-    let mut body = drive(&layer, Script::frames(frames).then(AfterScript::Pending));
-    for _ in 0..320 {
-        body.data();
-    }
-    assert!(counted.take() <= 10, "frames of any kind");
-
-    let mut body = drive(&layer, Script::silent());
-    assert!(body.poll().is_pending());
-    counted.take();
-    for _ in 0..100 {
+        let mut body = drive(&layer, Script::silent());
         assert!(body.poll().is_pending());
+        counted.take();
+        for _ in 0..100 {
+            assert!(body.poll().is_pending());
+        }
+        assert_eq!(counted.take(), 100, "pending");
     }
-    assert_eq!(counted.take(), 100, "pending");
 }
 
 #[test]

@@ -104,7 +104,7 @@ fn published_decoders_conform_unless_marked() {
 #[test]
 fn c5_cancelled_stream_ends_at_its_last_boundary_in_every_framing() {
     for case in sample() {
-        for length in case.cuts() {
+        for length in case.cuts().into_iter().step_by(MIRI_STRIDE) {
             for frames in case.framings(length) {
                 let (before, after, report) = cancelled(&frames);
                 let boundary = case.boundary_before(length);

@@ -1,5 +1,4 @@
-//! The order in which a stream ends: its last frame, its count, its report and a drain that waits for it; also if code of the
-//! user panics in between.
+//! The order in which a stream ends: its last frame, its count, its report and a drain that waits for it.
 
 use std::{
     convert::Infallible,
@@ -8,30 +7,29 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll, Waker},
     thread,
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::Request;
+use http::{HeaderMap, Request, Response, request::Parts};
 use http_body::{Body, Frame};
 use http_body_util::Empty;
-use hyper::body::Incoming;
 use testkit::{
     MIRI_STRIDE,
     driver::Driver,
-    exchange::{CLOSE, drive, event_stream, event_stream_response, through},
+    exchange::{CLOSE, OneResponse, drive, event_stream, event_stream_response, through},
     reports::Reports,
     script::{AfterScript, EndStream, Script, ScriptError, Step, data},
     server::{self, VERSIONS},
     wait::{until, within},
 };
 use tokio::time::advance;
-use tokio_util::sync::CancellationToken;
-use tower::{Layer, ServiceExt, layer::util::Stack, service_fn};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tower::{Layer, Service, ServiceExt, layer::util::Stack, service_fn};
 use tower_http::trace::TraceLayer;
 use tower_sse_completion::{
     CloseEvent, Drained, Ending, ResponseBody, Shutdown, SseCompletionLayer, StreamReport,
@@ -92,16 +90,10 @@ const END_KINDS: [EndKind; 21] = [
     EndKind::DropPanics,
 ];
 
-/// A script whose destructor panics if it is armed.
-struct Upstream {
-    script: Pin<Box<Script>>,
-    drop_panics: bool,
-}
-
 impl EndKind {
-    fn upstream(self) -> Upstream {
+    fn upstream(self) -> Script {
         let pending = |steps: Vec<Step>| Script::new(steps).then(AfterScript::Pending);
-        let script = match self {
+        match self {
             Self::Completed => Script::frames([EVENT]),
             Self::Empty => Script::frames([""; 0]),
             Self::EndStream => Script::frames([EVENT]).end_stream(EndStream::Known),
@@ -115,11 +107,8 @@ impl EndKind {
             Self::ShutdownInsideLargeEvent => pending(vec![data("data: more than fits")]),
             Self::ShutdownAfterItsEvent => pending(vec![data(EVENT), Step::Pending, data(CLOSE)]),
             Self::PollPanics => Script::new([data(EVENT), Step::Pending, Step::Panic]),
+            Self::DropPanics => pending(vec![data(EVENT)]).panic_in_drop(),
             _ => pending(vec![data(EVENT)]),
-        };
-        Upstream {
-            script: Box::pin(script),
-            drop_panics: self == Self::DropPanics,
         }
     }
 
@@ -176,28 +165,6 @@ impl EndKind {
     }
 }
 
-impl Body for Upstream {
-    type Data = Bytes;
-    type Error = ScriptError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ScriptError>>> {
-        self.script.as_mut().poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.script.is_end_stream()
-    }
-}
-
-impl Drop for Upstream {
-    fn drop(&mut self) {
-        assert!(!self.drop_panics, "an intended panic");
-    }
-}
-
 /// What ends the streams of a test.
 #[derive(Default)]
 struct Triggers {
@@ -217,52 +184,73 @@ impl Triggers {
             _ => layer,
         }
     }
+
+    fn cancellation(&self) -> impl Fn(&Parts) -> WaitForCancellationFutureOwned + Clone + use<> {
+        let token = self.token.clone();
+        move |_| token.clone().cancelled_owned()
+    }
+}
+
+/// Asserts that this stream is not counted in its own report. `is_seen` is set if this layer returns the last frame itself.
+async fn assert_not_counted_in_its_report<B>(
+    kind: EndKind,
+    triggers: &Triggers,
+    make: impl FnOnce(SseCompletionLayer) -> B,
+    is_seen: bool,
+) where
+    B: Body<Data = Bytes, Error = ScriptError>,
+{
+    let reports = Reports::default();
+    let counted = Arc::new(AtomicUsize::new(usize::MAX));
+    let layer = triggers.layer(kind).on_end({
+        let (shutdown, counted) = (triggers.shutdown.clone(), Arc::clone(&counted));
+        let observe = reports.observer();
+        move |report: &StreamReport| {
+            counted.store(shutdown.open_streams(), Ordering::SeqCst);
+            observe(report);
+        }
+    });
+    let body = Driver::new(make(layer));
+    kind.end(body, triggers, |is_end_stream| {
+        // C13 and C19: the count, the report and the hint change together, unless `None` is still to come.
+        let is_reported = reports.count() == 1;
+        assert!(
+            is_reported || !is_end_stream,
+            "{kind:?}: no report before the end"
+        );
+        let open = triggers.shutdown.open_streams();
+        assert!(
+            !is_seen || open == usize::from(!is_reported),
+            "{kind:?}: {open} open streams"
+        );
+    })
+    .await;
+    assert_eq!(reports.only().ending(), kind.ending(), "{kind:?}");
+    assert_eq!(
+        counted.load(Ordering::SeqCst),
+        0,
+        "{kind:?}: inside of `on_end`"
+    );
+    assert_eq!(triggers.shutdown.open_streams(), 0, "{kind:?}: at the end");
 }
 
 #[tokio::test(start_paused = true)]
 async fn c19_stream_is_not_counted_in_its_own_report() {
     for kind in END_KINDS {
         for is_attached in [false, true] {
-            let (triggers, reports) = (Triggers::default(), Reports::default());
-            let counted = Arc::new(AtomicUsize::new(usize::MAX));
-            let layer = triggers.layer(kind).on_end({
-                let (shutdown, counted) = (triggers.shutdown.clone(), Arc::clone(&counted));
-                let observe = reports.observer();
-                move |report: &StreamReport| {
-                    counted.store(shutdown.open_streams(), Ordering::SeqCst);
-                    observe(report);
-                }
-            });
-            let mut response = event_stream_response(kind.upstream());
-            let layer = if is_attached {
-                triggers.shutdown.attach(response.extensions_mut());
-                layer
-            } else {
-                layer.shutdown(&triggers.shutdown)
+            let triggers = Triggers::default();
+            let make = |layer: SseCompletionLayer| {
+                let mut response = event_stream_response(kind.upstream());
+                let layer = if is_attached {
+                    triggers.shutdown.attach(response.extensions_mut());
+                    layer
+                } else {
+                    layer.shutdown(&triggers.shutdown)
+                };
+                let layer = layer.cancel_when(triggers.cancellation());
+                through(&layer, Request::new(()), response).into_body()
             };
-            let token = triggers.token.clone();
-            let layer = layer.cancel_when(move |_| token.clone().cancelled_owned());
-            let response = through(&layer, Request::new(()), response);
-            let body = Driver::new(response.into_body());
-            let case = format!("{kind:?}, attached: {is_attached}");
-            kind.end(body, &triggers, |is_end_stream| {
-                // C13 and C19: the count, the report and the hint change together, unless `None` is still to come.
-                let is_reported = reports.count() == 1;
-                assert!(
-                    is_reported || !is_end_stream,
-                    "{case}: no report before the end"
-                );
-                let open = triggers.shutdown.open_streams();
-                assert_eq!(open, usize::from(!is_reported), "{case}: open streams");
-            })
-            .await;
-            assert_eq!(reports.only().ending(), kind.ending(), "{case}");
-            assert_eq!(
-                counted.load(Ordering::SeqCst),
-                0,
-                "{case}: inside of `on_end`"
-            );
-            assert_eq!(triggers.shutdown.open_streams(), 0, "{case}: at the end");
+            assert_not_counted_in_its_report(kind, &triggers, make, true).await;
         }
     }
 }
@@ -270,85 +258,84 @@ async fn c19_stream_is_not_counted_in_its_own_report() {
 #[tokio::test(start_paused = true)]
 async fn c19_stream_of_an_inner_layer_is_not_counted_in_its_report() {
     for kind in END_KINDS {
-        let (triggers, reports) = (Triggers::default(), Reports::default());
-        let counted = Arc::new(AtomicUsize::new(usize::MAX));
-        let inner = triggers.layer(kind).on_end({
-            let (shutdown, counted) = (triggers.shutdown.clone(), Arc::clone(&counted));
-            let observe = reports.observer();
-            move |report: &StreamReport| {
-                counted.store(shutdown.open_streams(), Ordering::SeqCst);
-                observe(report);
-            }
-        });
-        let token = triggers.token.clone();
-        let outer = SseCompletionLayer::new()
-            .shutdown(&triggers.shutdown)
-            .cancel_when(move |_| token.clone().cancelled_owned());
-        let both = Stack::new(inner, outer);
-        let body = Driver::new(event_stream(&both, kind.upstream()));
-        kind.end(body, &triggers, |_| {}).await;
-        assert_eq!(reports.count(), 1, "{kind:?}: one report");
-        assert_eq!(reports.only().ending(), kind.ending(), "{kind:?}");
-        assert_eq!(
-            counted.load(Ordering::SeqCst),
-            0,
-            "{kind:?}: inside of `on_end`"
-        );
-        assert_eq!(triggers.shutdown.open_streams(), 0, "{kind:?}: at the end");
+        let triggers = Triggers::default();
+        let make = |inner| {
+            let outer = SseCompletionLayer::new()
+                .shutdown(&triggers.shutdown)
+                .cancel_when(triggers.cancellation());
+            event_stream(&Stack::new(inner, outer), kind.upstream())
+        };
+        assert_not_counted_in_its_report(kind, &triggers, make, false).await;
     }
+}
+
+/// Asserts that a stream of these layers is counted and not reported, and that a drain waits, until its last frame.
+fn assert_counted_until_the_last_frame<L, B>(
+    layers: &L,
+    steps: &[Step],
+    shutdown: &Shutdown,
+    reports: &Reports,
+) where
+    L: Layer<OneResponse<Script>>,
+    L::Service: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+    B: Body<Data = Bytes, Error = ScriptError>,
+{
+    let mut body = drive(layers, Script::new(steps.to_vec()));
+    let mut drain = Box::pin(shutdown.drain(Duration::MAX));
+    let mut cx = Context::from_waker(Waker::noop());
+    loop {
+        let is_drained = drain.as_mut().poll(&mut cx).is_ready();
+        assert!(!is_drained, "{steps:?}: the drain waits");
+        assert_eq!(shutdown.open_streams(), 1, "{steps:?}: still counted");
+        assert_eq!(reports.count(), 0, "{steps:?}: not reported yet");
+        assert!(
+            !body.is_end_stream(),
+            "{steps:?}: the last frame is to come"
+        );
+        // Poll by poll: a body that yields has not ended.
+        match body.poll() {
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() => {}
+            Poll::Ready(Some(_)) => break,
+            Poll::Pending if body.wakes() > 0 => {}
+            other => panic!("{steps:?}: expected a frame, got {other:?}"),
+        }
+    }
+    assert_eq!(shutdown.open_streams(), 0, "{steps:?}: no longer counted");
+    assert_eq!(reports.count(), 1, "{steps:?}: reported");
+    assert!(body.is_end_stream(), "{steps:?}: the last frame");
+    let is_drained = drain.as_mut().poll(&mut cx).is_ready();
+    assert!(is_drained, "{steps:?}: the drain returns");
 }
 
 #[tokio::test(start_paused = true)]
 async fn c19_stream_is_counted_until_its_last_frame_is_returned() {
-    let closing = || {
-        SseCompletionLayer::new()
-            .close_on_completed(true)
-            .close_on_truncated(true)
-    };
-    for (steps, layer) in [
-        (
-            vec![data(UNFINISHED), Step::Trailers],
-            SseCompletionLayer::new(),
-        ),
-        (
-            vec![data(UNFINISHED), Step::Error],
-            SseCompletionLayer::new(),
-        ),
-        (
-            vec![data("data: 1"), Step::Trailers],
-            SseCompletionLayer::new(),
-        ),
-        (vec![Step::Trailers], SseCompletionLayer::new()),
-        (vec![data(EVENT), Step::Trailers], closing()),
-        (vec![data(UNFINISHED), Step::Trailers], closing()),
+    for (steps, closes) in [
+        (vec![data(UNFINISHED), Step::Trailers], false),
+        (vec![data(UNFINISHED), Step::Error], false),
+        (vec![data(EVENT), Step::Error], false),
+        (vec![data("data: 1"), Step::Trailers], false),
+        (vec![Step::Trailers], false),
+        (vec![data(EVENT), Step::Trailers], true),
+        (vec![data(UNFINISHED), Step::Trailers], true),
     ] {
-        let (shutdown, reports) = (Shutdown::new(), Reports::default());
-        let layer = layer.shutdown(&shutdown).on_end(reports.observer());
-        let case = format!("{steps:?}");
-        let mut body = drive(&layer, Script::new(steps));
-        let mut drain = Box::pin(shutdown.drain(Duration::MAX));
-        let mut cx = Context::from_waker(Waker::noop());
-        loop {
-            assert!(
-                drain.as_mut().poll(&mut cx).is_pending(),
-                "{case}: the drain waits"
-            );
-            assert_eq!(shutdown.open_streams(), 1, "{case}: still counted");
-            assert_eq!(reports.count(), 0, "{case}: not reported yet");
-            assert!(!body.is_end_stream(), "{case}: the last frame is to come");
-            match body.poll_while_woken() {
-                Poll::Ready(Some(Ok(frame))) if frame.is_data() => {}
-                Poll::Ready(Some(_)) => break,
-                other => panic!("{case}: expected a frame, got {other:?}"),
-            }
-        }
-        assert_eq!(shutdown.open_streams(), 0, "{case}: no longer counted");
-        assert_eq!(reports.count(), 1, "{case}: reported");
-        assert!(body.is_end_stream(), "{case}: the last frame");
-        assert!(
-            drain.as_mut().poll(&mut cx).is_ready(),
-            "{case}: the drain returns"
-        );
+        let plain = SseCompletionLayer::new;
+        let new = || {
+            let (shutdown, reports) = (Shutdown::new(), Reports::default());
+            let layer = plain().on_end(reports.observer());
+            let layer = layer.close_on_completed(closes).close_on_truncated(closes);
+            (layer, shutdown, reports)
+        };
+        let (layer, shutdown, reports) = new();
+        let layer = layer.shutdown(&shutdown);
+        assert_counted_until_the_last_frame(&layer, &steps, &shutdown, &reports);
+
+        // The shutdown of the inner layer, and of the outer one.
+        let (inner, shutdown, reports) = new();
+        let both = Stack::new(inner.shutdown(&shutdown), plain());
+        assert_counted_until_the_last_frame(&both, &steps, &shutdown, &reports);
+        let (inner, shutdown, reports) = new();
+        let both = Stack::new(inner, plain().shutdown(&shutdown));
+        assert_counted_until_the_last_frame(&both, &steps, &shutdown, &reports);
     }
 }
 
@@ -461,32 +448,33 @@ async fn c19_drain_waits_for_a_slow_observer_and_a_slow_close_event() {
         .expect("no panic");
 }
 
+/// Returns a function for `TraceLayer::on_eos` that counts its calls.
+fn counting(
+    ends: &Arc<AtomicUsize>,
+) -> impl FnOnce(Option<&HeaderMap>, Duration, &Span) + Clone + use<> {
+    let ends = Arc::clone(ends);
+    move |_, _, _| {
+        ends.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn c13_middleware_learns_of_the_end_once() {
     for kind in END_KINDS {
         let is_clean = !matches!(kind.ending(), Ending::Dropped | Ending::Failed)
             || kind == EndKind::FailedAndClosed;
-        let (triggers, ends) = (Triggers::default(), Arc::new(AtomicUsize::new(0)));
-        let token = triggers.token.clone();
+        let (triggers, ends) = (Triggers::default(), Arc::default());
         let layer = triggers
             .layer(kind)
             .shutdown(&triggers.shutdown)
-            .cancel_when(move |_| token.clone().cancelled_owned());
-        let trace = TraceLayer::new_for_http().on_eos({
-            let ends = Arc::clone(&ends);
-            move |_: Option<&http::HeaderMap>, _: Duration, _: &Span| {
-                ends.fetch_add(1, Ordering::SeqCst);
-            }
-        });
+            .cancel_when(triggers.cancellation());
+        let trace = TraceLayer::new_for_http().on_eos(counting(&ends));
         let service = trace.layer(layer.layer(service_fn(async |_: Request<Empty<Bytes>>| {
             Ok::<_, Infallible>(event_stream_response(kind.upstream()))
         })));
-        let response = service
-            .oneshot(Request::default())
-            .await
-            .expect("a response");
-        kind.end(Driver::new(response.into_body()), &triggers, |_| {})
-            .await;
+        let response = service.oneshot(Request::default()).await;
+        let body = Driver::new(response.expect("a response").into_body());
+        kind.end(body, &triggers, |_| {}).await;
         assert_eq!(
             ends.load(Ordering::SeqCst),
             usize::from(is_clean),
@@ -499,19 +487,13 @@ async fn c13_middleware_learns_of_the_end_once() {
 #[cfg_attr(miri, ignore = "needs sockets")]
 async fn c13_middleware_in_a_server_learns_of_the_end_once() {
     for version in VERSIONS {
-        let (shutdown, ends) = (Shutdown::new(), Arc::new(AtomicUsize::new(0)));
-        let trace = TraceLayer::new_for_http().on_eos({
-            let ends = Arc::clone(&ends);
-            move |_: Option<&http::HeaderMap>, _: Duration, _: &Span| {
-                ends.fetch_add(1, Ordering::SeqCst);
-            }
-        });
-        let service = service_fn(async |_: Request<Incoming>| {
-            let upstream = Script::frames([EVENT]).then(AfterScript::Pending);
-            Ok::<_, Infallible>(event_stream_response(upstream))
-        });
-        let layer = SseCompletionLayer::new().shutdown(&shutdown);
-        let address = server::serve(trace.layer(layer.layer(service))).await;
+        let (shutdown, ends) = (Shutdown::new(), Arc::default());
+        let trace = TraceLayer::new_for_http().on_eos(counting(&ends));
+        let traced = Stack::new(SseCompletionLayer::new().shutdown(&shutdown), trace);
+        let address = server::serve_scripts(traced, || {
+            Script::frames([EVENT]).then(AfterScript::Pending)
+        })
+        .await;
         let mut body = server::request(address, version, "GET", "/")
             .await
             .into_body();
@@ -519,248 +501,5 @@ async fn c13_middleware_in_a_server_learns_of_the_end_once() {
         shutdown.close();
         assert_eq!(server::receive(body).await.text().as_bytes(), CLOSE);
         until(|| ends.load(Ordering::SeqCst) == 1).await;
-    }
-}
-
-/// A cancellation with user code in its poll and in its destructor.
-struct Cancellation {
-    polls_before_panic: usize,
-    is_ready: bool,
-    drop_panics: bool,
-}
-
-impl Future for Cancellation {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<()> {
-        assert!(self.polls_before_panic > 0, "an intended panic");
-        self.polls_before_panic -= 1;
-        if self.is_ready {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    }
-}
-
-impl Drop for Cancellation {
-    fn drop(&mut self) {
-        assert!(!self.drop_panics, "an intended panic");
-    }
-}
-
-/// Polls the body until it ends or panics, and then drops it, as a server does.
-fn run<B: Body<Data = Bytes>>(body: Driver<B>, polls: usize) -> bool {
-    let mut body = Some(body);
-    let polled = catch_unwind(AssertUnwindSafe(|| {
-        for _ in 0..polls {
-            if let Poll::Ready(None | Some(Err(_))) = body.as_mut().expect("a body").poll() {
-                break;
-            }
-        }
-    }));
-    let dropped = catch_unwind(AssertUnwindSafe(|| drop(body.take())));
-    polled.is_err() || dropped.is_err()
-}
-
-fn panicking_upstream(steps: impl IntoIterator<Item = Step>, after: AfterScript) -> Upstream {
-    Upstream {
-        script: Box::pin(Script::new(steps).then(after)),
-        drop_panics: true,
-    }
-}
-
-#[test]
-fn c21_panic_in_the_destructor_of_the_upstream_is_failed() {
-    for (steps, after, closes_at_once, polls) in [
-        (vec![data(EVENT)], AfterScript::End, false, 10),
-        (vec![], AfterScript::End, false, 10),
-        (vec![data(UNFINISHED)], AfterScript::End, false, 10),
-        (
-            vec![data(EVENT), Step::Trailers],
-            AfterScript::End,
-            false,
-            10,
-        ),
-        (vec![data(EVENT), Step::Error], AfterScript::End, false, 10),
-        (vec![data(EVENT)], AfterScript::Pending, true, 10),
-        // The body is dropped in mid-stream.
-        (vec![data(EVENT)], AfterScript::Pending, false, 2),
-    ] {
-        let (shutdown, reports) = (Shutdown::new(), Reports::default());
-        let layer = SseCompletionLayer::new()
-            .shutdown(&shutdown)
-            .on_end(reports.observer());
-        let case = format!("{steps:?}, {after:?}, closed: {closes_at_once}");
-        let body = drive(&layer, panicking_upstream(steps, after));
-        if closes_at_once {
-            shutdown.close();
-        }
-        assert!(run(body, polls), "{case}: the server observes the panic");
-        let report = reports.only();
-        assert_eq!(report.ending(), Ending::Failed, "{case}");
-        assert!(!report.close_event_sent(), "{case}");
-        assert_eq!(shutdown.open_streams(), 0, "{case}");
-    }
-}
-
-#[test]
-fn c21_panic_of_the_cancellation_is_failed() {
-    // In the first poll, while the upstream is pending, and when the upstream ends; and in the destructor.
-    for (polls_before_panic, is_ready, drop_panics) in [
-        (0, false, false),
-        (1, false, false),
-        (9, false, true),
-        (9, true, true),
-    ] {
-        for after in [AfterScript::End, AfterScript::Pending] {
-            for frames in [0, 1, 40] {
-                let (shutdown, reports) = (Shutdown::new(), Reports::default());
-                let layer = SseCompletionLayer::new()
-                    .shutdown(&shutdown)
-                    .on_end(reports.observer())
-                    .cancel_when(move |_| Cancellation {
-                        polls_before_panic,
-                        is_ready,
-                        drop_panics,
-                    });
-                let upstream = Script::frames(vec![EVENT; frames]).then(after.clone());
-                let body = drive(&layer, upstream);
-                let case = format!(
-                    "{polls_before_panic} polls, ready: {is_ready}, {frames} frames, {after:?}"
-                );
-                assert!(run(body, 100), "{case}: the server observes the panic");
-                assert_eq!(reports.only().ending(), Ending::Failed, "{case}");
-                assert_eq!(shutdown.open_streams(), 0, "{case}");
-            }
-        }
-    }
-}
-
-#[test]
-fn c21_panic_in_a_destructor_under_two_layers_is_failed() {
-    for is_shared in [false, true] {
-        for drops in [false, true] {
-            let (shutdown, reports) = (Shutdown::new(), Reports::default());
-            let inner = SseCompletionLayer::new().on_end(reports.observer());
-            let inner = if is_shared {
-                inner.shutdown(&shutdown)
-            } else {
-                inner
-            };
-            let both = Stack::new(inner, SseCompletionLayer::new().shutdown(&shutdown));
-            let upstream = panicking_upstream([data(EVENT)], AfterScript::Pending);
-            let body = drive(&both, upstream);
-            let polls = if drops { 2 } else { 10 };
-            if !drops {
-                shutdown.close();
-            }
-            assert!(run(body, polls), "the server observes the panic");
-            let case = format!("shared: {is_shared}, dropped: {drops}");
-            let report = reports.only();
-            assert_eq!(report.ending(), Ending::Failed, "{case}");
-            assert!(!report.close_event_sent(), "{case}");
-            assert_eq!(shutdown.open_streams(), 0, "{case}");
-        }
-    }
-}
-
-#[test]
-fn c21_panic_of_the_observer_during_another_panic_does_not_abort() {
-    for after in [AfterScript::End, AfterScript::Pending] {
-        for polls in [1, 10] {
-            let called = Arc::new(AtomicUsize::new(0));
-            let layer = SseCompletionLayer::new().on_end({
-                let called = Arc::clone(&called);
-                move |_| {
-                    called.fetch_add(1, Ordering::SeqCst);
-                    panic!("an intended panic");
-                }
-            });
-            let upstream = panicking_upstream([data(EVENT)], after.clone());
-            assert!(
-                run(drive(&layer, upstream), polls),
-                "the panic of the upstream"
-            );
-            assert_eq!(called.load(Ordering::SeqCst), 1, "{after:?}, {polls} polls");
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn c19_drain_returns_although_a_destructor_panics() {
-    let (shutdown, reports) = (Shutdown::new(), Reports::default());
-    let layer = SseCompletionLayer::new()
-        .shutdown(&shutdown)
-        .on_end(reports.observer());
-    let upstream = panicking_upstream([data(EVENT)], AfterScript::Pending);
-    let mut body = drive(&layer, upstream);
-    body.data();
-    let (drained, ()) = tokio::join!(shutdown.drain(Duration::ZERO), async {
-        tokio::task::yield_now().await;
-        assert!(run(body, 10), "the server observes the panic");
-    });
-    assert_eq!((drained.ended(), drained.still_open()), (1, 0));
-    assert_eq!(reports.only().ending(), Ending::Failed);
-}
-
-/// A waker that counts, and panics if it is armed.
-struct CountingWaker {
-    wakes: AtomicUsize,
-    panics: AtomicBool,
-}
-
-impl Wake for CountingWaker {
-    fn wake(self: Arc<Self>) {
-        self.wakes.fetch_add(1, Ordering::SeqCst);
-        assert!(!self.panics.load(Ordering::SeqCst), "an intended panic");
-    }
-}
-
-#[test]
-fn c10_waker_that_panics_in_close_keeps_no_other_from_waking() {
-    const TASKS: usize = 5;
-    for panicking in (1..1 << TASKS).step_by(MIRI_STRIDE) {
-        for waits_for_drain in [false, true] {
-            let shutdown = Shutdown::new();
-            let layer = SseCompletionLayer::new().shutdown(&shutdown);
-            let mut waiting: Vec<Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
-            let mut wakers = Vec::new();
-            for task in 0..TASKS {
-                let waker = Arc::new(CountingWaker {
-                    wakes: AtomicUsize::new(0),
-                    panics: AtomicBool::new(panicking >> task & 1 == 1),
-                });
-                let mut future: Pin<Box<dyn Future<Output = ()>>> = if waits_for_drain {
-                    Box::pin(shutdown.draining())
-                } else {
-                    let upstream = Script::new([]).then(AfterScript::Pending);
-                    let body: ResponseBody<_> = event_stream(&layer, upstream);
-                    let mut body = Box::pin(body);
-                    Box::pin(poll_fn(move |cx| body.as_mut().poll_frame(cx).map(drop)))
-                };
-                let polled = future
-                    .as_mut()
-                    .poll(&mut Context::from_waker(&Waker::from(Arc::clone(&waker))));
-                assert!(polled.is_pending());
-                waiting.push(future);
-                wakers.push(waker);
-            }
-            let closed = catch_unwind(AssertUnwindSafe(|| shutdown.close()));
-            assert!(closed.is_err(), "the panic is passed on");
-            let woken = wakers
-                .iter()
-                .map(|waker| waker.wakes.load(Ordering::SeqCst));
-            assert!(
-                woken.eq([1; TASKS]),
-                "{panicking:b}: every task is woken once"
-            );
-            assert!(shutdown.is_closed());
-            shutdown.close();
-            let mut cx = Context::from_waker(Waker::noop());
-            for mut future in waiting {
-                assert!(future.as_mut().poll(&mut cx).is_ready(), "{panicking:b}");
-            }
-        }
     }
 }

@@ -31,7 +31,7 @@ use tower_sse_completion::{CloseEvent, Ending, InvalidCloseEvent, Shutdown, SseC
 const EVENT: &str = "data: 1\n\n";
 
 /// The same event of the type `close`, as different servers write it.
-const CLOSE_EVENTS: [&str; 9] = [
+const CLOSE_EVENTS: [&str; 10] = [
     // Before the cancellation is seen, the check covers frames that start with the `event` field.
     "event: close\ndata:\n\n",
     "event:close\ndata\n\n",
@@ -41,6 +41,7 @@ const CLOSE_EVENTS: [&str; 9] = [
     "data: bye\nevent: close\n\n",
     ": a comment\nid: 7\nevent: close\ndata: a\ndata: b\n\n",
     "event: other\nevent: close\ndata:\n\n",
+    "event: close\n: a comment\ndata:\n\n",
     // Neither a comment nor a block without data is an event.
     "event: close\ndata:\n\n: a comment\n\n",
     "event: close\ndata:\n\nevent: other\nretry: 5\n\n",
@@ -182,15 +183,75 @@ fn c9_named_events_before_the_cancellation_do_not_replace_the_close_event() {
     let named = "event: token\ndata: 1\n\n";
     for frames in [1, 31, 32, 33, 100] {
         for earlier in [named, "event: close\ndata: 1\n\n"] {
-            let token = CancellationToken::new();
-            let steps = [vec![data(earlier)], vec![data(named); frames]].concat();
-            let upstream = Script::new(steps).then(AfterScript::Pending);
-            let mut body = drive(&cancelled_by(&token), upstream);
-            body.ready_data();
-            token.cancel();
-            let case = (frames, earlier);
-            assert_eq!(body.rest().bytes(), CLOSE, "{case:?}");
+            // The last one looks like an `event` field in its second frame, which continues a line.
+            for last in [
+                &[named][..],
+                &[EVENT],
+                &["data: x", "event: close\ndata:\n\n"],
+            ] {
+                let token = CancellationToken::new();
+                let steps = last.iter().cycle().take(frames * last.len()).map(data);
+                let steps = [data(earlier)].into_iter().chain(steps);
+                let upstream = Script::new(steps).then(AfterScript::Pending);
+                let mut body = drive(&cancelled_by(&token), upstream);
+                body.ready_data();
+                token.cancel();
+                let case = (frames, earlier, last);
+                assert_eq!(body.rest().bytes(), CLOSE, "{case:?}");
+            }
         }
+    }
+}
+
+#[test]
+fn c9_unfinished_event_after_one_of_the_same_type_is_discarded() {
+    for is_early in [false, true] {
+        let token = CancellationToken::new();
+        let mut steps = vec![data([CLOSE, b"data: 2"].concat()), Step::Pending];
+        if !is_early {
+            steps.rotate_right(1);
+        }
+        let upstream = Script::new(steps).then(AfterScript::Pending);
+        let mut body = drive(&cancelled_by(&token), upstream);
+        let mut bytes = body.ready_data().concat();
+        token.cancel();
+        bytes.extend(body.rest().bytes());
+        assert_eq!(bytes, CLOSE, "before the cancellation: {is_early}");
+    }
+}
+
+#[test]
+fn c9_event_after_a_large_one_that_was_unfinished_at_the_cancellation_is_the_only_one() {
+    let shutdown = Shutdown::new();
+    let large = "data: more than fits";
+    let rest = "\n\nevent: close\ndata:\n\n";
+    let steps = [data(large), Step::Pending, data(rest)];
+    let upstream = Script::new(steps).then(AfterScript::Pending);
+    let layer = SseCompletionLayer::new()
+        .shutdown(&shutdown)
+        .buffer_limit(16);
+    let mut body = drive(&layer, upstream);
+    assert_eq!(body.data(), large);
+    body.assert_pending();
+    shutdown.close();
+    assert_eq!(body.rest().text(), rest);
+}
+
+/// The memory for a line is bounded, so a type that exceeds it is not known in full.
+#[test]
+fn c7_type_that_is_too_long_is_not_the_type_of_the_close_event() {
+    for length in [500, 504, 505, 506, 507, 520] {
+        let shorter = "x".repeat(length);
+        let event = format!("event: {shorter}x\ndata:\n\n");
+        let token = CancellationToken::new();
+        let close_event = CloseEvent::named(&shorter).expect("a valid name");
+        let layer = cancelled_by(&token).close_event(close_event);
+        let steps = [Step::Pending, data(&event[..300]), data(&event[300..])];
+        let mut body = drive(&layer, Script::new(steps));
+        body.assert_pending();
+        token.cancel();
+        let expected = format!("{event}event: {shorter}\ndata:\n\n");
+        assert_eq!(body.rest().text(), expected, "{length}");
     }
 }
 
@@ -276,11 +337,8 @@ async fn c9_gateway_and_app_that_stop_together_send_one_close_event() {
         let layers = shutdowns
             .each_ref()
             .map(|shutdown| SseCompletionLayer::new().shutdown(shutdown));
-        let app = server::serve(layers[0].layer(service_fn(async |_: Request<Incoming>| {
-            let upstream = Script::frames([EVENT]).then(AfterScript::Pending);
-            Ok::<_, Infallible>(event_stream_response(upstream))
-        })))
-        .await;
+        let upstream = || Script::frames([EVENT]).then(AfterScript::Pending);
+        let app = server::serve_scripts(layers[0].clone(), upstream).await;
         let gateway = server::serve(layers[1].layer(service_fn(
             move |_: Request<Incoming>| async move {
                 Ok::<_, Infallible>(server::request(app, version, "GET", "/").await)

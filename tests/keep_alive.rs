@@ -7,7 +7,7 @@ use testkit::{
     decoder::decode,
     driver::Driver,
     exchange::{CLOSE, cancelled_by, drive},
-    feed::{FedBody, Feed, feed},
+    feed::{Feed, feed},
     reports::Reports,
     script::{AfterScript, Script},
 };
@@ -23,7 +23,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 fn kept_alive(
     seconds: u32,
     configure: impl FnOnce(SseCompletionLayer) -> SseCompletionLayer,
-) -> (Feed, Driver<ResponseBody<FedBody>>) {
+) -> (Feed, Driver<ResponseBody<Script>>) {
     let layer = SseCompletionLayer::new().keep_alive(SECOND * seconds);
     let (events, upstream) = feed();
     let mut body = drive(&configure(layer), upstream);
@@ -233,6 +233,14 @@ async fn c17_client_that_splits_at_blank_lines_loses_nothing() {
             );
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c7_limit_applies_to_the_first_event_after_a_comment() {
+    let (events, mut body) = kept_alive(1, |layer| layer.buffer_limit(8));
+    assert_eq!(body.advance(1).await, [(1, COMMENT.into())]);
+    events.send("data: more than fits");
+    assert_eq!(body.ready_data(), ["data: more than fits"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -123,7 +123,9 @@ fn c22_stacked_layers_write_one_close_event_before_trailers() {
         // The two layers check the cancellation in different polls.
         for polls in [0, 1, 20, 31, 32, 33, 64] {
             let token = CancellationToken::new();
-            let both = Stack::new(cancelled_by(&token), cancelled_by(&token));
+            let reports = Reports::default();
+            let inner = cancelled_by(&token).on_end(reports.observer());
+            let both = Stack::new(inner, cancelled_by(&token));
             let steps = (0..frames).map(|_| data(EVENT));
             let mut body = drive(&both, Script::new(steps.chain([Step::Trailers])));
             for _ in 0..polls.min(frames) {
@@ -134,8 +136,24 @@ fn c22_stacked_layers_write_one_close_event_before_trailers() {
             let case = (frames, polls);
             assert_one_close_event(&output.text(), case);
             assert!(frames >= 32 || output.trailers.is_some(), "{case:?}");
+            let report = reports.only();
+            assert_eq!(report.ending(), Ending::Cancelled, "{case:?}");
+            assert!(report.close_event_sent(), "{case:?}");
         }
     }
+}
+
+#[test]
+fn c22_inner_layer_that_ends_within_a_large_event_decides_what_is_reported() {
+    let (reports, shutdown) = (Reports::default(), Shutdown::new());
+    let inner = reported_to(&reports).shutdown(&shutdown).buffer_limit(8);
+    let both = Stack::new(inner, SseCompletionLayer::new());
+    let upstream = Script::frames(["data: more than fits"]).then(AfterScript::Pending);
+    let mut body = drive(&both, upstream);
+    body.assert_pending();
+    shutdown.close();
+    assert_eq!(body.rest().text(), "data: more than fits", "C7");
+    assert_eq!(reports.only().ending(), Ending::Cancelled);
 }
 
 #[test]

@@ -57,6 +57,17 @@ fn c6_frames_of_a_buffered_event_are_consecutive() {
     assert_eq!(body.data(), CLOSE);
 }
 
+#[test]
+fn c6_event_before_a_long_unfinished_one_is_forwarded() {
+    for line_end in ["\n", "\r", "\r\n"] {
+        let event = format!("data: 1{line_end}{line_end}");
+        let unfinished = format!("data: 2{line_end}").repeat(40);
+        let upstream = Script::frames([event.clone() + &unfinished]).then(AfterScript::Pending);
+        let mut body = drive(&SseCompletionLayer::new(), upstream);
+        assert_eq!(body.ready_data(), [event]);
+    }
+}
+
 /// A line of an event stream, with everything that the standard defines and some things that it does not.
 fn line() -> impl Strategy<Value = Vec<u8>> {
     let field = prop_oneof![

@@ -6,18 +6,14 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     panic,
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, Once, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
 };
 
 use axum::body::Body;
-use bytes::Bytes;
 use http::Request;
-use http_body::Frame;
 use hyper::body::Incoming;
 use hyper_util::{rt::TokioExecutor, server::conn::auto};
 use tokio::{
@@ -31,7 +27,7 @@ use tracing::{Level, Metadata, Subscriber, span};
 
 use crate::{
     exchange::event_stream_response,
-    script::{Script, ScriptError},
+    script::{Log, Script},
     server::accept,
     wait::until,
 };
@@ -56,18 +52,8 @@ struct Counters {
     /// Connections that were accepted, and connections that are open.
     accepted: AtomicUsize,
     connections: AtomicUsize,
-    /// Upstreams that exist, upstreams that were polled at least once, and all of their polls.
-    upstreams: AtomicUsize,
-    polled: AtomicUsize,
-    polls: AtomicUsize,
+    upstreams: Arc<Log>,
     reports: Mutex<Tally>,
-}
-
-/// An upstream that is counted.
-struct Counted {
-    script: Pin<Box<Script>>,
-    polled: bool,
-    counters: Arc<Counters>,
 }
 
 /// Counts a connection while it is open.
@@ -98,7 +84,7 @@ impl Observed {
             let counters = Arc::clone(&counters);
             move |request: Request<Incoming>| {
                 let script = upstream(request.uri().path());
-                let body = Body::new(Counted::new(script, &counters));
+                let body = Body::new(script.logged_in(&counters.upstreams));
                 async { Ok::<_, Infallible>(event_stream_response(body)) }
             }
         }));
@@ -125,12 +111,12 @@ impl Observed {
 
     /// Returns once this number of upstreams exists.
     pub async fn until_open(&self, streams: usize) {
-        until(|| self.counters.upstreams.load(Ordering::SeqCst) == streams).await;
+        until(|| self.counters.upstreams.open() == streams).await;
     }
 
     /// Returns once all buffers between the server and its clients are full, so that the server polls no body anymore.
     pub async fn until_blocked(&self) {
-        let polls = || self.counters.polls.load(Ordering::SeqCst);
+        let polls = || self.counters.upstreams.polls();
         // The system may take 200 milliseconds to send a packet again. Each check lets the server make progress.
         let (before, unchanged) = (Cell::new(0), Cell::new(0));
         until(|| {
@@ -146,7 +132,7 @@ impl Observed {
         let metrics = Handle::current().metrics();
         until(|| {
             self.counters.connections.load(Ordering::SeqCst) == 0
-                && self.counters.upstreams.load(Ordering::SeqCst) == 0
+                && self.counters.upstreams.open() == 0
                 && metrics.num_alive_tasks() == 1
         })
         .await;
@@ -160,7 +146,7 @@ impl Observed {
     #[track_caller]
     pub fn reports(&self) -> Tally {
         let reports = self.counters.reports().clone();
-        let polled = self.counters.polled.load(Ordering::SeqCst);
+        let polled = self.counters.upstreams.polled();
         assert_eq!(reports.values().sum::<usize>(), polled, "{reports:?}");
         reports
     }
@@ -185,40 +171,6 @@ fn listen_with_small_buffers() -> TcpListener {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
     socket.bind(any_port).expect("a port");
     socket.listen(1024).expect("a listener")
-}
-
-impl Counted {
-    fn new(script: Script, counters: &Arc<Counters>) -> Self {
-        counters.upstreams.fetch_add(1, Ordering::SeqCst);
-        Self {
-            script: Box::pin(script),
-            polled: false,
-            counters: Arc::clone(counters),
-        }
-    }
-}
-
-impl http_body::Body for Counted {
-    type Data = Bytes;
-    type Error = ScriptError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ScriptError>>> {
-        self.counters.polls.fetch_add(1, Ordering::SeqCst);
-        if !self.polled {
-            self.polled = true;
-            self.counters.polled.fetch_add(1, Ordering::SeqCst);
-        }
-        self.script.as_mut().poll_frame(cx)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.counters.upstreams.fetch_sub(1, Ordering::SeqCst);
-    }
 }
 
 impl Connection {

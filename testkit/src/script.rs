@@ -5,18 +5,20 @@ use std::{
     error::Error,
     fmt,
     marker::PhantomPinned,
+    mem,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tokio::sync::mpsc;
 
 /// What one poll of the upstream does.
 #[derive(Debug, Clone)]
@@ -71,6 +73,8 @@ pin_project! {
     #[derive(Debug)]
     pub struct Script {
         steps: VecDeque<Step>,
+        // After the steps.
+        feed: Option<mpsc::UnboundedReceiver<Bytes>>,
         after: AfterScript,
         end_stream: EndStream,
         size_hint: SizeHint,
@@ -82,13 +86,18 @@ pin_project! {
 }
 
 #[derive(Debug)]
-struct LogOnDrop(Arc<Log>);
+struct LogOnDrop {
+    log: Arc<Log>,
+    is_polled: bool,
+    panics: bool,
+}
 
-/// What has been done to an upstream.
+/// What has been done to an upstream, or to several that share a log.
 #[derive(Debug, Default)]
 pub struct Log {
     polls: AtomicUsize,
-    dropped: AtomicBool,
+    polled: AtomicUsize,
+    open: AtomicUsize,
 }
 
 /// The error of [`Step::Error`]. Its text is a secret that must not reach the client.
@@ -100,11 +109,12 @@ impl Script {
     pub fn new(steps: impl IntoIterator<Item = Step>) -> Self {
         Self {
             steps: steps.into_iter().collect(),
+            feed: None,
             after: AfterScript::End,
             end_stream: EndStream::Unknown,
             size_hint: SizeHint::default(),
             ended: false,
-            log: LogOnDrop(Arc::default()),
+            log: LogOnDrop::new(Arc::default()),
             pinned: PhantomPinned,
         }
     }
@@ -117,6 +127,14 @@ impl Script {
     /// Returns a body that yields these data frames and ends.
     pub fn frames<T: AsRef<[u8]>>(frames: impl IntoIterator<Item = T>) -> Self {
         Self::new(frames.into_iter().map(data))
+    }
+
+    /// Returns a body that yields what is sent to this channel.
+    pub(crate) fn fed(feed: mpsc::UnboundedReceiver<Bytes>) -> Self {
+        Self {
+            feed: Some(feed),
+            ..Self::new([])
+        }
     }
 
     /// Sets what every poll after the last step does. The default is [`AfterScript::End`].
@@ -137,6 +155,18 @@ impl Script {
         self
     }
 
+    /// Makes the destructor panic.
+    pub fn panic_in_drop(mut self) -> Self {
+        self.log.panics = true;
+        self
+    }
+
+    /// Sets the log, which several upstreams may share.
+    pub fn logged_in(mut self, log: &Arc<Log>) -> Self {
+        self.log = LogOnDrop::new(Arc::clone(log));
+        self
+    }
+
     /// Returns the step of the next poll, or `None` after the last step.
     pub fn next_step(&self) -> Option<&Step> {
         self.steps.front()
@@ -144,7 +174,7 @@ impl Script {
 
     /// Returns the log of this upstream, which outlives it.
     pub fn log(&self) -> Arc<Log> {
-        Arc::clone(&self.log.0)
+        Arc::clone(&self.log.log)
     }
 }
 
@@ -165,9 +195,19 @@ impl Log {
         self.polls.load(Ordering::SeqCst)
     }
 
+    /// Returns the number of upstreams that have been polled.
+    pub fn polled(&self) -> usize {
+        self.polled.load(Ordering::SeqCst)
+    }
+
+    /// Returns the number of upstreams that have not been dropped.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
     /// Returns `true` once the upstream has been dropped.
     pub fn dropped(&self) -> bool {
-        self.dropped.load(Ordering::SeqCst)
+        self.open() == 0
     }
 }
 
@@ -181,7 +221,7 @@ impl Body for Script {
     ) -> Poll<Option<Result<Frame<Bytes>, ScriptError>>> {
         let this = self.project();
         assert!(!*this.ended, "the upstream was polled after its end");
-        this.log.0.polls.fetch_add(1, Ordering::SeqCst);
+        this.log.polled();
         let frame = match this.steps.pop_front() {
             Some(Step::Data(data)) => Frame::data(data),
             Some(Step::Trailers) => Frame::trailers(trailers()),
@@ -198,14 +238,21 @@ impl Body for Script {
                 *this.ended = true;
                 panic!("the script has a panic here");
             }
-            None => match &this.after {
-                AfterScript::End => {
-                    *this.ended = true;
-                    return Poll::Ready(None);
+            None => {
+                let next = match (this.feed, &this.after) {
+                    (Some(feed), _) => ready!(feed.poll_recv(cx)),
+                    (None, AfterScript::End) => None,
+                    (None, AfterScript::Pending) => return Poll::Pending,
+                    (None, AfterScript::Repeat(data)) => Some(data.clone()),
+                };
+                match next {
+                    Some(data) => Frame::data(data),
+                    None => {
+                        *this.ended = true;
+                        return Poll::Ready(None);
+                    }
                 }
-                AfterScript::Pending => return Poll::Pending,
-                AfterScript::Repeat(data) => Frame::data(data.clone()),
-            },
+            }
         };
         Poll::Ready(Some(Ok(frame)))
     }
@@ -223,9 +270,28 @@ impl Body for Script {
     }
 }
 
+impl LogOnDrop {
+    fn new(log: Arc<Log>) -> Self {
+        log.open.fetch_add(1, Ordering::SeqCst);
+        Self {
+            log,
+            is_polled: false,
+            panics: false,
+        }
+    }
+
+    fn polled(&mut self) {
+        self.log.polls.fetch_add(1, Ordering::SeqCst);
+        if !mem::replace(&mut self.is_polled, true) {
+            self.log.polled.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
 impl Drop for LogOnDrop {
     fn drop(&mut self) {
-        self.0.dropped.store(true, Ordering::SeqCst);
+        self.log.open.fetch_sub(1, Ordering::SeqCst);
+        assert!(!self.panics, "an intended panic");
     }
 }
 

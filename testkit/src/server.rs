@@ -20,7 +20,7 @@ use tokio::{
 };
 use tower::{Layer, Service, service_fn, util::BoxCloneService};
 
-use crate::wait::within;
+use crate::{exchange::event_stream_response, script::Script, wait::within};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -100,6 +100,18 @@ pub async fn serve(service: impl HttpService) -> SocketAddr {
         || (),
     );
     address
+}
+
+/// Serves an event stream with each of these upstreams through this layer, and returns the server's address.
+pub async fn serve_scripts<L>(
+    layer: L,
+    upstream: impl Fn() -> Script + Clone + Send + 'static,
+) -> SocketAddr
+where
+    L: Layer<Handler, Service: HttpService>,
+{
+    let respond = move || event_stream_response(axum::body::Body::new(upstream()));
+    serve_responses(layer, respond).await
 }
 
 /// Serves the responses of this closure through this layer, and returns the server's address.

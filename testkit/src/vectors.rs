@@ -12,7 +12,10 @@
 
 use std::{collections::BTreeSet, str::Chars, time::Duration};
 
-use crate::decoder::{BYTE_ORDER_MARK, Decoded, Event};
+use crate::{
+    MIRI_STRIDE,
+    decoder::{BYTE_ORDER_MARK, Decoded, Event},
+};
 
 /// A stream, and what the standard makes of it.
 #[derive(Debug, Clone)]
@@ -129,7 +132,8 @@ impl Case {
     /// Returns the first `length` bytes of the stream as one frame, cut in two at every cut, and in frames of one byte.
     pub fn framings(&self, length: usize) -> impl Iterator<Item = Vec<&[u8]>> {
         let bytes = &self.stream[..length];
-        let in_two = self.cuts().into_iter().filter(move |&cut| cut < length);
+        let cuts = self.cuts().into_iter().step_by(MIRI_STRIDE);
+        let in_two = cuts.filter(move |&cut| cut < length);
         let in_two = in_two.map(move |cut| vec![&bytes[..cut], &bytes[cut..]]);
         in_two.chain([vec![bytes], bytes.chunks(1).collect()])
     }
