@@ -2,9 +2,8 @@
 
 use std::{
     convert::Infallible,
-    future::{Future, poll_fn},
+    future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -16,8 +15,8 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, request::Parts};
-use http_body::{Body, Frame};
-use http_body_util::Empty;
+use http_body::Body;
+use http_body_util::{BodyExt, Empty};
 use testkit::{
     MIRI_STRIDE,
     driver::Driver,
@@ -27,7 +26,7 @@ use testkit::{
     server::{self, VERSIONS},
     wait::{until, within},
 };
-use tokio::time::advance;
+use tokio::{task::JoinHandle, time::advance};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::{Layer, Service, ServiceExt, layer::util::Stack, service_fn};
 use tower_http::trace::TraceLayer;
@@ -339,39 +338,15 @@ async fn c19_stream_is_counted_until_its_last_frame_is_returned() {
     }
 }
 
-/// A body that notes each close event that has been returned to it.
-struct Noting<B> {
-    inner: Pin<Box<B>>,
-    returned: Arc<AtomicUsize>,
-}
-
-impl<B: Body<Data = Bytes>> Body for Noting<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let polled = self.inner.as_mut().poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            let is_close = frame.data_ref().is_some_and(|data| data == CLOSE);
-            self.returned
-                .fetch_add(usize::from(is_close), Ordering::SeqCst);
-        }
-        polled
-    }
-}
-
-/// Spawns a task that reads a stream to its end.
-fn read<B>(mut body: Noting<B>) -> tokio::task::JoinHandle<()>
-where
-    B: Body<Data = Bytes, Error = ScriptError> + Send + 'static,
-{
+/// Spawns a task that reads a stream to its end, and counts its close event as soon as the body has returned it.
+fn read(body: ResponseBody<Script>, close_events: &Arc<AtomicUsize>) -> JoinHandle<()> {
+    let close_events = Arc::clone(close_events);
     tokio::spawn(async move {
-        let mut body = Pin::new(&mut body);
-        while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-            frame.expect("no error");
+        let mut body = Box::pin(body);
+        while let Some(frame) = body.frame().await {
+            if frame.expect("no error").into_data().expect("data") == CLOSE {
+                close_events.fetch_add(1, Ordering::SeqCst);
+            }
         }
     })
 }
@@ -401,11 +376,7 @@ async fn drain_rounds(rounds: usize, streams: usize, slow: Duration) {
         let readers: Vec<_> = (0..streams)
             .map(|_| {
                 let upstream = Script::frames([EVENT]).then(AfterScript::Pending);
-                let body: ResponseBody<_> = event_stream(&layer, upstream);
-                read(Noting {
-                    inner: Box::pin(body),
-                    returned: Arc::clone(&returned),
-                })
+                read(event_stream(&layer, upstream), &returned)
             })
             .collect();
         // The streams are idle when they are drained.
