@@ -9,7 +9,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::{Request, Response};
+use http_body_util::{BodyStream, StreamBody};
 use testkit::{
     MIRI_STRIDE,
     driver::Driver,
@@ -449,6 +451,27 @@ async fn c22_inner_body_that_is_dropped_late_is_reported_as_the_client_saw_it() 
             assert_eq!(other.open_streams(), 0, "{case}");
         }
     }
+}
+
+#[test]
+fn c22_stream_that_a_body_between_two_layers_ends_is_reported_as_the_client_saw_it() {
+    let reports = Reports::default();
+    // Drops the inner body, which has more events.
+    let first = MapResponseLayer::new(|response: Response<_>| {
+        response.map(|body| {
+            let first = BodyStream::new(body).take(1);
+            StreamBody::new(first.chain(stream::empty()))
+        })
+    });
+    let layers = Stack::new(
+        Stack::new(reported_to(&reports), first),
+        SseCompletionLayer::new(),
+    );
+    let upstream = Script::frames([EVENT, EVENT]);
+    assert_eq!(drive(&layers, upstream).rest().text(), EVENT);
+    let report = reports.only();
+    assert_eq!(report.ending(), Ending::Completed);
+    assert_eq!(report.data_frames(), 1);
 }
 
 #[test]
