@@ -48,6 +48,7 @@ async fn respond(_request: Request<AxumBody>) -> Result<Response<AxumBody>, Infa
 }
 
 #[tokio::test]
+#[cfg_attr(miri, ignore = "needs sockets")]
 async fn axum_server_shuts_down() {
     for version in VERSIONS {
         let shutdown = Shutdown::new();

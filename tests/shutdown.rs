@@ -616,25 +616,3 @@ async fn c18_client_that_reconnects_during_a_drain_comes_back_once() {
     assert!(streams <= 2, "{streams} streams of one client");
     drain.await.expect("no panic");
 }
-<<<<<<< HEAD
-
-#[test]
-fn c18_stream_that_starts_during_a_drain_and_ends_on_drain_ends_at_once() {
-    let shutdown = Shutdown::new();
-    let watching = layer(&shutdown).end_on_drain(|_| true);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
-        let _old = idle(&layer(&shutdown));
-        let mut drain = Box::pin(shutdown.drain(GRACE));
-        assert!((&mut drain).now_or_never().is_none());
-        let upstream = Script::new([]).then(AfterScript::Pending);
-        let mut body = Driver::new(event_stream(&watching, upstream));
-        assert_eq!(body.rest().bytes(), CLOSE);
-        assert!(!shutdown.is_closed());
-    });
-}
-=======
->>>>>>> b0d0593 (Test what the mutants of the state machine showed to be untested)

@@ -130,7 +130,7 @@ async fn stall(address: SocketAddr, version: Version) {
     let mut client = Client::connect(address, version).await;
     let _flood = client.get("/flood").await;
     client.stop_reading();
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Opens a flood, and reads one byte a second.
@@ -152,7 +152,7 @@ async fn read_slowly(address: SocketAddr, version: Version) {
             }
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn get(mut client: TcpStream, path: &str) -> TcpStream {

@@ -1,5 +1,7 @@
 //! Buffers an unfinished event until the rest of it arrives.
 
+mod state;
+
 use bytes::{Buf, Bytes};
 
 use super::{
@@ -8,7 +10,6 @@ use super::{
     position::Position,
     scanner::{BYTE_ORDER_MARK, Scanner},
 };
-use crate::report::stream_report::Counts;
 
 /// Buffers upstream data so that the forwarded bytes always end at an event boundary, unless an event exceeds the limit.
 #[derive(Debug)]
@@ -163,11 +164,6 @@ impl EventBuffer {
         self.event_types.track_all(self.is_mid_event());
     }
 
-    /// Returns `true` if the last event that was forwarded is known to have an `event` field of this value.
-    pub(crate) fn ends_with_event(&self, event_type: &str) -> bool {
-        self.event_types.last_is(event_type)
-    }
-
     /// Notes that a keep-alive comment is sent.
     #[cfg(feature = "tokio")]
     pub(crate) fn comment_sent(&mut self, comment: &[u8]) {
@@ -178,46 +174,6 @@ impl EventBuffer {
     /// Notes that a close event is sent.
     pub(crate) fn close_event_sent(&mut self, event: &[u8]) {
         self.added += event.len() as u64;
-    }
-
-    /// Returns `true` if anything is buffered.
-    pub(crate) fn is_holding(&self) -> bool {
-        self.held.as_deref().is_some_and(|held| !held.is_empty())
-    }
-
-    /// Returns `true` if a keep-alive comment may be sent: at a boundary, but not between a CR and an LF.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn may_comment(&self) -> bool {
-        matches!(self.position, Position::Aligned | Position::Boundary)
-    }
-
-    /// Returns `true` if the client is inside an event or a comment, even if everything that is buffered is discarded.
-    pub(crate) fn is_mid_event(&self) -> bool {
-        self.position == Position::MidEvent
-    }
-
-    /// Returns `true` if an LF must precede the close event.
-    pub(crate) fn ends_in_cr(&self) -> bool {
-        self.position == Position::AfterCr
-    }
-
-    /// Returns `true` if the upstream has sent the start of an event without its end.
-    pub(crate) fn has_unfinished_event(&self) -> bool {
-        self.scanner.is_in_event()
-    }
-
-    pub(crate) fn counts(&self) -> Counts {
-        Counts {
-            delivered: self.delivered,
-            data_frames: self.frames,
-            bytes_received: self.bytes + self.discarded + self.held_bytes(),
-            bytes_sent: self.bytes + self.added,
-        }
-    }
-
-    /// Returns `true` if anything has been sent to the client, comments included.
-    pub(crate) fn has_sent(&self) -> bool {
-        self.bytes + self.added > 0
     }
 
     fn forward(
@@ -236,10 +192,6 @@ impl EventBuffer {
         self.delivered |= delivered;
         self.event_types.forwarded(&data, from_boundary);
         Forward::new(data, delivered)
-    }
-
-    fn held_bytes(&self) -> u64 {
-        self.held.as_deref().map_or(0, Held::len)
     }
 
     fn exceeds(&self, data: &[u8], limit: usize) -> bool {
