@@ -1,130 +1,267 @@
-//! A drain of a server with two thousand clients.
+//! `Shutdown::drain`, on tokio's paused clock.
 
 use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Barrier},
+    thread,
     time::Duration,
 };
 
-use axum::{
-    Router,
-    body::{Body, Bytes},
-    response::sse::{Event, Sse},
-    routing::get,
-};
-use futures_util::{StreamExt, future, stream};
+use futures_util::FutureExt;
+use http::{Method, Request};
 use testkit::{
-    exchange::event_stream_response,
-    server::listen,
-    wait::{until, within},
+    MIRI_STRIDE,
+    driver::Driver,
+    exchange::{CLOSE, drive, event_stream_response, extended, idle, shut_down_by, through},
+    script::{AfterScript, Script},
+    wait::within,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::oneshot,
-    task::JoinHandle,
-    time::sleep,
-};
-use tower_sse_completion::{Shutdown, SseCompletionLayer};
+use tokio::time::{Instant, sleep};
+use tower_sse_completion::{CloseEvent, Drained, Shutdown};
 
-const CLIENTS: usize = 2_000;
+const GRACE: Duration = Duration::from_secs(10);
 
-/// Serves `/events`, which is mostly pending, and `/flood`, which counts its polls.
-async fn serve(
-    shutdown: &Shutdown,
-    polls: &Arc<AtomicUsize>,
-) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
-    let events = async || {
-        let hello = Ok::<_, Infallible>(Event::default().data("hello"));
-        Sse::new(stream::iter([hello]).chain(stream::pending()))
-    };
-    let polls = Arc::clone(polls);
-    let flood = async move || {
-        let kilobytes = Bytes::from([b"data: ", &[b'x'; 8 * 1024][..], b"\n\n"].concat());
-        let polls = Arc::clone(&polls);
-        let flood = stream::repeat_with(move || {
-            polls.fetch_add(1, Ordering::SeqCst);
-            Ok::<_, Infallible>(kilobytes.clone())
-        });
-        event_stream_response(Body::from_stream(flood))
-    };
-    let app = Router::new()
-        .route("/events", get(events))
-        .route("/flood", get(flood))
-        .layer(SseCompletionLayer::new().shutdown(shutdown));
-    let (listener, address) = listen().await;
-    let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(async move {
-        axum::serve(listener, app)
-            .with_graceful_shutdown(async { stopped.await.unwrap_or_default() })
-            .await
-            .expect("the server does not fail");
+fn counts(drained: Drained) -> (usize, usize) {
+    (drained.ended(), drained.still_open())
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_drain_does_not_count_streams_that_ended_before_it() {
+    let shutdown = Shutdown::new();
+    drop(idle(&shut_down_by(&shutdown)));
+    assert_eq!(counts(shutdown.drain(GRACE).await), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_drain_returns_as_soon_as_no_stream_is_open() {
+    let shutdown = Shutdown::new();
+    let start = Instant::now();
+    assert_eq!(counts(shutdown.drain(GRACE).await), (0, 0));
+    assert_eq!(start.elapsed(), Duration::ZERO);
+
+    let shutdown = Shutdown::new();
+    let body = idle(&shut_down_by(&shutdown));
+    tokio::spawn(async move {
+        sleep(Duration::from_secs(3)).await;
+        drop(body);
     });
-    (address, stop, server)
+    assert_eq!(counts(shutdown.drain(GRACE).await), (1, 0));
+    assert_eq!(start.elapsed(), Duration::from_secs(3));
 }
 
-async fn connect(address: SocketAddr, path: &str) -> TcpStream {
-    let mut client = TcpStream::connect(address).await.expect("a connection");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
-    client
-        .write_all(request.as_bytes())
-        .await
-        .expect("a request");
-    client
+#[tokio::test(start_paused = true)]
+async fn c18_drain_closes_streams_when_the_grace_is_over() {
+    let shutdown = Shutdown::new();
+    let mut body = idle(&shut_down_by(&shutdown));
+    let draining = tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move { shutdown.drain(GRACE).await }
+    });
+    sleep(GRACE - Duration::from_millis(1)).await;
+    assert!(body.poll().is_pending());
+    sleep(Duration::from_millis(2)).await;
+    assert_eq!(body.rest().bytes(), CLOSE);
+    assert_eq!(counts(draining.await.expect("no panic")), (1, 0));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn c18_two_thousand_clients_read_their_close_event_and_one_that_reads_nothing_is_left() {
-    // Both ends of each connection are in this process.
-    let limit = rlimit::increase_nofile_limit(3 * CLIENTS as u64).expect("a limit");
-    assert!(
-        limit >= 3 * CLIENTS as u64,
-        "only {limit} files may be open"
-    );
+#[tokio::test(start_paused = true)]
+async fn c18_drain_is_bounded_when_a_client_has_stopped_reading() {
+    let shutdown = Shutdown::new();
+    let _never_polled = idle(&shut_down_by(&shutdown));
+    let start = Instant::now();
+    let drained = shutdown.drain(GRACE).await;
+    assert_eq!(start.elapsed(), GRACE + Duration::from_secs(1));
+    assert_eq!(counts(drained), (0, 1));
+}
 
-    let (shutdown, polls) = (Shutdown::new(), Arc::default());
-    let (address, stop, server) = serve(&shutdown, &polls).await;
-    let mut clients = Vec::new();
-    for _ in 0..CLIENTS {
-        let mut client = connect(address, "/events").await;
-        clients.push(tokio::spawn(async move {
-            let mut answer = String::new();
-            let read = client.read_to_string(&mut answer).await;
-            read.expect("a clean end of the connection");
-            answer
-        }));
-    }
-    let never_reads = connect(address, "/flood").await;
-    until(|| shutdown.open_streams() == CLIENTS + 1).await;
-    // The server polls the flood until all buffers are full.
-    let flood_is_blocked = async {
-        let mut before = 0;
-        while before == 0 || polls.load(Ordering::SeqCst) != before {
-            before = polls.load(Ordering::SeqCst);
-            sleep(Duration::from_millis(100)).await;
-        }
+#[tokio::test(start_paused = true)]
+async fn c18_drain_without_a_grace_or_with_an_endless_one_is_defined() {
+    let shutdown = Shutdown::new();
+    let mut body = idle(&shut_down_by(&shutdown));
+    let drained = tokio::join!(shutdown.drain(Duration::ZERO), async {
+        tokio::task::yield_now().await;
+        body.rest().bytes()
+    });
+    assert_eq!((counts(drained.0), &drained.1[..]), ((1, 0), CLOSE));
+
+    let shutdown = Shutdown::new();
+    let body = idle(&shut_down_by(&shutdown));
+    let (drained, ()) = tokio::join!(shutdown.drain(Duration::MAX), async {
+        sleep(Duration::from_secs(1_000_000)).await;
+        drop(body);
+    });
+    assert_eq!(counts(drained), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_stream_that_starts_during_a_drain_has_what_is_left_of_the_grace() {
+    let shutdown = Shutdown::new();
+    let old = idle(&shut_down_by(&shutdown));
+    let watching = shut_down_by(&shutdown).end_on_drain(|_| true);
+    assert!(!shutdown.is_draining());
+    let mut draining = Box::pin(shutdown.drain(GRACE));
+    assert!((&mut draining).now_or_never().is_none());
+    assert!(shutdown.is_draining() && !shutdown.is_closed());
+
+    let mut subscription = drive(&watching, Script::silent());
+    assert_eq!(subscription.rest().bytes(), CLOSE, "it ends on drain");
+    assert!(!shutdown.is_closed());
+
+    let mut new = drive(&shut_down_by(&shutdown), Script::silent());
+    sleep(GRACE / 2).await;
+    assert!(new.poll().is_pending(), "the grace is not over");
+    drop(old);
+    let (drained, new) = tokio::join!(draining, async {
+        sleep(GRACE / 2 + Duration::from_millis(1)).await;
+        new.rest().bytes()
+    });
+    assert_eq!((counts(drained), &new[..]), ((3, 0), CLOSE));
+    assert!(shutdown.is_closed());
+    let mut late = drive(&shut_down_by(&shutdown), Script::silent());
+    assert_eq!(late.rest().bytes(), CLOSE, "after the close");
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_drain_that_is_dropped_leaves_streams_open_until_close() {
+    let shutdown = Shutdown::new();
+    let mut body = idle(&shut_down_by(&shutdown));
+    let _ = tokio::time::timeout(Duration::from_secs(1), shutdown.drain(GRACE)).await;
+    sleep(GRACE * 2).await;
+    assert!(body.poll().is_pending());
+    shutdown.close();
+    assert_eq!(body.rest().bytes(), CLOSE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_streams_that_end_on_drain_end_at_the_start_of_a_drain() {
+    let shutdown = Shutdown::new();
+    let layer = shut_down_by(&shutdown).end_on_drain(|request| request.method == Method::GET);
+    let start = |method| {
+        let mut request = Request::new(());
+        *request.method_mut() = method;
+        let upstream = Script::frames(["data: x\n\n"]).then(AfterScript::Pending);
+        let response = through(&layer, request, event_stream_response(upstream));
+        let mut body = Driver::new(response.into_body());
+        body.data();
+        assert!(body.poll().is_pending());
+        body
     };
-    within(flood_is_blocked).await;
+    let (mut subscription, mut answer) = (start(Method::GET), start(Method::POST));
+    let mut draining = Box::pin(shutdown.drain(GRACE));
+    assert!((&mut draining).now_or_never().is_none());
+    assert_eq!(subscription.wakes(), 1);
+    assert_eq!(subscription.rest().bytes(), CLOSE);
+    assert_eq!(answer.wakes(), 0, "the answer has the grace");
+    assert!(answer.poll().is_pending());
+    let (drained, ()) = tokio::join!(draining, async {
+        sleep(GRACE + Duration::from_millis(1)).await;
+        assert_eq!(answer.rest().bytes(), CLOSE);
+    });
+    assert_eq!(counts(drained), (2, 0));
+}
 
-    stop.send(()).expect("the server runs");
-    let drained = within(shutdown.drain(Duration::ZERO)).await;
-    assert_eq!((drained.ended(), drained.still_open()), (CLIENTS, 1));
-
-    for answer in within(future::join_all(clients)).await {
-        let answer = answer.expect("no panic");
-        let end = "14\r\nevent: close\ndata:\n\n\r\n0\r\n\r\n";
-        assert!(answer.ends_with(end), "{answer:?}");
-    }
-
-    assert!(
-        !server.is_finished(),
-        "the server waits for the last connection"
-    );
-    drop(never_reads);
-    within(server).await.expect("no panic");
+#[test]
+fn c18_stream_that_ends_on_drain_ends_with_the_close_too() {
+    let shutdown = Shutdown::new();
+    let mut body = idle(&shut_down_by(&shutdown).end_on_drain(|_| true));
+    shutdown.close();
+    assert_eq!(body.wakes(), 1);
+    assert_eq!(body.rest().bytes(), CLOSE);
     assert_eq!(shutdown.open_streams(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_stream_ends_on_drain_of_an_attached_shutdown() {
+    let (room, process) = (Shutdown::new(), Shutdown::new());
+    let layer = shut_down_by(&process).end_on_drain(|_| true);
+    let mut response = event_stream_response(Script::silent());
+    room.attach(response.extensions_mut());
+    let mut body = Driver::new(through(&layer, Request::new(()), response).into_body());
+    body.assert_pending();
+    let (drained, bytes) = tokio::join!(room.drain(GRACE), async { body.rest().bytes() });
+    assert_eq!((counts(drained), &bytes[..]), ((1, 0), CLOSE));
+    assert_eq!(process.open_streams(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c15_drain_with_an_event_ends_its_streams_with_that_event() {
+    let shutdown = Shutdown::new();
+    let event = CloseEvent::from_static("restart");
+    let mut subscription = idle(&shut_down_by(&shutdown).end_on_drain(|_| true));
+    let mut answer = idle(&shut_down_by(&shutdown));
+    let mut own = extended(&shut_down_by(&shutdown), CloseEvent::from_static("own"));
+    own.assert_pending();
+    let mut draining = Box::pin(shutdown.drain_with(GRACE, event));
+    assert!(!shutdown.is_draining(), "not before the first poll");
+    assert!((&mut draining).now_or_never().is_none());
+    assert_eq!(subscription.rest().text(), "event: restart\ndata:\n\n");
+    answer.assert_pending();
+    let (drained, ()) = tokio::join!(draining, async {
+        sleep(GRACE + Duration::from_millis(1)).await;
+        assert_eq!(answer.rest().text(), "event: restart\ndata:\n\n");
+        assert_eq!(own.rest().text(), "event: own\ndata:\n\n");
+    });
+    assert_eq!(counts(drained), (3, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_drain_after_waits_for_the_signal_and_then_drains() {
+    let shutdown = Shutdown::new();
+    let mut body = idle(&shut_down_by(&shutdown));
+    let (signal, signalled) = tokio::sync::oneshot::channel::<()>();
+    // The future can be spawned.
+    let drain = tokio::spawn(shutdown.drain_after(signalled, GRACE));
+    sleep(GRACE * 2).await;
+    assert!(!shutdown.is_draining());
+    signal.send(()).expect("the drain waits for the signal");
+    sleep(GRACE / 2).await;
+    assert!(shutdown.is_draining());
+    body.assert_pending();
+    sleep(GRACE / 2 + Duration::from_millis(1)).await;
+    assert_eq!(body.rest().bytes(), CLOSE);
+    assert_eq!(counts(drain.await.expect("no panic")), (1, 0));
+}
+
+#[tokio::test]
+async fn c18_last_stream_that_ends_as_a_drain_begins_is_never_missed() {
+    for _ in (0..2_000).step_by(MIRI_STRIDE) {
+        let shutdown = Shutdown::new();
+        let body = idle(&shut_down_by(&shutdown));
+        let start = Arc::new(Barrier::new(2));
+        let ender = thread::spawn({
+            let start = Arc::clone(&start);
+            move || {
+                start.wait();
+                drop(body);
+            }
+        });
+        start.wait();
+        // Without an end of the grace, nothing but the stream wakes the drain.
+        within(shutdown.drain(Duration::MAX)).await;
+        ender.join().expect("no panic");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_client_that_reconnects_during_a_drain_comes_back_once() {
+    let shutdown = Shutdown::new();
+    let with_grace = shut_down_by(&shutdown);
+    let first = idle(&with_grace);
+    let drain = tokio::spawn(shutdown.drain(GRACE));
+    sleep(GRACE / 10).await;
+    drop(first);
+    // The client reconnects as soon as its stream ends, while the server still accepts.
+    let mut streams = 1;
+    while !drain.is_finished() && streams < 100 {
+        streams += 1;
+        let mut body = idle(&with_grace);
+        while body.poll().is_pending() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(shutdown.is_closed(), "the stream has all of the grace");
+        body.drop_body();
+        tokio::task::yield_now().await;
+    }
+    // The drain ends as soon as no stream is open, so the client comes back only if it does so before that.
+    assert!(streams <= 2, "{streams} streams of one client");
+    drain.await.expect("no panic");
 }

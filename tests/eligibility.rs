@@ -267,11 +267,17 @@ fn c1_last_valid_content_type_wins() {
         (&["text/event-stream, nonsense"], true),
         (&["text/event-stream", ""], true),
         (&["text/event-stream, */*"], true),
+        (&["text/event-stream, text/"], true),
+        (&["text/event-stream, te xt/plain"], true),
         (&[", text/event-stream ,"], true),
         (&["nonsense, nonsense"], false),
         // A comma inside a quoted string separates nothing.
         (&["text/plain; a=\", text/event-stream\""], false),
         (&["text/plain; a=\"\\\", text/event-stream\""], false),
+        (&["text/plain; a=\", text/event-stream; b=\""], false),
+        (&["text/plain; a=\"\\\", text/event-stream; b=\""], false),
+        // A backslash escapes a quotation mark inside a quoted string only.
+        (&["text/plain; a=\\\", text/event-stream; b=\""], false),
         (&["text/event-stream; a=\", text/plain\""], true),
     ] {
         let headers: Vec<_> = content_types

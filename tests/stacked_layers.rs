@@ -15,7 +15,7 @@ use http_body_util::{BodyStream, StreamBody};
 use testkit::{
     MIRI_STRIDE,
     driver::Driver,
-    exchange::{CLOSE, cancelled_by, drive, event_stream_response, through},
+    exchange::{CLOSE, cancelled_by, drive, event_stream_response, shut_down_by, through},
     reports::Reports,
     script::{AfterScript, Script, Step, data},
 };
@@ -27,10 +27,6 @@ const EVENT: &str = "data: 1\n\n";
 
 fn reported_to(reports: &Reports) -> SseCompletionLayer {
     SseCompletionLayer::new().on_end(reports.observer())
-}
-
-fn shut_down_by(shutdown: &Shutdown) -> SseCompletionLayer {
-    SseCompletionLayer::new().shutdown(shutdown)
 }
 
 /// A stream without an event that is pending, with this extension.

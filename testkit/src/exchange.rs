@@ -13,9 +13,12 @@ use http_body::Body;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_sse_completion::{CancelWhen, FirstOf, NeverCancel, SseCompletionLayer};
+use tower_sse_completion::{CancelWhen, FirstOf, NeverCancel, Shutdown, SseCompletionLayer};
 
-use crate::driver::Driver;
+use crate::{
+    driver::Driver,
+    script::{AfterScript, Script, ScriptError},
+};
 
 /// The default close event.
 pub const CLOSE: &[u8] = b"event: close\ndata:\n\n";
@@ -82,12 +85,44 @@ where
     Driver::new(event_stream(layer, upstream))
 }
 
+/// Sends a stream through the layer, and returns it when it has delivered an event and is pending.
+pub fn idle<L, T>(layer: &L) -> Driver<T>
+where
+    L: Layer<OneResponse<Script>>,
+    L::Service: Service<Request<()>, Response = Response<T>, Error = Infallible>,
+    T: Body<Data = Bytes, Error = ScriptError>,
+{
+    let upstream = Script::frames(["data: x\n\n"]).then(AfterScript::Pending);
+    let mut body = drive(layer, upstream);
+    body.data();
+    body.assert_pending();
+    body
+}
+
+/// Sends a response through the layer whose stream is always pending and which has this extension.
+pub fn extended<L, T, E>(layer: &L, extension: E) -> Driver<T>
+where
+    L: Layer<OneResponse<Script>>,
+    L::Service: Service<Request<()>, Response = Response<T>, Error = Infallible>,
+    T: Body<Data = Bytes>,
+    E: Clone + Send + Sync + 'static,
+{
+    let mut response = event_stream_response(Script::silent());
+    response.extensions_mut().insert(extension);
+    Driver::new(through(layer, Request::new(()), response).into_body())
+}
+
 /// Returns a successful `text/event-stream` response with this body.
 pub fn event_stream_response<B>(body: B) -> Response<B> {
     let mut response = Response::new(body);
     let content_type = HeaderValue::from_static("text/event-stream");
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
+}
+
+/// Returns a layer whose streams end when this shutdown closes.
+pub fn shut_down_by(shutdown: &Shutdown) -> SseCompletionLayer {
+    SseCompletionLayer::new().shutdown(shutdown)
 }
 
 /// Returns a layer whose streams are cancelled by this token.
