@@ -114,46 +114,69 @@ impl<T: AsyncRead> AsyncRead for Connection<T> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.link.is_clear() {
+            return self.poll_read_slow(cx, buffer);
+        }
+        let this = self.project();
+        let polled = this.io.poll_read(cx, buffer);
+        if polled.is_ready() || this.link.is_reader_registered(cx) {
+            return polled;
+        }
+        this.link.register_reader(cx)
+    }
+}
+
+impl<T: AsyncRead> Connection<T> {
+    #[cold]
+    fn poll_read_slow(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.project();
         this.link.check()?;
         match this.io.poll_read(cx, buffer) {
-            Poll::Pending => this.link.poll_read_pending(cx).map(Err),
+            Poll::Pending => this.link.register_reader(cx),
             ready => ready,
         }
     }
 }
 
-impl<T: AsyncWrite> Connection<T> {
+impl<T> Connection<T> {
+    /// Polls the inner connection. `is_progress` tells which of its results are progress.
     #[inline]
-    fn poll_bytes(
+    fn poll_output<R>(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        poll: impl FnOnce(Pin<&mut T>, &mut Context<'_>) -> Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
-        let this = self.project();
-        this.link.check()?;
-        let polled = poll(this.io, cx);
-        match polled {
-            Poll::Pending => return this.link.poll_pending(cx, Operation::Write).map(Err),
-            Poll::Ready(Ok(written)) if written > 0 => this.link.progressed(Operation::Write),
-            Poll::Ready(_) => {}
+        operation: Operation,
+        is_progress: impl FnOnce(&R) -> bool,
+        poll: impl FnOnce(Pin<&mut T>, &mut Context<'_>) -> Poll<io::Result<R>>,
+    ) -> Poll<io::Result<R>> {
+        if !self.link.is_clear() {
+            return self.poll_output_slow(cx, operation, is_progress, poll);
         }
-        polled
+        let this = self.project();
+        match poll(this.io, cx) {
+            Poll::Pending => this.link.poll_write_pending(cx, operation).map(Err),
+            ready => ready,
+        }
     }
 
-    #[inline]
-    fn poll_completion(
+    #[cold]
+    fn poll_output_slow<R>(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        poll: impl FnOnce(Pin<&mut T>, &mut Context<'_>) -> Poll<io::Result<()>>,
-    ) -> Poll<io::Result<()>> {
+        operation: Operation,
+        is_progress: impl FnOnce(&R) -> bool,
+        poll: impl FnOnce(Pin<&mut T>, &mut Context<'_>) -> Poll<io::Result<R>>,
+    ) -> Poll<io::Result<R>> {
         let this = self.project();
         this.link.check()?;
         let polled = poll(this.io, cx);
-        match polled {
-            Poll::Pending => return this.link.poll_pending(cx, Operation::Flush).map(Err),
-            Poll::Ready(Ok(())) => this.link.progressed(Operation::Flush),
-            Poll::Ready(Err(_)) => {}
+        match &polled {
+            Poll::Pending => return this.link.poll_write_pending(cx, operation).map(Err),
+            Poll::Ready(Ok(result)) if is_progress(result) => this.link.progressed(operation),
+            Poll::Ready(_) => {}
         }
         polled
     }
@@ -166,7 +189,9 @@ impl<T: AsyncWrite> AsyncWrite for Connection<T> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_bytes(cx, |io, cx| io.poll_write(cx, bytes))
+        self.poll_output(cx, Operation::Write, accepts_bytes, |io, cx| {
+            io.poll_write(cx, bytes)
+        })
     }
 
     #[inline]
@@ -175,7 +200,9 @@ impl<T: AsyncWrite> AsyncWrite for Connection<T> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_bytes(cx, |io, cx| io.poll_write_vectored(cx, slices))
+        self.poll_output(cx, Operation::Write, accepts_bytes, |io, cx| {
+            io.poll_write_vectored(cx, slices)
+        })
     }
 
     #[inline]
@@ -185,13 +212,18 @@ impl<T: AsyncWrite> AsyncWrite for Connection<T> {
 
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_completion(cx, T::poll_flush)
+        self.poll_output(cx, Operation::Flush, |()| true, T::poll_flush)
     }
 
     #[inline]
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_completion(cx, T::poll_shutdown)
+        self.poll_output(cx, Operation::Flush, |()| true, T::poll_shutdown)
     }
+}
+
+/// Returns `true` if a write has accepted bytes.
+fn accepts_bytes(written: &usize) -> bool {
+    *written > 0
 }
 
 /// Cuts every connection of a shutdown.

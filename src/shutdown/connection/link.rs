@@ -26,25 +26,30 @@ pub(super) struct Link {
     reader: Waiter,
     writer: Waiter,
     write_timeout: Option<Duration>,
-    /// A write that is pending, if there is a timeout.
-    pending: Option<PendingWrite>,
-    has_timed_out: bool,
+    stall: Stall,
 }
 
-/// Kinds of pending writes.
+/// The state of the write timeout.
+#[derive(Debug)]
+enum Stall {
+    /// No write is pending, or there is no timeout.
+    None,
+    /// A write is pending. The operation is the one that was pending first.
+    Pending {
+        operation: Operation,
+        timer: Pin<Box<Sleep>>,
+    },
+    /// A write was pending for too long.
+    TimedOut,
+}
+
+/// Kinds of writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
     /// Accepts bytes.
     Write,
     /// A flush or a shutdown, which sends bytes that have been accepted.
     Flush,
-}
-
-#[derive(Debug)]
-struct PendingWrite {
-    /// The operation that was pending first.
-    operation: Operation,
-    timer: Pin<Box<Sleep>>,
 }
 
 impl Link {
@@ -55,8 +60,7 @@ impl Link {
             reader: Waiter::new(shared, Phase::Cut),
             writer: Waiter::new(shared, Phase::Cut),
             write_timeout: None,
-            pending: None,
-            has_timed_out: false,
+            stall: Stall::None,
         }
     }
 
@@ -64,10 +68,16 @@ impl Link {
         self.write_timeout = Some(limit);
     }
 
-    /// Fails once the connection is cut or has timed out.
+    /// Returns `true` if the connection works and no write is timed, as nearly always.
     #[inline(always)]
+    pub(super) fn is_clear(&self) -> bool {
+        matches!(self.stall, Stall::None) && !self.reader.shared().has_reached(Phase::Cut)
+    }
+
+    /// Fails once the connection is cut or has timed out.
     pub(super) fn check(&self) -> Result<(), Error> {
-        match self.has_timed_out || self.reader.shared().has_reached(Phase::Cut) {
+        let has_timed_out = matches!(self.stall, Stall::TimedOut);
+        match has_timed_out || self.reader.shared().has_reached(Phase::Cut) {
             true => Err(self.error()),
             false => Ok(()),
         }
@@ -75,27 +85,32 @@ impl Link {
 
     #[cold]
     fn error(&self) -> Error {
-        match self.has_timed_out {
-            true => Error::new(
+        match self.stall {
+            Stall::TimedOut => Error::new(
                 ErrorKind::TimedOut,
                 "the client does not read: the connection has made no progress within its write timeout",
             ),
-            false => Error::new(
+            _ => Error::new(
                 ErrorKind::ConnectionAborted,
                 "the server has shut down and has cut the connection",
             ),
         }
     }
 
-    /// Completes with an error when the connection is cut. Called when a read is pending.
-    #[inline]
-    pub(super) fn poll_read_pending(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        self.reader.poll_registered(cx).map(|()| self.error())
+    /// Returns `true` if this task is woken when the connection fails.
+    #[inline(always)]
+    pub(super) fn is_reader_registered(&self, cx: &Context<'_>) -> bool {
+        self.reader.is_registered(cx)
+    }
+
+    /// Registers the task of a read that is pending. Fails if the connection has been cut in the meantime.
+    #[cold]
+    pub(super) fn register_reader<T>(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Error>> {
+        self.reader.poll_registered(cx).map(|()| Err(self.error()))
     }
 
     /// Completes with an error when the connection is cut, or when the timeout is over. Called when a write is pending.
-    #[inline]
-    pub(super) fn poll_pending(
+    pub(super) fn poll_write_pending(
         &mut self,
         cx: &mut Context<'_>,
         operation: Operation,
@@ -111,39 +126,35 @@ impl Link {
         let Some(limit) = self.write_timeout else {
             return Poll::Pending;
         };
-        let pending = self.pending.get_or_insert_with(|| PendingWrite {
-            operation,
-            timer: Box::pin(sleep(limit)),
-        });
-        // With the budget exhausted, the timer would not register this task.
-        if poll_unconstrained(pending.timer.as_mut(), cx).is_pending() {
-            return Poll::Pending;
+        if matches!(self.stall, Stall::None) {
+            let timer = Box::pin(sleep(limit));
+            self.stall = Stall::Pending { operation, timer };
         }
-        if !coop::has_budget_remaining() {
-            // The write may be pending because of the budget alone. It is polled again with a new one.
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        if let Stall::Pending { timer, .. } = &mut self.stall {
+            // With the budget exhausted, the timer would not register this task.
+            if poll_unconstrained(timer.as_mut(), cx).is_pending() {
+                return Poll::Pending;
+            }
+            if !coop::has_budget_remaining() {
+                // The write may be pending because of the budget alone. It is polled again with a new one.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.stall = Stall::TimedOut;
+            self.reader.wake();
+            record_cut("write_timeout", 1);
         }
-        self.pending = None;
-        self.has_timed_out = true;
-        self.reader.wake();
-        record_cut("write_timeout", 1);
         Poll::Ready(())
     }
 
     /// Notes that a write has accepted bytes, or that a flush has completed.
-    #[inline(always)]
-    pub(super) fn progressed(&mut self, operation: Operation) {
-        if self.pending.is_some() {
-            self.stop_timer(operation);
+    pub(super) fn progressed(&mut self, progress: Operation) {
+        if let Stall::Pending { operation, .. } = self.stall {
+            // The flush of a socket completes at once, and says nothing about a write that is pending.
+            if progress == Operation::Write || progress == operation {
+                self.stall = Stall::None;
+            }
         }
-    }
-
-    #[cold]
-    fn stop_timer(&mut self, operation: Operation) {
-        // The flush of a socket completes at once, and says nothing about a write that is pending.
-        self.pending
-            .take_if(|pending| operation == Operation::Write || pending.operation == operation);
     }
 }
 
