@@ -29,6 +29,17 @@ pub const CASES: [(&str, [&str; 3]); 8] = [
 /// The subjects of the program `requests`.
 pub const REQUEST_SUBJECTS: [&str; 5] = ["bare", "do_nothing", "none", "shutdown", "all_options"];
 
+/// The connections whose calls are counted, and their calls.
+pub const CONNECTIONS: [&str; 3] = ["bare", "wrapped", "write_timeout"];
+pub const CALLS: [(&str, &str); 3] = [
+    ("write", "write"),
+    ("flush", "flush"),
+    ("pending read", "read"),
+];
+
+/// The name of the delivery through a connection that a shutdown can cut.
+pub const WRAPPED_DELIVERY: &str = "layer and wrapped connection";
+
 /// Instructions per unit of work, by the name of the work.
 pub type Counts = BTreeMap<String, f64>;
 
@@ -47,7 +58,21 @@ const UNITS: [u32; 2] = [1_000, 5_000];
 pub fn guarded() -> Vec<Work> {
     let frames = ["bare", "none", "token", "shutdown", "all_options"].map(frames);
     let requests = ["bare", "none", "shutdown", "all_options"].map(requests);
-    frames.into_iter().chain(requests).flatten().collect()
+    let connections = CONNECTIONS.map(connections);
+    let work = frames.into_iter().chain(requests);
+    work.flatten()
+        .chain(connections.into_iter().flatten())
+        .collect()
+}
+
+/// Returns each call of a connection.
+pub fn connections(subject: &'static str) -> Vec<Work> {
+    let call = |(name, call)| Work {
+        name: format!("connection, {name}, {subject}"),
+        program: "connections",
+        arguments: vec![subject, call],
+    };
+    CALLS.map(call).to_vec()
 }
 
 /// Returns a frame of each case, with the silence before the frame.
@@ -85,7 +110,16 @@ pub fn delivery(variant: Variant) -> Work {
     Work {
         name: format!("delivery, {}", variant.name()),
         program: "server",
-        arguments: vec![variant.name()],
+        arguments: vec![variant.name(), "bare"],
+    }
+}
+
+/// Returns an event of the layer that an axum server delivers through a connection that a shutdown can cut.
+pub fn wrapped_delivery() -> Work {
+    Work {
+        name: format!("delivery, {WRAPPED_DELIVERY}"),
+        program: "server",
+        arguments: vec![Variant::Layer.name(), "wrapped"],
     }
 }
 

@@ -4,8 +4,8 @@ use std::{error::Error, fs};
 
 use benchmarks::{
     instructions::{
-        CASES, Counts, EVENT_STREAM, JSON, REQUEST_SUBJECTS, count, delivery, frames, program,
-        requests, starts,
+        CALLS, CASES, CONNECTIONS, Counts, EVENT_STREAM, JSON, REQUEST_SUBJECTS, WRAPPED_DELIVERY,
+        connections, count, delivery, frames, program, requests, starts, wrapped_delivery,
     },
     process::output,
     subjects::SUBJECTS,
@@ -21,13 +21,17 @@ fn main() -> Result<()> {
     let requests = REQUEST_SUBJECTS.into_iter().flat_map(requests);
     let starts = REQUEST_SUBJECTS.into_iter().flat_map(starts);
     let deliveries = VARIANTS.map(|(_, variant)| delivery(variant));
-    let counts = count(frames.chain(requests).chain(starts).chain(deliveries));
+    let deliveries = deliveries.into_iter().chain([wrapped_delivery()]);
+    let connections = CONNECTIONS.into_iter().flat_map(connections);
+    let work = frames.chain(requests).chain(starts).chain(deliveries);
+    let counts = count(work.chain(connections));
 
     fs::write("benches/deliveries.svg", plot(&counts))?;
     let parts = [
         ("machine", machine()?),
         ("aims", aims(&counts)),
         ("deliveries", deliveries_table(&counts)),
+        ("connections", connections_table(&counts)),
         ("frames", frames_table(&counts)),
         ("requests", requests_table(&counts)),
         ("streams", streams_table(&counts)?),
@@ -119,12 +123,29 @@ fn over_bare(counts: &Counts, work: &str, subject: &str) -> f64 {
 }
 
 fn deliveries_table(counts: &Counts) -> String {
-    let rows = VARIANTS.map(|(name, _)| {
+    let names = VARIANTS.into_iter().map(|(name, _)| name);
+    let rows = names.chain([WRAPPED_DELIVERY]).map(|name| {
         let count = counts[&format!("delivery, {name}")];
         let over = over_bare(counts, "delivery", name);
         vec![words(name), format!("{count:.0}"), format!("{over:.0}")]
     });
     table(&["", "instructions", "over the bare body"], rows)
+}
+
+fn connections_table(counts: &Counts) -> String {
+    let rows = CONNECTIONS.map(|subject| {
+        let cells = CALLS.map(|(call, _)| match subject {
+            "bare" => format!("({:.0})", counts[&format!("connection, {call}, bare")]),
+            _ => {
+                let over = over_bare(counts, &format!("connection, {call}"), subject);
+                format!("{over:.0}")
+            }
+        });
+        [words(subject)].into_iter().chain(cells).collect()
+    });
+    let calls = CALLS.map(|(call, _)| call);
+    let head: Vec<&str> = [""].into_iter().chain(calls).collect();
+    table(&head, rows)
 }
 
 fn frames_table(counts: &Counts) -> String {

@@ -1,10 +1,10 @@
-//! An axum server with one event stream for one client: `server VARIANT EVENTS`. Run under callgrind.
+//! An axum server with one event stream for one client: `server VARIANT bare|wrapped EVENTS`. Run under callgrind.
 //!
 //! Every event is delivered in a write of its own: the next one is sent after the body has been polled in vain.
 
-use std::{convert::Infallible, io, sync::Arc};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, serve::Listener};
 use benchmarks::{
     upstream::event,
     variants::{Stop, Variant},
@@ -12,17 +12,18 @@ use benchmarks::{
 use bytes::Bytes;
 use futures_util::Stream;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::{Notify, mpsc},
     task,
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tower_sse_completion::{Connection, Shutdown};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [variant, events] = &arguments[..] else {
-        panic!("usage: server VARIANT EVENTS");
+    let [variant, connection, events] = &arguments[..] else {
+        panic!("usage: server VARIANT bare|wrapped EVENTS");
     };
     let variant = Variant::of(variant);
     let events = events.parse().expect("a number of events");
@@ -33,9 +34,42 @@ async fn main() -> io::Result<()> {
     let app = Router::new().route("/", variant.route(&stop, handler));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
-    axum::serve(listener, app)
-        .with_graceful_shutdown(async move { sent.notified().await })
-        .await
+    let all_sent = async move { sent.notified().await };
+    match &connection[..] {
+        "bare" => {
+            axum::serve(listener, app)
+                .with_graceful_shutdown(all_sent)
+                .await
+        }
+        "wrapped" => {
+            let shutdown = stop.shutdown.clone();
+            axum::serve(CutListener { listener, shutdown }, app)
+                .with_graceful_shutdown(all_sent)
+                .await
+        }
+        other => panic!("there is no connection {other:?}"),
+    }
+}
+
+/// A listener whose connections can be cut.
+struct CutListener {
+    listener: TcpListener,
+    shutdown: Shutdown,
+}
+
+impl Listener for CutListener {
+    type Io = Connection<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let (stream, address) = Listener::accept(&mut self.listener).await;
+        let connection = self.shutdown.connection(stream);
+        (connection.write_timeout(Duration::from_secs(30)), address)
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
 }
 
 /// Returns a stream whose task sends each event after the connection has written the previous one.
