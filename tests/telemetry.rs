@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use http::Request;
@@ -15,7 +16,11 @@ use testkit::{
     reports::Reports,
     script::{AfterScript, Script, Step, data},
 };
-use tower_sse_completion::{ResponseBody, SseCompletionLayer};
+use tokio::{
+    io::{AsyncWriteExt, duplex},
+    runtime::{Builder, Runtime},
+};
+use tower_sse_completion::{ResponseBody, Shutdown, SseCompletionLayer};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Collects the text that a subscriber writes.
@@ -53,6 +58,13 @@ fn traced(run: impl FnOnce()) -> String {
     tracing::subscriber::with_default(subscriber, run);
     let bytes = text.0.lock().expect("no panic").clone();
     String::from_utf8(bytes).expect("text")
+}
+
+/// Returns a runtime whose clock is paused.
+fn paused() -> Runtime {
+    let mut runtime = Builder::new_current_thread();
+    runtime.enable_time().start_paused(true);
+    runtime.build().expect("a runtime")
 }
 
 fn ends_with(steps: impl IntoIterator<Item = Step>) {
@@ -154,7 +166,11 @@ fn metrics_are_described_when_a_layer_is_made() {
     let recorder = PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, || {
         ends_with([data("data: 1\n\n")]);
-        ends_with([]);
+        paused().block_on(async {
+            let shutdown = Shutdown::new();
+            let _left = shutdown.connection(duplex(1).0);
+            shutdown.drain(Duration::ZERO).await;
+        });
     });
     let text = recorder.handle().render();
     for (name, kind) in [
@@ -163,6 +179,7 @@ fn metrics_are_described_when_a_layer_is_made() {
         ("sse_close_events_sent_total", "counter"),
         ("sse_stream_duration_seconds", "summary"),
         ("sse_time_to_first_event_seconds", "summary"),
+        ("sse_connections_cut_total", "counter"),
     ] {
         assert!(text.contains(&format!("# HELP {name} ")), "{text}");
         assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{text}");
@@ -199,20 +216,10 @@ fn streams_are_measured() {
     }
 }
 
-#[cfg(feature = "tokio")]
 #[test]
 fn c24_connections_that_are_cut_are_measured_by_their_reason() {
-    use std::time::Duration;
-    use tokio::io::{AsyncWriteExt, duplex};
-    use tower_sse_completion::Shutdown;
-
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
     let measured = measured(|_| {
-        runtime.block_on(async {
+        paused().block_on(async {
             let shutdown = Shutdown::new();
             let connection = || shutdown.connection(duplex(8).0);
             let (mut stalled, _client) = {

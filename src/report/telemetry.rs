@@ -48,6 +48,11 @@ impl Telemetry {
                 Seconds,
                 "Time from the response to the first event of a stream."
             );
+            metrics::describe_counter!(
+                "sse_connections_cut_total",
+                Count,
+                "Connections that a drain or a write timeout has cut, by reason."
+            );
         }
     }
 
