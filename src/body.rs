@@ -20,6 +20,9 @@ pin_project! {
     /// not an event stream passes through unchanged. The default is a pass-through of the upstream's default, so that layers
     /// that answer by themselves, such as CORS and authorization, can stand around this one.
     ///
+    /// An error of the upstream waits in the body until buffered bytes have been returned. Therefore the body is `Send` if the
+    /// upstream, its error and the cancellation are, and `Sync` likewise.
+    ///
     /// # States of an event stream
     ///
     /// | state | what is polled | next state |

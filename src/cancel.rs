@@ -88,7 +88,8 @@ pin_project! {
 /// ```
 ///
 /// A service of your own around [`SseCompletion<S, C>`](crate::SseCompletion) has the response
-/// `Response<ResponseBody<B, C::Cancellation>>` and the future `ResponseFuture<S::Future, C::Cancellation>`.
+/// `Response<ResponseBody<B, C::Cancellation>>` and the future `ResponseFuture<S::Future, C::Cancellation>`, where
+/// `S: Service<Request<R>, Response = Response<B>>`, `B: Body` and `C: MakeCancellation`.
 ///
 /// A layer in a field, with a cancellation that captures something and therefore has no name:
 ///

@@ -114,29 +114,31 @@
 //! use http_body::Body;
 //! use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 //! use tower::{Service, ServiceBuilder, util::BoxCloneSyncService};
-//! use tower_sse_completion::SseCompletionLayer;
+//! use tower_sse_completion::{MakeCancellation, SseCompletionLayer};
 //!
 //! type Erased<R, E, B> = BoxCloneSyncService<Request<R>, Response<UnsyncBoxBody<Bytes, B>>, E>;
 //!
-//! fn erase<S, R, B>(inner: S) -> Erased<R, S::Error, B::Error>
+//! fn erase<S, R, B, C>(inner: S, layer: SseCompletionLayer<C>) -> Erased<R, S::Error, B::Error>
 //! where
+//!     C: MakeCancellation<Cancellation: Send + 'static> + Clone + Send + Sync + 'static,
 //!     S: Service<Request<R>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
 //!     R: 'static,
 //!     B: Body<Data = Bytes, Error: Send> + Send + 'static,
 //! {
 //!     let service = ServiceBuilder::new()
 //!         .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
-//!         .layer(SseCompletionLayer::new())
+//!         .layer(layer)
 //!         .service(inner);
 //!     BoxCloneSyncService::new(service)
 //! }
 //! # let inner = tower::service_fn(async |_: Request<()>| {
 //! #     Ok::<_, std::convert::Infallible>(Response::new(http_body_util::Full::<Bytes>::default()))
 //! # });
-//! # let _: Erased<(), _, _> = erase(inner);
+//! # let _: Erased<(), _, _> = erase(inner, SseCompletionLayer::new());
 //! ```
 //!
-//! `BodyExt::boxed` needs a body and a cancellation that are `Sync`, which axum's body and a [`BoxCancellation`] are not.
+//! [`ResponseBody`] is `Send` if the inner body, its error and the cancellation are, and `Sync` likewise. `BodyExt::boxed` needs
+//! both, and axum's body and a [`BoxCancellation`] are not `Sync`.
 //! `tower::util::option_layer` does not compile with a layer that changes the body's type. Use a layer without a
 //! cancellation instead.
 //!

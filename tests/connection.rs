@@ -16,14 +16,17 @@ use std::{
 use futures_util::FutureExt;
 use testkit::{
     MIRI_STRIDE,
+    exchange::drive,
     model::{CALLS, Call, ConnectionModel, Returned},
+    reports::Reports,
+    script::Script,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex, split},
     task::{coop, yield_now},
     time::{Instant, advance, sleep, timeout},
 };
-use tower_sse_completion::{Connection, Drained, Shutdown};
+use tower_sse_completion::{Connection, Drained, Shutdown, SseCompletionLayer};
 
 const GRACE: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
@@ -346,9 +349,44 @@ async fn c24_drain_cuts_what_is_left_one_second_after_the_grace() {
     let shutdown = Shutdown::new();
     let connections = [(); 3].map(|()| shutdown.connection(Scripted::pending()));
     let start = Instant::now();
-    assert_eq!(counts(shutdown.drain(GRACE).await), (0, 0, 3));
+    let (drained, ()) = tokio::join!(shutdown.drain(GRACE), async {
+        for mut connection in connections {
+            connection
+                .read_u8()
+                .await
+                .expect_err("the connection is cut");
+        }
+    });
+    assert_eq!(counts(drained), (0, 0, 3));
     assert_eq!(start.elapsed(), GRACE + SECOND);
-    drop(connections);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_drain_waits_for_the_reports_of_cut_streams_and_at_most_one_second_more() {
+    let reports = Reports::default();
+    let layer = SseCompletionLayer::new().on_end(reports.observer());
+    // The server drops the first connection and its stream some time after the cut, and keeps the second.
+    for (time_to_drop, waited, reported) in [(SECOND / 2, SECOND / 2, 1), (SECOND * 5, SECOND, 0)] {
+        let shutdown = Shutdown::new();
+        let layer = layer.clone().shutdown(&shutdown);
+        let mut stream = drive(&layer, Script::silent());
+        stream.assert_pending();
+        let mut connection = shutdown.connection(Scripted::pending());
+        let before = reports.count();
+        let server = tokio::spawn(async move {
+            connection
+                .read_u8()
+                .await
+                .expect_err("the connection is cut");
+            sleep(time_to_drop).await;
+            drop((stream, connection));
+        });
+        let start = Instant::now();
+        assert_eq!(counts(shutdown.drain(GRACE).await), (0, 1, 1));
+        assert_eq!(start.elapsed(), GRACE + SECOND + waited);
+        assert_eq!(reports.count() - before, reported);
+        server.await.expect("no panic");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -361,7 +399,8 @@ async fn c24_close_cuts_no_connection_until_a_drain() {
     assert!(task.call(&mut connection, Call::Read).is_pending());
     let start = Instant::now();
     cut(&shutdown).await;
-    assert_eq!(start.elapsed(), SECOND);
+    // One second until the cut, and one for the connection to be dropped.
+    assert_eq!(start.elapsed(), SECOND * 2);
     assert_eq!(task.call(&mut connection, Call::Read), ABORTED);
 }
 
@@ -405,7 +444,8 @@ async fn c24_drains_that_run_at_once_cut_a_connection_once() {
     let mut long = Box::pin(shutdown.drain(GRACE));
     assert!((&mut long).now_or_never().is_none());
     assert_eq!(counts(shutdown.drain(GRACE / 2).await), (0, 0, 1));
-    assert_eq!(start.elapsed(), GRACE / 2 + SECOND);
+    // One second until the cut, and one for the connection to be dropped.
+    assert_eq!(start.elapsed(), GRACE / 2 + SECOND * 2);
     assert_eq!(task.wakes(), 1);
     assert!((&mut long).now_or_never().is_none());
     // The connection was cut during that drain, too.

@@ -31,7 +31,8 @@ pub enum Ending {
     Idle,
     /// The upstream returned an error or panicked.
     Failed,
-    /// The server dropped the body before its end, usually because the client left.
+    /// The server dropped the body before its end: usually because the client left, or because a drain has cut its
+    /// connection.
     Dropped,
 }
 

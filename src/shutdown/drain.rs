@@ -21,13 +21,18 @@ pub struct Drained {
 /// Time between the end of the grace period and the return of a drain. A client that reads has its close event long before.
 const AFTER_GRACE: Duration = Duration::from_secs(1);
 
+/// Maximum time for the server to drop the connections that have been cut. A server that polls them takes milliseconds.
+const AFTER_CUT: Duration = Duration::from_secs(1);
+
 impl Shutdown {
     /// Lets streams finish until the grace period is over, ends the rest, and cuts the connections that are left.
     ///
     /// The future completes as soon as no stream and no [`connection`](Self::connection) is open, and at the latest one
-    /// second after the grace period: a client that has stopped reading keeps its stream open, because the server does not
-    /// poll its body. [`Drained::still_open`] counts these streams. The connections that are open at that moment are cut,
-    /// and their streams end with them. Without wrapped connections, such streams stay open until their clients leave.
+    /// second after the grace period: a client that has stopped reading, or that reads too slowly, keeps its stream open,
+    /// because the server does not poll its body. [`Drained::still_open`] counts these streams. The connections that are open
+    /// at that moment are cut. The future then waits until the server has dropped them, with the streams on them, which
+    /// takes milliseconds and at most one second more. Without wrapped connections, such streams stay open until their
+    /// clients leave. Let the supervisor of the process wait some seconds longer than the grace period.
     ///
     /// When the future completes, every stream that has ended has been reported, and its close event has been returned to
     /// the server, which may still have to write it: wait for the server too.
@@ -62,11 +67,14 @@ impl Shutdown {
             complete_until(grace_ends, all_reported).await;
             shutdown.close();
             let ends = grace_ends.and_then(|end| end.checked_add(AFTER_GRACE));
-            let all_gone = future::poll_fn(|cx| shared.streams().poll_all_gone(cx));
-            complete_until(ends, all_gone).await;
+            let all_gone = || future::poll_fn(|cx| shared.streams().poll_all_gone(cx));
+            complete_until(ends, all_gone()).await;
             let ended = shared.streams().ended() - ended_before;
             let still_open = shared.streams().open();
             connection::cut_all(shared);
+            if shared.streams().connections() > 0 {
+                complete_until(Instant::now().checked_add(AFTER_CUT), all_gone()).await;
+            }
             Drained {
                 ended,
                 still_open,
@@ -157,8 +165,8 @@ impl Drained {
         self.ended
     }
 
-    /// Returns the number of streams that were still open at the end of the drain, although they had been closed. Their
-    /// clients do not read. If their connections are wrapped, these streams have been cut.
+    /// Returns the number of streams that were still open one second after the grace period, although they had been closed.
+    /// Their clients do not read, or read too slowly. If their connections are wrapped, these streams have been cut.
     pub fn still_open(&self) -> usize {
         self.still_open
     }
