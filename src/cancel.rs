@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, request::Parts};
+use http::request::Parts;
 use pin_project_lite::pin_project;
 
 pub use self::boxed::BoxCancellation;
@@ -119,12 +119,11 @@ pub trait MakeCancellation: sealed::Sealed {
     #[doc(hidden)]
     fn make(&self, head: &Parts) -> Self::Cancellation;
 
-    /// Makes the future for this request, and returns the request.
+    /// Makes the future, if it is the same for every request.
     #[doc(hidden)]
-    fn make_for_request<B>(&self, request: Request<B>) -> (Request<B>, Self::Cancellation) {
-        let (head, body) = request.into_parts();
-        let cancellation = self.make(&head);
-        (Request::from_parts(head, body), cancellation)
+    #[inline]
+    fn make_without_request(&self) -> Option<Self::Cancellation> {
+        None
     }
 }
 
@@ -147,8 +146,8 @@ impl MakeCancellation for NeverCancel {
     }
 
     #[inline]
-    fn make_for_request<B>(&self, request: Request<B>) -> (Request<B>, Self) {
-        (request, Self)
+    fn make_without_request(&self) -> Option<Self> {
+        Some(Self)
     }
 }
 

@@ -131,7 +131,7 @@ impl<B: Body, C> EventStream<B, C> {
         let Choices {
             ends_on_drain,
             observer,
-        } = choices;
+        } = choices.map_or_else(Choices::default, |choices| *choices);
         let observer = config.observer.for_stream(observer);
         let is_recorded =
             observer.is_some() || Telemetry::IS_ON || config.close_event_needs_report();

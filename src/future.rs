@@ -44,11 +44,12 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = ready!(this.inner.poll(cx))?;
-        let context = this.context.take();
-        Poll::Ready(Ok(match context {
-            Some(context) if eligibility::is_event_stream(&response) => wrap(response, context),
-            _ => response.map(ResponseBody::pass_through),
-        }))
+        if this.context.is_some() && eligibility::is_event_stream(&response) {
+            if let Some(context) = this.context.take() {
+                return Poll::Ready(Ok(wrap(response, context)));
+            }
+        }
+        Poll::Ready(Ok(response.map(ResponseBody::pass_through)))
     }
 }
 

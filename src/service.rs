@@ -80,10 +80,21 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let may_stream = eligibility::method_allows(request.method());
-        let (request, cancellation) = self.cancel.make_for_request(request);
-        let (request, choices) = Choices::for_request(&self.config, request);
-        let context = may_stream.then(|| StreamContext::new(cancellation, &self.config, choices));
-        ResponseFuture::new(self.inner.call(request), context)
+        match self.cancel.make_without_request() {
+            // The request is passed on where it is: moving it costs more than the rest.
+            Some(cancellation) if !self.config.reads_request() => {
+                let context = || StreamContext::new(cancellation, &self.config, None);
+                ResponseFuture::new(self.inner.call(request), may_stream.then(context))
+            }
+            _ => {
+                let (head, body) = request.into_parts();
+                let cancellation = self.cancel.make(&head);
+                let choices = Choices::new(&self.config, &head);
+                let context = || StreamContext::new(cancellation, &self.config, choices);
+                let context = may_stream.then(context);
+                ResponseFuture::new(self.inner.call(Request::from_parts(head, body)), context)
+            }
+        }
     }
 }
 

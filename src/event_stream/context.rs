@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use http::{Request, request::Parts};
+use http::request::Parts;
 
 use crate::{
     config::Config,
@@ -15,7 +15,8 @@ pub(crate) struct StreamContext<C> {
     pub(crate) cancellation: C,
     pub(crate) config: Arc<Config>,
     pub(crate) telemetry: Telemetry,
-    pub(crate) choices: Choices,
+    /// `None` if the layer has no such closures. Boxed, because every response future has room for it.
+    pub(crate) choices: Option<Box<Choices>>,
 }
 
 /// What the closures of the layer have chosen for a request.
@@ -26,7 +27,11 @@ pub(crate) struct Choices {
 }
 
 impl<C> StreamContext<C> {
-    pub(crate) fn new(cancellation: C, config: &Arc<Config>, choices: Choices) -> Self {
+    pub(crate) fn new(
+        cancellation: C,
+        config: &Arc<Config>,
+        choices: Option<Box<Choices>>,
+    ) -> Self {
         Self {
             cancellation,
             config: Arc::clone(config),
@@ -37,22 +42,16 @@ impl<C> StreamContext<C> {
 }
 
 impl Choices {
-    /// Calls the closures of the layer that choose by the request, and returns the request.
-    pub(crate) fn for_request<B>(config: &Config, request: Request<B>) -> (Request<B>, Self) {
+    /// Calls the closures of the layer that choose by the request, if there are any.
+    pub(crate) fn new(config: &Config, request: &Parts) -> Option<Box<Self>> {
         if !config.reads_request() {
-            return (request, Self::default());
+            return None;
         }
-        let (head, body) = request.into_parts();
-        let choices = Self::new(config, &head);
-        (Request::from_parts(head, body), choices)
-    }
-
-    pub(crate) fn new(config: &Config, request: &Parts) -> Self {
         let ends_on_drain = config.ends_on_drain.as_ref();
-        Self {
+        Some(Box::new(Self {
             ends_on_drain: ends_on_drain.is_some_and(|ends_on_drain| ends_on_drain(request)),
             observer: config.observer.for_request(request),
-        }
+        }))
     }
 }
 
