@@ -4,6 +4,7 @@ use std::{
     fmt,
     future::Future,
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     process,
     sync::{
@@ -113,7 +114,8 @@ fn wait(shutdown: &Shutdown, registered: &Sender<io::Result<()>>) -> io::Result<
         // The caller waits for this result.
         let _ = registered.send(Ok(()));
         signals.next().await;
-        shutdown.close();
+        // A waker that panics must not cost the second signal.
+        let _ = catch_unwind(AssertUnwindSafe(|| shutdown.close()));
         process::exit(signals.next().await)
     })
 }

@@ -7,6 +7,8 @@ use std::{
     env,
     io::{BufRead, BufReader, Lines},
     process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    sync::Arc,
+    task::{Context, Wake, Waker},
     thread,
     time::Duration,
 };
@@ -174,6 +176,38 @@ fn c25_signals_count_although_the_future_has_been_dropped() {
     process.signal("TERM");
     process.wait_for("stopped");
     process.wait_for("late");
+    process.signal("TERM");
+    assert_eq!(process.wait().code(), Some(143));
+}
+
+/// A waker that panics.
+struct Broken;
+
+impl Wake for Broken {
+    fn wake(self: Arc<Self>) {
+        eprintln!("broken");
+        panic!("the waker panics intentionally");
+    }
+}
+
+#[test]
+fn c25_second_signal_ends_the_process_although_a_waker_has_panicked() {
+    if is_child() {
+        let mut signal = stop_signal().expect("a signal handler");
+        let waker = Waker::from(Arc::new(Broken));
+        assert!(
+            signal
+                .poll_unpin(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
+        eprintln!("waiting");
+        block();
+    }
+    let mut process =
+        Process::start("c25_second_signal_ends_the_process_although_a_waker_has_panicked");
+    process.wait_for("waiting");
+    process.signal("TERM");
+    process.wait_for("broken");
     process.signal("TERM");
     assert_eq!(process.wait().code(), Some(143));
 }
