@@ -20,6 +20,7 @@ use testkit::{
     model::{CALLS, Call, ConnectionModel, Returned},
     reports::Reports,
     script::Script,
+    wait::within,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex, split},
@@ -273,8 +274,8 @@ async fn c24_cut_wakes_a_reader_and_a_writer_in_tasks_of_their_own() {
     let reader = tokio::spawn(async move { read_half.read_u8().await });
     let writer = tokio::spawn(async move { write_half.write_all(&[0; 17]).await });
     cut(&shutdown).await;
-    let read = reader.await.expect("no panic").expect_err("cut");
-    let written = writer.await.expect("no panic").expect_err("cut");
+    let read = within(reader).await.expect("no panic").expect_err("cut");
+    let written = within(writer).await.expect("no panic").expect_err("cut");
     assert_eq!(
         [read.kind(), written.kind()],
         [ErrorKind::ConnectionAborted; 2]
@@ -322,15 +323,39 @@ async fn c24_drain_returns_as_soon_as_the_last_connection_has_been_dropped() {
         alive
     });
     let start = Instant::now();
-    let (drained, ()) = tokio::join!(shutdown.drain(GRACE), async {
-        for connection in connections {
-            sleep(SECOND).await;
-            drop(connection);
-        }
-    });
-    assert_eq!(counts(drained), (0, 0, 0));
+    // In a task of its own, which is polled only after a wake-up.
+    let drain = tokio::spawn(shutdown.drain(GRACE));
+    for connection in connections {
+        sleep(SECOND).await;
+        assert!(!drain.is_finished());
+        drop(connection);
+    }
+    assert_eq!(counts(drain.await.expect("no panic")), (0, 0, 0));
     assert_eq!(start.elapsed(), 2 * SECOND);
     assert!(alive.iter().all(|alive| alive.strong_count() == 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_drain_does_not_return_before_the_connection_inside_has_been_closed() {
+    /// A connection that polls the drain when it is closed.
+    struct Closing<'a, F: Future + Unpin> {
+        drain: F,
+        has_drained: &'a mut Option<bool>,
+    }
+
+    impl<F: Future + Unpin> Drop for Closing<'_, F> {
+        fn drop(&mut self) {
+            *self.has_drained = Some((&mut self.drain).now_or_never().is_some());
+        }
+    }
+
+    let shutdown = Shutdown::new();
+    let mut has_drained = None;
+    drop(shutdown.connection(Closing {
+        drain: Box::pin(shutdown.drain(GRACE)),
+        has_drained: &mut has_drained,
+    }));
+    assert_eq!(has_drained, Some(false));
 }
 
 #[tokio::test(start_paused = true)]
@@ -550,7 +575,8 @@ async fn c24_client_that_reads_slowly_is_not_timed_out() {
     }
     assert!(!writer.is_finished());
     let stopped = Instant::now();
-    let error = writer.await.expect("no panic").expect_err("timed out");
+    let error = within(writer).await.expect("no panic");
+    let error = error.expect_err("timed out");
     assert_eq!(error.kind(), ErrorKind::TimedOut);
     assert_eq!(stopped.elapsed(), 2 * SECOND);
 }
@@ -587,9 +613,8 @@ async fn c24_write_that_is_pending_because_of_the_budget_does_not_time_out() {
     // The timeout is over, there is room, and the budget is exhausted.
     let mut is_first = true;
     let written = future::poll_fn(move |cx| {
-        while is_first && coop::has_budget_remaining() {
-            let polled = Box::pin(coop::consume_budget()).poll_unpin(cx);
-            assert!(polled.is_ready() || !coop::has_budget_remaining());
+        if is_first {
+            exhaust_budget(cx);
         }
         let polled = Pin::new(&mut server).poll_write(cx, &[1]);
         assert_eq!(polled.is_pending(), is_first, "{polled:?}");
@@ -599,6 +624,46 @@ async fn c24_write_that_is_pending_because_of_the_budget_does_not_time_out() {
     let written = tokio::spawn(timeout(LIMIT, written)).await;
     let written = written.expect("no panic").expect("a wake-up");
     assert_eq!(written.expect("room"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_write_timeout_does_not_depend_on_the_budget() {
+    let shutdown = Shutdown::new();
+    let connection = shutdown.connection(Scripted::pending());
+    let mut connection = connection.write_timeout(LIMIT);
+    let task = Arc::new(Task::new());
+    let poll_without_budget = async |mut connection: Connection<_>| {
+        let task = Arc::clone(&task);
+        let polled = tokio::spawn(async move {
+            future::poll_fn(|cx| {
+                exhaust_budget(cx);
+                let polled = task.call(&mut connection, Call::Write);
+                assert!(polled.is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            connection
+        });
+        polled.await.expect("no panic")
+    };
+    connection = poll_without_budget(connection).await;
+    sleep(LIMIT - SECOND).await;
+    assert_eq!(task.wakes(), 0);
+    sleep(SECOND).await;
+    assert_eq!(task.wakes(), 1, "the timer knows the task");
+
+    // The timeout is over, but perhaps only the budget is exhausted.
+    connection = poll_without_budget(connection).await;
+    assert_eq!(task.wakes(), 2, "polled again with a new budget");
+    assert_eq!(task.call(&mut connection, Call::Write), TIMED_OUT);
+}
+
+/// Uses all of tokio's cooperative budget of this poll.
+fn exhaust_budget(cx: &mut Context<'_>) {
+    while coop::has_budget_remaining() {
+        let polled = Box::pin(coop::consume_budget()).poll_unpin(cx);
+        assert!(polled.is_ready() || !coop::has_budget_remaining());
+    }
 }
 
 #[test]
