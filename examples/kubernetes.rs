@@ -12,13 +12,14 @@
 //! 2. [`NOTICE`] later every load balancer knows. The drain begins: the server stops accepting connections,
 //!    subscriptions end with a close event, and their clients reconnect to another pod.
 //! 3. Other streams have [`GRACE`] to finish. Then they end with a close event, too.
-//! 4. One second after the grace, the connections of clients that do not read are cut, and the process ends.
+//! 4. One second after the grace, the connections of clients that do not read are cut. The process ends as soon as the
+//!    server has dropped them, and at most one second later.
 //!
 //! ```yaml
 //! spec:
-//!   # NOTICE (5 s) + GRACE (20 s) + 1 s, and a margin of 4 s for a busy node. After that comes SIGKILL. A client that
-//!   # does not read uses all of the time but the margin. Without such clients, and without a stream that takes that
-//!   # long, the pod is gone sooner.
+//!   # NOTICE (5 s) + GRACE (20 s) + 2 s, and a margin of 3 s for a busy node. After that comes SIGKILL. A client that
+//!   # does not read uses all of the time but the last second and the margin. Without such clients, and without a stream
+//!   # that takes that long, the pod is gone sooner.
 //!   terminationGracePeriodSeconds: 30
 //!   containers:
 //!     - name: events
