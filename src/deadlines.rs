@@ -21,8 +21,8 @@ pub(crate) struct Deadlines {
 /// Minimum interval between keep-alive comments, which is the resolution of tokio's timers.
 const MIN_KEEP_ALIVE: Duration = Duration::from_millis(1);
 
-/// Thirty years: the time until a deadline that the clock cannot represent.
-const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
+/// Thirty-one years: the time until a deadline that the clock cannot represent.
+const NEVER: Duration = Duration::from_secs(1_000_000_000);
 
 impl Deadlines {
     /// Starts the timer of a stream, if the layer has anything to time. Otherwise the clock is not read.
