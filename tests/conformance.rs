@@ -78,6 +78,7 @@ fn decoder_of_the_test_kit_finds_the_boundaries_and_deliveries_at_every_length()
 
 /// A mark of a decoder that conforms is an error, too: marks disappear when decoders are corrected.
 #[test]
+#[cfg_attr(miri, ignore = "checks no code of this repository")]
 fn published_decoders_conform_unless_marked() {
     let mut wrong = Vec::new();
     for published in &PUBLISHED {
@@ -195,7 +196,7 @@ fn c6_decoders_see_the_events_of_a_cancelled_stream_and_then_the_close_event() {
         assert_eq!(decode(&out).events, expected, "{}", case.name);
         for published in PUBLISHED
             .iter()
-            .filter(|decoder| !case.deviates(decoder.name))
+            .filter(|decoder| !cfg!(miri) && !case.deviates(decoder.name))
         {
             let decoded = published.decode(&out).map(|decoded| decoded.events);
             assert_eq!(
