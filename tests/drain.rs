@@ -49,6 +49,21 @@ async fn c18_drain_returns_as_soon_as_no_stream_is_open() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn c24_drain_returns_as_soon_as_the_last_connection_is_dropped() {
+    let (shutdown, start) = (Shutdown::new(), Instant::now());
+    let connections = [1, 2].map(|_| shutdown.connection(()));
+    tokio::spawn(async move {
+        for connection in connections {
+            sleep(Duration::from_secs(3)).await;
+            drop(connection);
+        }
+    });
+    let drained = shutdown.drain(GRACE).await;
+    assert_eq!(drained.connections_cut(), 0);
+    assert_eq!(start.elapsed(), Duration::from_secs(6));
+}
+
+#[tokio::test(start_paused = true)]
 async fn c18_drain_closes_streams_when_the_grace_is_over() {
     let shutdown = Shutdown::new();
     let mut body = idle(&shut_down_by(&shutdown));
@@ -101,6 +116,7 @@ async fn c18_stream_that_starts_during_a_drain_has_what_is_left_of_the_grace() {
     let mut draining = Box::pin(shutdown.drain(GRACE));
     assert!((&mut draining).now_or_never().is_none());
     assert!(shutdown.is_draining() && !shutdown.is_closed());
+    assert!(format!("{shutdown:?}").contains("Draining"));
 
     let mut subscription = drive(&watching, Script::silent());
     assert_eq!(subscription.rest().bytes(), CLOSE, "it ends on drain");

@@ -130,6 +130,8 @@ fn c18_open_streams_counts_event_streams_until_they_end_or_are_dropped() {
     assert_eq!(format!("{shutdown:?}"), debug);
     drop(dropped);
     assert_eq!(shutdown.open_streams(), 0);
+    shutdown.close();
+    assert!(format!("{shutdown:?}").contains("Closed"));
 }
 
 #[tokio::test]
