@@ -562,14 +562,14 @@ async fn c24_write_timeout_counts_from_the_last_progress() {
 #[tokio::test(start_paused = true)]
 async fn c24_client_that_reads_slowly_is_not_timed_out() {
     let shutdown = Shutdown::new();
-    let (server, mut client) = duplex(16);
+    let (server, mut client) = duplex(4);
     let mut server = shutdown.connection(server).write_timeout(2 * SECOND);
     let writer = tokio::spawn(async move {
-        server.write_all(&[7; 64]).await?;
+        server.write_all(&[7; 16]).await?;
         // The client reads no more.
-        server.write_all(&[7; 64]).await
+        server.write_all(&[7; 16]).await
     });
-    for _ in 0..64 {
+    for _ in 0..16 {
         sleep(SECOND).await;
         client.read_u8().await.expect("a byte");
     }
