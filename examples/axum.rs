@@ -42,6 +42,9 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(("127.0.0.1", port))
         .await
         .map_err(|error| format!("cannot listen on 127.0.0.1:{port}: {error}"))?;
+    // A client that has not read for this long is disconnected, so that it does not keep the server from shutting down.
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(&listener).set_tcp_user_timeout(Some(Duration::from_secs(30)))?;
     let address = listener.local_addr()?;
     println!("http://{address}  (Ctrl-C ends all streams, and this process)");
 
