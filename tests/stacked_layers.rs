@@ -55,6 +55,26 @@ fn assert_one_close_event(text: &str, case: impl std::fmt::Debug) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn c22_report_counts_the_comments_of_an_outer_layer_whichever_layer_ends_the_stream() {
+    let second = std::time::Duration::from_secs(1);
+    for ends_inside in [false, true] {
+        let shutdowns = [Shutdown::new(), Shutdown::new()];
+        let reports = Reports::default();
+        let inner = reported_to(&reports).shutdown(&shutdowns[0]);
+        let outer = shut_down_by(&shutdowns[1]).keep_alive(second);
+        let mut body = Driver::new(wrap(&outer, wrap(&inner, silent(None))).into_body());
+        body.assert_pending();
+        let comments = body.advance(3).await;
+        assert_eq!(comments.len(), 3);
+        shutdowns[usize::from(!ends_inside)].close();
+        let sent = 3 * comments[0].1.len() + body.rest().bytes().len();
+        let report = reports.only();
+        assert_eq!(report.bytes_sent(), sent as u64, "{ends_inside}");
+        assert_eq!(report.bytes_received(), 0, "{ends_inside}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn c22_outer_layer_ends_on_drain_what_an_inner_layer_counts() {
     let shutdown = Shutdown::new();
     let reports = Reports::default();

@@ -13,7 +13,11 @@ impl<B: Body, C> EventStream<B, C> {
     /// frame.
     pub(super) fn complete(mut self: Pin<&mut Self>) {
         self.as_mut().take_over();
+        let counts = self.events.counts();
         let this = self.project();
+        if let Some(recorder) = this.recorder {
+            recorder.count(counts);
+        }
         if this.marker.is_wrapped() {
             this.marker.hand_over(Remains {
                 recorder: this.recorder.take(),
@@ -74,14 +78,10 @@ impl<B: Body, C> EventStream<B, C> {
 
     fn complete_dropped(mut self: Pin<&mut Self>) {
         self.as_mut().take_over();
-        let counts = self.events.counts();
         let this = self.as_mut().project();
-        if let Some(recorder) = this.recorder {
-            recorder.count(counts);
-            if let Some(end) = this.marker.stopped() {
-                if !this.marker.has_sent_close_event() {
-                    recorder.ended(end.ending, end.close_event_sent);
-                }
+        if let (Some(recorder), Some(end)) = (this.recorder, this.marker.stopped()) {
+            if !this.marker.has_sent_close_event() {
+                recorder.ended(end.ending, end.close_event_sent);
             }
         }
         self.complete();

@@ -67,15 +67,13 @@ where
             None => None,
         };
         this.events.discard_held();
-        let counts = self.events.counts();
-        if let Some(recorder) = self.as_mut().project().recorder {
+        if let Some(recorder) = this.recorder {
             // An end of the upstream on its own is the innermost layer's to judge, and so is its own close event.
             let is_judged_by_inner = facts.wraps_another_layer
                 && (facts.inner_close_event || !outcome.ending.is_stopped());
             if !is_judged_by_inner || !recorder.has_ended() {
                 recorder.ended(client_ending.ending, client_ending.close_event_sent);
             }
-            recorder.count(counts);
         }
         let tail = tail.filter(|tail| outcome.forwards_error || matches!(tail, Tail::Trailers(_)));
         self.return_last(cx, first, tail)
@@ -132,7 +130,6 @@ where
         if outcome.closes || self.as_mut().stop_at_end(cx).is_some() {
             return;
         }
-        let counts = self.events.counts();
         let this = self.as_mut().project();
         *this.phase = Phase::Finished;
         *this.frames_until_check = 0;
@@ -144,7 +141,6 @@ where
         }
         if let Some(recorder) = this.recorder {
             recorder.ended(outcome.ending, false);
-            recorder.count(counts);
         }
         self.complete();
     }
