@@ -57,9 +57,9 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     ///
     /// For frameworks whose bodies are streams of bytes, such as actix-web, poem, salvo and Rocket: the handler returns this
     /// stream in place of its own. Every option of the layer applies. `request` is the head of the request that the handler
-    /// answers; the closures of the layer, such as that of [`cancel_when`](Self::cancel_when), receive it. A framework with
-    /// request types of its own needs a new one: `http::Request::get(uri).body(())?.into_parts().0`, with the headers that the
-    /// closures read. Items of another type are converted with `TryStreamExt::map_ok`. What a handler behind a layer sets in the extensions of its
+    /// answers; the closures of the layer, such as that of [`cancel_when`](Self::cancel_when), receive the head. In a framework
+    /// with request types of its own, build a head from `http::Request::get(uri)` and the headers that the closures read.
+    /// Convert items of another type with `TryStreamExt::map_ok`. What a handler behind a layer sets in the extensions of its
     /// response, a handler sets here on a clone of the layer:
     ///
     /// ```

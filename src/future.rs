@@ -44,6 +44,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = ready!(this.inner.poll(cx))?;
+        // A context that is not needed stays here, and is dropped with the future.
         if this.context.is_some() && eligibility::is_event_stream(&response) {
             if let Some(context) = this.context.take() {
                 return Poll::Ready(Ok(wrap(response, context)));

@@ -115,10 +115,17 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
             config: self.config,
         }
     }
-}
 
-impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// Erases the type of the cancellation, for a layer in a field or in a signature. The future of each request is allocated.
+    ///
+    /// ```
+    /// use tower_sse_completion::{BoxCancellation, SseCompletionLayer};
+    ///
+    /// let layer: SseCompletionLayer<BoxCancellation> = SseCompletionLayer::new()
+    ///     .cancel_when(|_request| std::future::pending())
+    ///     .boxed();
+    /// # let _ = layer;
+    /// ```
     pub fn boxed(self) -> SseCompletionLayer<BoxCancellation>
     where
         C: MakeCancellation<Cancellation: Send + 'static> + Send + Sync + 'static,
@@ -139,11 +146,11 @@ impl<C> SseCompletionLayer<C> {
         self.configure(|config| config.add_shutdown(shutdown))
     }
 
-    /// Sets which streams end as soon as a [drain](Shutdown::draining) of one of their shutdowns begins, in place of having the
-    /// grace period. The default is none.
+    /// Sets which streams end as soon as a [drain](Shutdown::draining) of one of their shutdowns begins, without the grace
+    /// period. The default is none.
     ///
-    /// For streams that never finish, such as subscriptions. The function is called for every request, as that of
-    /// [`cancel_when`](Self::cancel_when).
+    /// For streams that never finish, such as subscriptions. The function receives the head of every request, also of those
+    /// that are not answered with an event stream, and returns `true` if the stream ends with the drain.
     ///
     /// ```
     /// use http::Method;
@@ -159,6 +166,10 @@ impl<C> SseCompletionLayer<C> {
     /// let of_app = completion.end_on_drain(|request| request.method == Method::GET);
     /// # let _ = (of_route, of_app);
     /// ```
+    ///
+    /// # Panics
+    ///
+    /// A panic of the function reaches the caller of the service.
     pub fn end_on_drain<F>(self, ends: F) -> Self
     where
         F: Fn(&Parts) -> bool + Send + Sync + 'static,

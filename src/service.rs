@@ -81,7 +81,7 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let may_stream = eligibility::method_allows(request.method());
         match self.cancel.make_without_request() {
-            // The request is passed on where it is: moving it costs more than the rest.
+            // Splitting the request moves it, which costs more than the rest of this call.
             Some(cancellation) if !self.config.reads_request() => {
                 let context = || StreamContext::new(cancellation, &self.config, None);
                 ResponseFuture::new(self.inner.call(request), may_stream.then(context))

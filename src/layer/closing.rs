@@ -11,7 +11,7 @@ impl<C> SseCompletionLayer<C> {
     /// Sets the close event. The default is [`CloseEvent::new`].
     ///
     /// A [`CloseEvent`] in the extensions of a response replaces it for that stream. So does the event of a shutdown that was
-    /// closed with one, if that shutdown ends the stream.
+    /// closed or drained with one, if that shutdown ends the stream.
     pub fn close_event(self, event: CloseEvent) -> Self {
         self.configure(|config| config.close_event = CloseEventSource::Same(event))
     }

@@ -4,8 +4,8 @@ use std::fmt;
 
 /// How an event stream ended.
 ///
-/// [`close_event_with`](crate::SseCompletionLayer::close_event_with) receives it with the report, so that a close event can tell
-/// the client why its stream ended:
+/// The report that [`close_event_with`](crate::SseCompletionLayer::close_event_with) receives has the ending, so that a close
+/// event can tell the client why its stream ended:
 ///
 /// ```
 /// use tower_sse_completion::{CloseEvent, SseCompletionLayer};

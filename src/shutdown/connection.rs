@@ -82,6 +82,17 @@ impl<T> Connection<T> {
     /// runs. It does not end a client that reads slowly, or one of several HTTP/2 streams that is not read while the client
     /// reads from the connection.
     ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tokio::net::TcpStream;
+    /// use tower_sse_completion::{Connection, Shutdown};
+    ///
+    /// fn wrap(stream: TcpStream, shutdown: &Shutdown) -> Connection<TcpStream> {
+    ///     shutdown.connection(stream).write_timeout(Duration::from_secs(30))
+    /// }
+    /// # let _ = wrap;
+    /// ```
+    ///
     /// # Panics
     ///
     /// With a limit, a write that is pending panics outside of a tokio runtime, or if the runtime's timer is disabled.

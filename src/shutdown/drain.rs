@@ -18,7 +18,7 @@ pub struct Drained {
     connections_cut: usize,
 }
 
-/// Time between the end of the grace period and the return of a drain. A client that reads has its close event long before.
+/// Time between the end of the grace period and the cut of the connections. A client that reads has its close event long before.
 const AFTER_GRACE: Duration = Duration::from_secs(1);
 
 /// Maximum time for the server to drop the connections that have been cut. A server that polls them takes milliseconds.
@@ -85,14 +85,25 @@ impl Shutdown {
             }
         }
     }
-}
 
-impl Shutdown {
     /// Drains as [`drain`](Self::drain). The streams that the drain ends get this close event, unless their responses have
     /// brought their own.
     ///
     /// If the shutdown has a close event already, from an earlier call or from [`close_with`](Self::close_with), that event
     /// is used.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sse_completion::{CloseEvent, Shutdown};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let shutdown = Shutdown::new();
+    /// let restart = CloseEvent::from_static("restart");
+    /// let drained = shutdown.drain_with(Duration::from_secs(10), restart).await;
+    /// assert_eq!(drained.ended(), 0);
+    /// # }
+    /// ```
     ///
     /// # Cancellation safety
     ///
@@ -118,8 +129,7 @@ impl Shutdown {
     /// For a close event, wait for the signal and call [`drain_with`](Self::drain_with).
     ///
     /// ```no_run
-    /// use std::time::Duration;
-    /// use std::future::IntoFuture;
+    /// use std::{future::IntoFuture, time::Duration};
     /// use axum::Router;
     /// use tower_sse_completion::Shutdown;
     /// # fn stop_signal() -> std::io::Result<std::future::Pending<()>> { Ok(std::future::pending()) }

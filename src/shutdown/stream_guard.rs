@@ -55,7 +55,7 @@ impl StreamGuard {
         self.waiter.poll(cx)
     }
 
-    /// Returns the event with which the shutdown was closed.
+    /// Returns the event with which the shutdown was closed or drained.
     pub(crate) fn close_event(&self) -> Option<CloseEvent> {
         self.waiter.shared().close_event().cloned()
     }

@@ -119,7 +119,7 @@ impl Shared {
         is_first.then_some(open)
     }
 
-    /// Returns the number of connections that have been cut, or `None` before the last phase.
+    /// Returns the number of connections that have been cut, or `None` until the last phase is entered.
     #[cfg(feature = "tokio")]
     pub(super) fn connections_cut(&self) -> Option<usize> {
         self.cut.get().copied()

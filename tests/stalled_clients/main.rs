@@ -12,10 +12,11 @@ use std::net::SocketAddr;
 use hyper::body::Incoming;
 use testkit::{
     client::Client,
-    server::{Version, next_data, receive},
+    server::{VERSIONS, Version, next_data, receive},
+    wait::until,
 };
 
-use self::site::CLOSE;
+use self::site::{CLOSE, Site};
 
 /// A client that has received the first event of a quiet stream, and reads on.
 struct Reader {
@@ -55,5 +56,22 @@ impl Stalled {
             _client: client,
             _flood: flood,
         }
+    }
+}
+
+/// Connects a reader and a client that does not read over each version of HTTP, and waits until the running server has dropped
+/// the streams of the latter. Then it closes the streams of the readers.
+async fn assert_drops_stalled_clients(site: &Site, address: SocketAddr) {
+    let (mut readers, mut stalled) = (Vec::new(), Vec::new());
+    for version in VERSIONS {
+        readers.push(Reader::connect(address, version).await);
+        stalled.push(Stalled::connect(address, version).await);
+    }
+    until(|| site.ended("dropped") == stalled.len()).await;
+    assert_eq!(site.shutdown.open_streams(), readers.len());
+
+    site.shutdown.close();
+    for reader in readers {
+        reader.assert_closed().await;
     }
 }

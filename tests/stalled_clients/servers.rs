@@ -31,7 +31,7 @@ use tower_sse_completion::Connection;
 use warp::Filter;
 
 use crate::{
-    Reader, Stalled,
+    Reader, Stalled, assert_drops_stalled_clients,
     site::{Site, bind, listen},
 };
 
@@ -221,17 +221,6 @@ async fn c24_write_timeout_ends_clients_that_do_not_read_while_the_server_runs()
     site.write_timeout = Some(Duration::from_millis(500));
     let (listener, address) = listen();
     let server = tokio::spawn(site.clone().serve(listener));
-    let (mut readers, mut stalled) = (Vec::new(), Vec::new());
-    for version in VERSIONS {
-        readers.push(Reader::connect(address, version).await);
-        stalled.push(Stalled::connect(address, version).await);
-    }
-    until(|| site.ended("dropped") == stalled.len()).await;
-    assert_eq!(site.shutdown.open_streams(), readers.len());
-
-    site.shutdown.close();
-    for reader in readers {
-        reader.assert_closed().await;
-    }
+    assert_drops_stalled_clients(&site, address).await;
     within(server).await.expect("no panic");
 }

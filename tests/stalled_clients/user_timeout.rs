@@ -3,13 +3,10 @@
 use std::time::Duration;
 
 use socket2::SockRef;
-use testkit::{
-    server::VERSIONS,
-    wait::{until, within},
-};
+use testkit::wait::within;
 
 use crate::{
-    Reader, Stalled,
+    assert_drops_stalled_clients,
     site::{Site, listen},
 };
 
@@ -24,17 +21,6 @@ async fn client_that_does_not_read_is_dropped_after_the_user_timeout_of_the_list
     // The connections are not wrapped.
     let server = axum::serve(listener, site.router()).with_graceful_shutdown(signal);
     let server = tokio::spawn(server.into_future());
-    let (mut readers, mut stalled) = (Vec::new(), Vec::new());
-    for version in VERSIONS {
-        readers.push(Reader::connect(address, version).await);
-        stalled.push(Stalled::connect(address, version).await);
-    }
-    until(|| site.ended("dropped") == stalled.len()).await;
-    assert_eq!(site.shutdown.open_streams(), readers.len());
-
-    site.shutdown.close();
-    for reader in readers {
-        reader.assert_closed().await;
-    }
+    assert_drops_stalled_clients(&site, address).await;
     within(server).await.expect("no panic").expect("no error");
 }
