@@ -190,6 +190,8 @@ mod eligibility;
 mod event_stream;
 mod frame;
 mod future;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 mod layer;
 mod layer_marker;
 mod report;
