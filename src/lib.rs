@@ -190,7 +190,7 @@ mod eligibility;
 mod event_stream;
 mod frame;
 mod future;
-#[cfg(any(doc, doctest))]
+#[cfg(any(doc, all(doctest, feature = "signal")))]
 pub mod guide;
 mod layer;
 mod layer_marker;
