@@ -21,6 +21,7 @@ pages! {
     proxies
     llm_proxies
     mcp
+    observability
     testing
     troubleshooting
 }
