@@ -10,9 +10,9 @@ pub const FEED: Recording = [
 ];
 
 pub const DATASTAR: Recording = [
-    "event: datastar-patch-signals\nid: 1\nretry: 50\ndata: signals {\"text\":\"one\",\"live\":true}\n\n",
-    "event: datastar-patch-signals\nid: 2\ndata: signals {\"text\":",
-    "\"two\"}\n\n",
+    "event: datastar-patch-elements\nid: 1\nretry: 50\ndata: elements <p id=\"text\">one</p>\n\n",
+    "event: datastar-patch-elements\nid: 2\ndata: elements <p id=\"te",
+    "xt\">two</p>\n\n",
 ];
 
 pub const OPENAI: Recording = [
