@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { HttpAgent } from "@ag-ui/client";
-import { RestTransportFactory } from "@a2a-js/sdk/client";
+import { JsonRpcTransportFactory, RestTransportFactory } from "@a2a-js/sdk/client";
 import Anthropic from "@anthropic-ai/sdk";
 import { GoogleGenAI } from "@google/genai";
 import { AbstractChat, DefaultChatTransport } from "ai";
@@ -72,15 +72,10 @@ const clients = {
     shutdown: { text: "one (restart)" },
     byDefault: "SyntaxError: Unexpected end of JSON input",
   },
-  a2a: {
-    async run(url, see) {
-      const transport = await new RestTransportFactory().create(url, { supportedInterfaces: [] });
-      const message = { messageId: "m", role: 1, parts: [], extensions: [], referenceTaskIds: [] };
-      await each(transport.sendMessageStream({ message }), ({ payload: { $case, value } }) => {
-        if ($case === "artifactUpdate") see(value.artifact.parts[0].content.value);
-      });
-    },
-    closed: "RestA2AErrorImpl: restart",
+  a2a: { run: a2a(new RestTransportFactory()), closed: "RestA2AErrorImpl: restart" },
+  a2a_json_rpc: {
+    run: a2a(new JsonRpcTransportFactory()),
+    closed: "Error: SSE event contained an error: restart (Code: -32603) Data: {}",
   },
   genai: {
     run(baseUrl, see) {
@@ -91,6 +86,16 @@ const clients = {
     truncated: { text: "one ", error: "Error: Incomplete JSON segment at the end" },
   },
 };
+
+function a2a(factory) {
+  return async (url, see) => {
+    const transport = await factory.create(url, { supportedInterfaces: [] });
+    const message = { messageId: "m", role: 1, parts: [], extensions: [], referenceTaskIds: [] };
+    await each(transport.sendMessageStream({ message }), ({ payload: { $case, value } }) => {
+      if ($case === "artifactUpdate") see(value.artifact.parts[0].content.value);
+    });
+  };
+}
 
 async function each(stream, see) {
   for await (const event of await stream) see(event);

@@ -124,6 +124,21 @@ pub const A2A: Recording = [
     ),
 ];
 
+/// The client numbers its requests from 1.
+pub const A2A_JSON_RPC: Recording = [
+    concat!(
+        r#"data: {"jsonrpc":"2.0","id":1,"result":{"artifactUpdate":{"taskId":"t","contextId":"c","artifact":{"artifactId":"a","parts":[{"text":"one "}]}}}}"#,
+        "\n\n",
+    ),
+    r#"data: {"jsonrpc":"2.0","id":1,"result":{"artifactUpdate":{"taskId":"t","contextId":"c","#,
+    concat!(
+        r#""artifact":{"artifactId":"a","parts":[{"text":"two"}]},"append":true}}}"#,
+        "\n\n",
+        r#"data: {"jsonrpc":"2.0","id":1,"result":{"statusUpdate":{"taskId":"t","contextId":"c","status":{"state":"TASK_STATE_COMPLETED"}}}}"#,
+        "\n\n",
+    ),
+];
+
 pub const GENAI: Recording = [
     concat!(
         r#"data: {"candidates":[{"content":{"role":"model","parts":[{"text":"one "}]},"index":0}]}"#,

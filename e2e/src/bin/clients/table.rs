@@ -3,7 +3,8 @@
 use tower_sse_completion::{CloseEvent, SseCompletionLayer};
 
 use crate::recordings::{
-    A2A, AG_UI, AI_SDK, ANTHROPIC, DATASTAR, FEED, GENAI, OPENAI, OPENAI_RESPONSES, Recording,
+    A2A, A2A_JSON_RPC, AG_UI, AI_SDK, ANTHROPIC, DATASTAR, FEED, GENAI, OPENAI, OPENAI_RESPONSES,
+    Recording,
 };
 
 type Layer = SseCompletionLayer;
@@ -20,6 +21,7 @@ pub const CLIENTS: &[Client] = &[
     ("ai_sdk", ai_sdk, AI_SDK),
     ("ag_ui", ag_ui, AG_UI),
     ("a2a", a2a, A2A),
+    ("a2a_json_rpc", a2a_json_rpc, A2A_JSON_RPC),
     ("genai", genai, GENAI),
 ];
 
@@ -68,9 +70,15 @@ fn ag_ui(layer: Layer) -> Layer {
 
 fn a2a(layer: Layer) -> Layer {
     layer
+        .close_event(CloseEvent::from_static("error").data(r#"{"error":{"message":"restart"}}"#))
+        .close_on_truncated(true)
+}
+
+fn a2a_json_rpc(layer: Layer) -> Layer {
+    layer
         .close_event(
-            CloseEvent::from_static("error")
-                .data(r#"{"error":{"code":503,"status":"UNAVAILABLE","message":"restart"}}"#),
+            CloseEvent::new()
+                .data(r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32603,"message":"restart"}}"#),
         )
         .close_on_truncated(true)
 }
