@@ -27,12 +27,12 @@ need_proxies() (
     done
 )
 
-# need_node DIRECTORY: Node.js 20 or newer. Debian 12 has an older one, which can fetch a newer one from npm into this
+# need_node DIRECTORY: Node.js 22 or newer. Debian 12 has an older one, which can fetch a newer one from npm into this
 # directory.
 need_node() {
     need node nodejs
     need npm npm
-    if [ "$(node --print 'process.versions.node.split(".")[0]')" -lt 20 ]; then
+    if [ "$(node --print 'process.versions.node.split(".")[0]')" -lt 22 ]; then
         npm install --loglevel=error --prefix "$1" node@22
         PATH=$1/node_modules/.bin:$PATH
     fi

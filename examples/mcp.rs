@@ -30,8 +30,8 @@ use rmcp::{
     ErrorData, Peer, RoleServer, ServerHandler,
     handler::server::wrapper::Parameters,
     model::{
-        Implementation, ProgressNotificationParam, RequestMetaObject, ServerCapabilities,
-        ServerConfig, SubscriptionFilter,
+        ProgressNotificationParam, RequestMetaObject, ServerCapabilities, ServerConfig,
+        SubscriptionFilter,
     },
     schemars,
     service::SubscriptionContext,
@@ -94,7 +94,7 @@ impl ServerHandler for Tools {
         let capabilities = ServerCapabilities::builder()
             .enable_tools()
             .enable_tool_list_changed();
-        ServerConfig::new(capabilities.build()).with_server_info(Implementation::from_build_env())
+        ServerConfig::new(capabilities.build())
     }
 
     fn accepted_subscription_filter(
@@ -164,7 +164,9 @@ pub(crate) async fn serve(
 fn with_layer(service: Mcp, shutdown: &Shutdown) -> Result<MethodRouter, Box<dyn Error>> {
     let responses = SseCompletionLayer::new()
         .shutdown(shutdown)
-        .close_event(CloseEvent::new().retry_between(RETRY)?);
+        .close_event(CloseEvent::new().retry_between(RETRY)?)
+        // rmcp returns an empty stream if there is nothing to resume.
+        .close_on_empty(false);
     let mut subscriptions = responses.clone().end_on_drain(|_| true);
     // A client resumes a subscription by GET that ends at this age. The response to a POST must not have a maximum age,
     // because a client of the revision 2026-07-28 cannot resume it.
