@@ -44,7 +44,12 @@ use tokio::{net::TcpListener, time};
 use tower::{Layer, ServiceExt};
 use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer, stop_signal};
 
+#[path = "support/cut_listener.rs"]
+mod cut_listener;
+
+/// Time for calls to return their results.
 const GRACE: Duration = Duration::from_secs(10);
+/// Range of the time after which a client subscribes again.
 const RETRY: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(2);
 
 pub(crate) type Mcp = StreamableHttpService<Tools, LocalSessionManager>;
@@ -128,13 +133,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
     let listener = TcpListener::bind(("127.0.0.1", port.parse()?)).await?;
     println!("http://{}", listener.local_addr()?);
-    serve(listener, ended_by, stop_signal()?).await
+    serve(listener, ended_by, stop_signal()?, GRACE).await
 }
 
 pub(crate) async fn serve(
     listener: TcpListener,
     ended_by: EndedBy,
     stop: impl Future<Output: Send> + Send + 'static,
+    grace: Duration,
 ) -> Result<(), Box<dyn Error>> {
     let shutdown = Shutdown::new();
     let tools = Tools {
@@ -148,10 +154,15 @@ pub(crate) async fn serve(
         EndedBy::Layer => with_layer(service, &shutdown)?,
         EndedBy::Token | EndedBy::Nothing => any_service(service),
     };
+    // A call of the revision 2026-07-28 is a stream from its first message on. Until then its connection alone is known.
+    let listener = cut_listener::CutListener {
+        listener,
+        shutdown: shutdown.clone(),
+    };
     let begin_shutdown = async move {
         stop.await;
         match ended_by {
-            EndedBy::Layer => drop(tokio::spawn(shutdown.drain(GRACE))),
+            EndedBy::Layer => drop(tokio::spawn(shutdown.drain(grace))),
             EndedBy::Token => token.cancel(),
             EndedBy::Nothing => {}
         }

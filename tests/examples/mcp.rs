@@ -27,6 +27,8 @@ use testkit::{
     wait::within,
 };
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     sync::{Notify, oneshot},
     task::JoinHandle,
     time::timeout,
@@ -89,10 +91,17 @@ impl Server {
 type Running = JoinHandle<Result<(), String>>;
 
 async fn serve(ended_by: EndedBy) -> (SocketAddr, oneshot::Sender<()>, Running) {
+    serve_with_grace(ended_by, Duration::from_secs(10)).await
+}
+
+async fn serve_with_grace(
+    ended_by: EndedBy,
+    grace: Duration,
+) -> (SocketAddr, oneshot::Sender<()>, Running) {
     let (listener, address) = listen().await;
     let (stop, stopped) = oneshot::channel();
     let running = tokio::spawn(async move {
-        let served = example::serve(listener, ended_by, stopped).await;
+        let served = example::serve(listener, ended_by, stopped, grace).await;
         served.map_err(|error| error.to_string())
     });
     (address, stop, running)
@@ -301,6 +310,32 @@ async fn token_of_rmcp_ends_the_subscription_of_its_client_abruptly_and_fails_th
     assert_eq!(end_of(subscription).await, SubscriptionEnd::Abrupt);
     let counted = counting.await.expect("no panic");
     counted.expect_err("the result is lost");
+    assert_returns(running).await;
+}
+
+#[tokio::test]
+async fn call_without_a_first_message_is_cut_after_the_grace_period() {
+    let (address, stop, running) = serve_with_grace(EndedBy::Layer, Duration::ZERO).await;
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"count","arguments":{"to":100},
+        "_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities":{}}}}"#;
+    let length = body.len();
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nhost: localhost\r\naccept: application/json, text/event-stream\r\n\
+        content-type: application/json\r\nmcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\n\
+        mcp-name: count\r\ncontent-length: {length}\r\n\r\n"
+    );
+    let mut caller = TcpStream::connect(address).await.expect("a connection");
+    caller.write_all(head.as_bytes()).await.expect("a head");
+    caller.write_all(body.as_bytes()).await.expect("a body");
+    // The server accepts the caller before this client.
+    connect(address).await;
+    stop.send(()).expect("the server runs");
+
+    let mut response = Vec::new();
+    // The cut may be a reset.
+    let _ = within(caller.read_to_end(&mut response)).await;
+    assert_eq!(String::from_utf8_lossy(&response), "");
     assert_returns(running).await;
 }
 
