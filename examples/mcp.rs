@@ -154,7 +154,8 @@ pub(crate) async fn serve(
         EndedBy::Layer => with_layer(service, &shutdown)?,
         EndedBy::Token | EndedBy::Nothing => any_service(service),
     };
-    // A call of the revision 2026-07-28 is a stream from its first message on. Until then its connection alone is known.
+    // rmcp begins the response to a call of the revision 2026-07-28 with its first message. Until then a drain waits for the
+    // connection of the call, and cuts the connection after the grace.
     let listener = cut_listener::CutListener {
         listener,
         shutdown: shutdown.clone(),
@@ -172,6 +173,8 @@ pub(crate) async fn serve(
         .await?)
 }
 
+/// A subscription by POST is not ended by the layer: the stream could end before the result of `listen` is sent, and the client
+/// would take that for a loss.
 fn with_layer(service: Mcp, shutdown: &Shutdown) -> Result<MethodRouter, Box<dyn Error>> {
     let responses = SseCompletionLayer::new()
         .shutdown(shutdown)

@@ -314,6 +314,18 @@ async fn token_of_rmcp_ends_the_subscription_of_its_client_abruptly_and_fails_th
 }
 
 #[tokio::test]
+async fn call_that_outlasts_the_grace_period_fails_when_its_stream_ends() {
+    let (address, stop, running) = serve_with_grace(EndedBy::Layer, Duration::ZERO).await;
+    let client = connect(address).await;
+    let counting = count(&client).await;
+    stop.send(()).expect("the server runs");
+
+    let counted = counting.await.expect("no panic");
+    counted.expect_err("the result comes too late");
+    assert_returns(running).await;
+}
+
+#[tokio::test]
 async fn call_without_a_first_message_is_cut_after_the_grace_period() {
     let (address, stop, running) = serve_with_grace(EndedBy::Layer, Duration::ZERO).await;
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"count","arguments":{"to":100},
