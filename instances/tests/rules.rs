@@ -48,7 +48,7 @@ async fn ids_are_those_of_the_log_on_every_instance() {
 async fn client_resumes_on_another_instance() {
     let redis = redis().await;
     let (a, b) = (instance(&redis, LIMIT).await, instance(&redis, LIMIT).await);
-    let mut client = Client::start(a.address, "ada").await;
+    let client = Client::start(a.address, "ada").await;
     // The first event may be published while the client is away.
     let start = client.last_event_id().to_owned();
     drop(client);
@@ -157,7 +157,8 @@ async fn cursor_that_is_not_in_the_log_gets_a_reset() {
         let reset = client.next().await;
         assert_eq!(reset.event_type, "reset", "{cursor:?}");
         assert_eq!(reset.last_event_id, newest, "{cursor:?}");
-        newest = server.log.publish(cursor).await.expect("a log").to_string();
+        let data = format!("after {cursor}");
+        newest = server.log.publish(&data).await.expect("a log").to_string();
         assert_eq!(client.data().await, [data]);
         assert_eq!(client.last_event_id(), newest);
     }
