@@ -8,4 +8,4 @@ pub mod redis_server;
 mod sessions;
 
 /// An error that names what has failed.
-pub type Error = Box<dyn std::error::Error + Send + Sync>;
+pub type Error = Box<dyn std::error::Error>;
