@@ -11,8 +11,8 @@ need() {
     fi
 }
 
-# need_proxies NAME...: these proxies. Debian must not start them as services.
-need_proxies() (
+# need_servers NAME...: these servers. Debian must not start them as services.
+need_servers() (
     policy=/usr/sbin/policy-rc.d
     for name in "$@"; do
         if PATH=$PATH:/usr/sbin command -v "$name" >/dev/null; then
