@@ -1,7 +1,7 @@
 //! A server in a pod: it leaves the load balancer before its streams end, and it is gone in time.
 //!
 //! ```text
-//! cargo run --features signal --example kubernetes [-- 0.0.0.0:3000]
+//! cargo run --features signal --example kubernetes [-- --host 0.0.0.0 --port 3000]
 //! curl -N http://127.0.0.1:3000/events
 //! curl -i http://127.0.0.1:3000/ready     # 200, and 503 once the pod stops
 //! ```
@@ -23,7 +23,7 @@
 //!   terminationGracePeriodSeconds: 30
 //!   containers:
 //!     - name: events
-//!       args: ["0.0.0.0:3000"]
+//!       args: ["--host", "0.0.0.0"]
 //!       readinessProbe:
 //!         httpGet: { path: /ready, port: 3000 }
 //!         # The load balancer that trusts this probe needs periodSeconds * failureThreshold to take notice: less than
@@ -38,7 +38,6 @@
 
 use std::{
     convert::Infallible,
-    env,
     future::IntoFuture,
     io,
     net::SocketAddr,
@@ -65,6 +64,9 @@ use tower_sse_completion::{
     CloseEvent, Connection, Drained, InvalidCloseEvent, Shutdown, SseCompletionLayer, stop_signal,
 };
 
+#[path = "support/listen.rs"]
+mod listen;
+
 /// Time from the signal until every load balancer sends its requests elsewhere.
 const NOTICE: Duration = Duration::from_secs(5);
 
@@ -77,9 +79,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let address = env::args().nth(1).unwrap_or("127.0.0.1:3000".to_owned());
-    let listener = TcpListener::bind(&address).await?;
-    println!("http://{address}, process {}", std::process::id());
+    let listener = listen::listen(&["curl -N /events", "curl -i /ready"]).await?;
     // A second signal ends the process at once.
     let signal = stop_signal()?;
     let drained = serve(listener, signal, time_of_notice(), GRACE).await?;

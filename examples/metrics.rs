@@ -1,7 +1,7 @@
 //! How event streams end, as numbers for Prometheus.
 //!
 //! ```text
-//! cargo run --features metrics,signal --example metrics
+//! cargo run --features metrics,signal --example metrics [-- --port 3000]
 //! curl -N http://127.0.0.1:3000/finite
 //! curl http://127.0.0.1:3000/metrics
 //! ```
@@ -15,15 +15,17 @@ use axum::{
 };
 use futures_util::{Stream, StreamExt, stream};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tokio::{net::TcpListener, time};
+use tokio::time;
 use tower_sse_completion::{Shutdown, SseCompletionLayer, stop_signal};
+
+#[path = "support/listen.rs"]
+mod listen;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let prometheus = PrometheusBuilder::new().install_recorder()?;
     let shutdown = Shutdown::new();
-    let listener = TcpListener::bind("127.0.0.1:3000").await?;
-    println!("http://127.0.0.1:3000/metrics");
+    let listener = listen::listen(&["curl -N /finite", "curl /metrics"]).await?;
     axum::serve(listener, app(prometheus, &shutdown))
         .with_graceful_shutdown(shutdown.after(stop_signal()?))
         .await?;

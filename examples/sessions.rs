@@ -1,7 +1,7 @@
 //! Ends the streams of one user, with an event that tells why, and forgets users whose last stream has ended.
 //!
 //! ```text
-//! cargo run --features signal --example sessions
+//! cargo run --features signal --example sessions [-- --port 3000]
 //! curl -N http://127.0.0.1:3000/events/ada
 //! curl http://127.0.0.1:3000/online
 //! curl -X POST http://127.0.0.1:3000/logout/ada
@@ -24,9 +24,12 @@ use axum::{
     },
     routing::{get, post},
 };
-use tokio::{net::TcpListener, sync::mpsc, time};
+use tokio::{sync::mpsc, time};
 use tokio_stream::wrappers::ReceiverStream;
 use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer, stop_signal};
+
+#[path = "support/listen.rs"]
+mod listen;
 
 /// A shutdown for each user who has a stream. The visits of a user keep the shutdown.
 #[derive(Clone, Default)]
@@ -90,8 +93,12 @@ impl Drop for Visit {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let shutdown = Shutdown::new();
-    let listener = TcpListener::bind("127.0.0.1:3000").await?;
-    println!("http://127.0.0.1:3000/events/ada");
+    let listener = listen::listen(&[
+        "curl -N /events/ada",
+        "curl /online",
+        "curl -X POST /logout/ada",
+    ])
+    .await?;
     axum::serve(listener, app(&shutdown))
         .with_graceful_shutdown(shutdown.after(stop_signal()?))
         .await?;

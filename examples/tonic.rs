@@ -1,7 +1,7 @@
 //! A gRPC service and event streams on one port, and a shutdown that ends both.
 //!
 //! ```text
-//! cargo run --features signal --example tonic
+//! cargo run --features signal --example tonic [-- --port 3000]
 //! curl -N http://127.0.0.1:3000/events
 //! printf '\0\0\0\0\0' | curl -sv --http2-prior-knowledge --data-binary @- -H 'te: trailers' \
 //!     -H 'content-type: application/grpc' http://127.0.0.1:3000/grpc.health.v1.Health/Check | xxd
@@ -10,7 +10,7 @@
 //! The last one is a gRPC call by hand: the answer is `08 01` (serving) behind five bytes, and its trailer
 //! `grpc-status: 0`. One layer is around everything, and leaves gRPC as it is.
 
-use std::{convert::Infallible, io, time::Duration};
+use std::{convert::Infallible, error::Error, io, time::Duration};
 
 use axum::{
     Router,
@@ -27,13 +27,16 @@ use tonic_health::{
 };
 use tower_sse_completion::{Shutdown, SseCompletionLayer, stop_signal};
 
+#[path = "support/listen.rs"]
+mod listen;
+
 #[tokio::main]
-async fn main() -> io::Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:3000").await?;
-    println!("http://127.0.0.1:3000/events");
+async fn main() -> Result<(), Box<dyn Error>> {
+    let listener = listen::listen(&["curl -N /events"]).await?;
     let shutdown = Shutdown::new();
     tokio::spawn(shutdown.after(stop_signal()?));
-    serve(listener, &shutdown).await
+    serve(listener, &shutdown).await?;
+    Ok(())
 }
 
 pub(crate) async fn serve(listener: TcpListener, shutdown: &Shutdown) -> io::Result<()> {

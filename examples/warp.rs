@@ -1,34 +1,34 @@
 //! Event streams that end on purpose, in a warp app.
 //!
 //! ```text
-//! cargo run --features signal --example warp
+//! cargo run --features signal --example warp [-- --port 3000]
 //! curl -N http://127.0.0.1:3000/events
 //! curl http://127.0.0.1:3000/hello
 //! ```
 //!
-//! Press Ctrl-C while a stream is open: it ends with a close event, and the process is gone at once. `warp::serve`
-//! takes no layers, so the filters become a service, and hyper-util serves that.
+//! Press Ctrl-C while a stream is open: the stream ends with a close event, and the process ends as soon as the client has
+//! read that. `warp::serve` takes no layers, so the filters become a service, which hyper-util serves
+//! (`support/server.rs`).
 
-use std::{convert::Infallible, io, time::Duration};
+use std::{convert::Infallible, error::Error, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::{conn::auto, graceful::GracefulShutdown},
-    service::TowerToHyperService,
-};
 use tokio::{net::TcpListener, time};
 use tower::Layer;
 use tower_sse_completion::{Shutdown, SseCompletionLayer, stop_signal};
 use warp::{Filter, Rejection, Reply, sse::Event};
 
+#[path = "support/listen.rs"]
+mod listen;
+#[path = "support/server.rs"]
+mod server;
+
 /// Time for streams to finish. One second later, the connections of clients that do not read are cut.
 const GRACE: Duration = Duration::from_secs(5);
 
 #[tokio::main]
-async fn main() -> io::Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:3000").await?;
-    println!("http://127.0.0.1:3000/events");
+async fn main() -> Result<(), Box<dyn Error>> {
+    let listener = listen::listen(&["curl -N /events", "curl /hello"]).await?;
     let shutdown = Shutdown::new();
     tokio::spawn(shutdown.drain_after(stop_signal()?, GRACE));
     serve(listener, &shutdown).await;
@@ -47,32 +47,12 @@ fn routes() -> impl Filter<Extract: Reply + Send, Error = Rejection> + Clone + S
 /// Serves until the shutdown begins, and every connection has ended.
 pub(crate) async fn serve(listener: TcpListener, shutdown: &Shutdown) {
     let completion = SseCompletionLayer::new().shutdown(shutdown);
-    let service = TowerToHyperService::new(completion.layer(warp::service(routes())));
-    let server = auto::Builder::new(TokioExecutor::new());
-    let connections = GracefulShutdown::new();
-
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = shutdown.draining() => break,
-        };
-        let Ok((stream, _address)) = accepted else {
-            // There may be too many open files. Some are closed soon.
-            time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let stream = TokioIo::new(shutdown.connection(stream));
-        let connection = server.serve_connection(stream, service.clone());
-        let connection = connections.watch(connection.into_owned());
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                eprintln!("a connection has failed: {error}");
-            }
-        });
-    }
-
-    drop(listener);
-    connections.shutdown().await;
+    server::serve(
+        listener,
+        completion.layer(warp::service(routes())),
+        shutdown,
+    )
+    .await;
 }
 
 fn ticks() -> impl Stream<Item = Result<Event, Infallible>> {

@@ -2,9 +2,26 @@
 //!
 //! This module exists in the documentation only.
 
-#[doc = include_str!("../docs/clients.md")]
-pub mod clients {}
-#[doc = include_str!("../docs/llm_proxies.md")]
-pub mod llm_proxies {}
-#[doc = include_str!("../docs/mcp.md")]
-pub mod mcp {}
+/// Declares a module for each page. The links between pages lead to modules here, and to files in the repository: the first
+/// definition of a link counts.
+macro_rules! pages {
+    ($($page:ident)*) => {$(
+        #[doc = "[clients]: self::clients"]
+        #[doc = "[proxies]: self::proxies"]
+        #[doc = "[shutdown]: self::shutdown"]
+        #[doc = ""]
+        #[doc = include_str!(concat!("../docs/", stringify!($page), ".md"))]
+        pub mod $page {}
+    )*};
+}
+
+pages! {
+    clients
+    shutdown
+    proxies
+    llm_proxies
+    mcp
+    observability
+    testing
+    troubleshooting
+}

@@ -172,7 +172,7 @@
 //! - `tracing`: an event for every stream that has ended, with the target `tower_sse_completion`, inside the span that was
 //!   current when its request arrived. Its fields are those of [`StreamReport`] with the prefix `sse.`, and
 //!   `http.response.body.size` (the bytes that were sent) and `error.type` as in the semantic conventions of OpenTelemetry.
-//! - `metrics`: counts and durations of streams, for the `metrics` crate. The README has the table of names. Install the
+//! - `metrics`: counts and durations of streams, for the `metrics` crate. The guide has the table of names. Install the
 //!   recorder before the layer is made, which is when the metrics are described.
 //!
 //! [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html
@@ -190,7 +190,7 @@ mod eligibility;
 mod event_stream;
 mod frame;
 mod future;
-#[cfg(any(doc, doctest))]
+#[cfg(any(doc, all(doctest, feature = "signal")))]
 pub mod guide;
 mod layer;
 mod layer_marker;

@@ -271,7 +271,7 @@ async fn c18_client_that_reconnects_during_a_drain_comes_back_once() {
         streams += 1;
         let mut body = idle(&with_grace);
         while body.poll().is_pending() {
-            sleep(Duration::from_millis(1)).await;
+            sleep(GRACE / 50).await;
         }
         assert!(shutdown.is_closed(), "the stream has all of the grace");
         body.drop_body();

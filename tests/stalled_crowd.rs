@@ -86,16 +86,10 @@ async fn come_and_go(clients: usize, version: Version) {
     within(server).await.expect("no panic");
     let after = start.elapsed() - drain;
     println!("{version:?}, {clients} clients: drain {drain:.3?}, server {after:.1?} after that");
-    let counts = (
-        drained.ended(),
-        drained.still_open(),
-        drained.connections_cut(),
-    );
-    assert_eq!(
-        counts,
-        (number_of_readers, 2 * STALLED, 2 * STALLED),
-        "{version:?}"
-    );
+    let counts = (drained.ended(), drained.still_open());
+    assert_eq!(counts, (number_of_readers, 2 * STALLED), "{version:?}");
+    // On a busy machine, the connection of a client that has read everything may still be open.
+    assert!(drained.connections_cut() >= 2 * STALLED, "{drained:?}");
     for response in within(readers.join_all()).await {
         assert!(response.contains(CLOSE), "{response:?}");
     }

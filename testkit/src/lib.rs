@@ -24,6 +24,8 @@ pub mod decoder;
 pub mod driver;
 pub mod exchange;
 pub mod feed;
+#[cfg(feature = "net")]
+pub mod listener;
 pub mod model;
 #[cfg(feature = "net")]
 pub mod observed;

@@ -1,7 +1,11 @@
 //! The examples, over loopback sockets.
 
+#![allow(
+    clippy::duplicate_mod,
+    reason = "several examples use examples/support"
+)]
+
 mod before_after;
-mod graceful_shutdown;
 mod grpc;
 mod kubernetes;
 mod llm_proxy;

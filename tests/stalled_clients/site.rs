@@ -3,7 +3,6 @@
 use std::{
     cell::Cell,
     convert::Infallible,
-    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -16,11 +15,10 @@ use axum::{
     Router,
     response::sse::{Event, Sse},
     routing::get,
-    serve::Listener,
 };
 use futures_util::{Stream, StreamExt, stream};
-use testkit::{reports::Reports, wait::until};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use testkit::{listener::MapSocket, reports::Reports, wait::until};
+use tokio::net::{TcpListener, TcpSocket};
 use tower_sse_completion::{Connection, Shutdown, SseCompletionLayer};
 
 /// The last event of a stream that the shutdown ends.
@@ -104,10 +102,7 @@ impl Site {
     pub(crate) async fn serve(self, listener: TcpListener) {
         let router = self.router();
         let signal = self.shutdown.draining();
-        let listener = CutListener {
-            listener,
-            site: self,
-        };
+        let listener = MapSocket::new(listener, move |stream| self.connection(stream));
         axum::serve(listener, router)
             .with_graceful_shutdown(signal)
             .await
@@ -117,26 +112,6 @@ impl Site {
 
 fn event(data: impl AsRef<str>) -> Result<Event, Infallible> {
     Ok(Event::default().data(data))
-}
-
-/// A listener whose connections can be cut.
-struct CutListener {
-    listener: TcpListener,
-    site: Site,
-}
-
-impl Listener for CutListener {
-    type Io = Connection<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        (self.site.connection(stream), address)
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.listener.local_addr()
-    }
 }
 
 /// Binds an address. The buffers of the connections are small, and therefore soon full.

@@ -2,22 +2,22 @@
 //!
 //! Every event is delivered in a write of its own: the next one is sent after the body has been polled in vain.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use axum::{Router, serve::Listener};
+use axum::Router;
 use benchmarks::{
     upstream::event,
     variants::{Stop, Variant},
 };
 use bytes::Bytes;
 use futures_util::Stream;
+use testkit::listener::MapSocket;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{Notify, mpsc},
     task,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tower_sse_completion::{Connection, Shutdown};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> io::Result<()> {
@@ -43,32 +43,16 @@ async fn main() -> io::Result<()> {
         }
         "wrapped" => {
             let shutdown = stop.shutdown.clone();
-            axum::serve(CutListener { listener, shutdown }, app)
+            let listener = MapSocket::new(listener, move |stream| {
+                shutdown
+                    .connection(stream)
+                    .write_timeout(Duration::from_secs(30))
+            });
+            axum::serve(listener, app)
                 .with_graceful_shutdown(all_sent)
                 .await
         }
         other => panic!("there is no connection {other:?}"),
-    }
-}
-
-/// A listener whose connections can be cut.
-struct CutListener {
-    listener: TcpListener,
-    shutdown: Shutdown,
-}
-
-impl Listener for CutListener {
-    type Io = Connection<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        let connection = self.shutdown.connection(stream);
-        (connection.write_timeout(Duration::from_secs(30)), address)
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.listener.local_addr()
     }
 }
 

@@ -1,6 +1,7 @@
-//! The ends of event streams behind nginx, HAProxy and Caddy, with the configurations that the README recommends.
+//! The ends of event streams behind nginx, HAProxy and Caddy, with the configurations that the guide recommends.
 
 mod client;
+mod guide;
 mod settings;
 mod site;
 

@@ -1,4 +1,4 @@
-//! The effects of the settings that the README recommends: each test removes one.
+//! The effects of the settings that the guide recommends: each test removes one.
 
 use std::{
     pin::pin,
