@@ -1,41 +1,58 @@
-//! The end of an answer, as the API marks it.
+//! The end mark of an API: without it, HTTP and the event boundaries may show a truncated response as a complete one.
 
-use axum::BoxError;
-use bytes::Bytes;
-use futures_util::{Stream, stream};
-use http_body_util::BodyExt;
-use hyper::body::{Frame, Incoming};
+use axum::{BoxError, body::Body};
+use futures_util::{TryStreamExt, stream};
 
-/// Name and value.
-pub(crate) type Field = (&'static str, &'static str);
+/// Returns whether the event with this field is the last one of a response.
+pub(crate) type EndMark = fn(name: &str, value: &str) -> bool;
 
-/// To HTTP, an answer that stops between two events is whole. Here its end mark decides: nothing comes behind it, and
-/// without it the end is an error.
-pub(crate) fn until(
-    end_mark: Field,
-    body: Incoming,
-) -> impl Stream<Item = Result<Frame<Bytes>, BoxError>> {
-    stream::try_unfold((body, Vec::new()), move |(mut body, mut last)| async move {
-        if ends_with(end_mark, &last) {
-            return Ok(None);
-        }
-        match body.frame().await.transpose()? {
-            Some(frame) => {
-                last.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
-                // Enough for the last event.
-                last.drain(..last.len().saturating_sub(256));
-                Ok(Some((frame, (body, last))))
+/// Ends the body after its end mark, and fails if the upstream ends without one.
+pub(crate) fn require(end_mark: EndMark, upstream: Body) -> Body {
+    let scanner = Scanner {
+        end_mark,
+        line: Vec::new(),
+        is_last_event: false,
+        is_complete: false,
+    };
+    Body::from_stream(stream::try_unfold(
+        (upstream.into_data_stream(), scanner),
+        async |(mut upstream, mut scanner)| {
+            if scanner.is_complete {
+                return Ok(None);
             }
-            None if last.is_empty() => Ok(None),
-            None => Err("the upstream has stopped before the end of its answer".into()),
-        }
-    })
+            let data = upstream.try_next().await?;
+            let data = data.ok_or("the upstream has ended without the end mark of its API")?;
+            scanner.scan(&data);
+            Ok::<_, BoxError>(Some((data, (upstream, scanner))))
+        },
+    ))
 }
 
-/// A line of its own: a model may well say the same, but its words are in JSON, which breaks no lines.
-fn ends_with(end_mark: Field, last: &[u8]) -> bool {
-    let last = String::from_utf8_lossy(last);
-    let mut fields = last.lines().filter_map(|line| line.split_once(':'));
-    (last.ends_with("\n\n") || last.ends_with("\r\n\r\n"))
-        && fields.any(|(name, value)| (name, value.trim()) == end_mark)
+struct Scanner {
+    end_mark: EndMark,
+    /// The start of the current line, long enough for an end mark.
+    line: Vec<u8>,
+    is_last_event: bool,
+    is_complete: bool,
+}
+
+impl Scanner {
+    /// Scans whole lines, because the text of a model may contain an end mark: in JSON, which has no line breaks.
+    fn scan(&mut self, data: &[u8]) {
+        for &byte in data {
+            match byte {
+                b'\n' if self.line.is_empty() => self.is_complete |= self.is_last_event,
+                b'\n' => {
+                    let line = String::from_utf8_lossy(&self.line);
+                    let field = line.split_once(':');
+                    self.is_last_event |=
+                        field.is_some_and(|(name, value)| (self.end_mark)(name, value.trim()));
+                    self.line.clear();
+                }
+                b'\r' => {}
+                _ if self.line.len() < 64 => self.line.push(byte),
+                _ => {}
+            }
+        }
+    }
 }

@@ -1,15 +1,19 @@
-//! A reverse proxy for language models, whose clients always learn that an answer was cut.
+//! A reverse proxy for language models, whose clients learn of every response that is not complete.
 //!
 //! ```text
 //! cargo run --features signal --example llm_proxy
 //! curl -N http://127.0.0.1:3000/v1/chat/completions -d all
-//! curl -N http://127.0.0.1:3000/v1/chat/completions -d die     # in the middle of an event
+//! curl -N http://127.0.0.1:3000/v1/responses -d die            # inside an event
 //! curl -N http://127.0.0.1:3000/v1/messages -d stop            # between two events
 //! curl -N http://127.0.0.1:3000/v1/messages -d say-nothing
 //! ```
 //!
-//! The SDKs parse the data of every event as JSON, and raise an error object as a typed error: so that is the close
-//! event, in the shape of the route. It is never the API's own end mark, which says that the answer is whole.
+//! The SDKs parse the data of every event as JSON, and raise an error object as a typed error. Therefore the close event
+//! is an error object in the shape of the route. It is never the end mark of the API, which states that the response is
+//! complete.
+//!
+//! A client that leaves stops its upstream at once: the server drops the handler or the body of the response, and with
+//! it the connection to the upstream. No task reads the upstream on behalf of a client.
 
 mod end_mark;
 mod models;
@@ -25,14 +29,15 @@ use axum::{
     response::Response,
     routing::post,
 };
-use end_mark::{Field, until};
-use http_body_util::StreamBody;
+use end_mark::{EndMark, require};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
 pub(crate) use models::language_models;
 use tokio::net::TcpListener;
+use tower::ServiceExt;
+use tower_http::decompression::Decompression;
 use tower_sse_completion::{CloseEvent, Ending, Shutdown, SseCompletionLayer, stop_signal};
 
 #[tokio::main]
@@ -50,53 +55,86 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Returns an error object with this message, in JSON on one line.
+type ErrorShape = fn(message: &str) -> String;
+
 pub(crate) fn proxy(upstream: &str, shutdown: &Shutdown) -> Result<Router, Box<dyn Error>> {
+    // For an upstream of https, take the connector of hyper-rustls.
+    let client = Decompression::new(Client::builder(TokioExecutor::new()).build_http());
     let completion = SseCompletionLayer::new()
         .shutdown(shutdown)
+        .close_on_truncated(true)
         .close_on_failed(true)
-        // Models think for minutes; an upstream that hangs says nothing for ever.
+        // Models think for minutes. An upstream that hangs never sends anything.
         .idle_timeout(Duration::from_secs(10 * 60));
     let event = CloseEvent::named("error")?;
-    // For an upstream of https, take the connector of hyper-rustls.
-    let client = Client::builder(TokioExecutor::new()).build_http();
 
-    let route = |path: &str, end_mark: Field, error: fn(Ending) -> String| {
-        let (uri, client, event) = (format!("{upstream}{path}"), client.clone(), event.clone());
+    let forward_to = |end_mark: Option<EndMark>, error: ErrorShape| {
+        let (event, upstream, client) = (event.clone(), upstream.to_owned(), client.clone());
         let completion = completion
             .clone()
-            .close_event_with(move |report| event.clone().data(error(report.ending())));
-        let forward = async move |request| forward(&client, &uri, end_mark, request).await;
-        Router::new().route(path, post(forward.layer(completion)))
+            .close_event_with(move |report| event.clone().data(error(reason(report.ending()))));
+        let handler = async move |request| forward(&client, &upstream, end_mark, request).await;
+        handler.layer(completion)
     };
-    let openai = route("/v1/chat/completions", ("data", "[DONE]"), |ending| {
-        let message = reason(ending);
-        format!(r#"{{"error":{{"message":"{message}","type":"server_error"}}}}"#)
-    });
-    let anthropic = route("/v1/messages", ("event", "message_stop"), |ending| {
-        let message = reason(ending);
-        format!(r#"{{"type":"error","error":{{"type":"overloaded_error","message":"{message}"}}}}"#)
-    });
-    Ok(openai.merge(anthropic))
+    let apis: [(&str, EndMark, ErrorShape); 3] = [
+        ("/v1/chat/completions", is_done, openai_error),
+        ("/v1/responses", is_response_end, openai_error),
+        ("/v1/messages", is_message_stop, anthropic_error),
+    ];
+    // Without an end mark, an upstream that ends between two events counts as complete.
+    let mut router = Router::new().fallback(forward_to(None, openai_error));
+    for (path, end_mark, error) in apis {
+        router = router.route(path, post(forward_to(Some(end_mark), error)));
+    }
+    Ok(router)
 }
 
-/// The text of the upstream's own error is not for the client.
+fn is_done(name: &str, value: &str) -> bool {
+    (name, value) == ("data", "[DONE]")
+}
+
+fn is_response_end(name: &str, value: &str) -> bool {
+    let state = value.strip_prefix("response.").unwrap_or_default();
+    name == "event" && ["completed", "incomplete", "failed"].contains(&state)
+}
+
+fn is_message_stop(name: &str, value: &str) -> bool {
+    (name, value) == ("event", "message_stop")
+}
+
+fn openai_error(message: &str) -> String {
+    format!(r#"{{"error":{{"message":"{message}","type":"server_error"}}}}"#)
+}
+
+fn anthropic_error(message: &str) -> String {
+    format!(r#"{{"type":"error","error":{{"type":"overloaded_error","message":"{message}"}}}}"#)
+}
+
+/// Describes an ending to clients, without the text of the upstream's own error.
 fn reason(ending: Ending) -> &'static str {
     match ending {
-        Ending::Cancelled => "the server restarts",
-        Ending::Empty => "the model gave no answer",
-        Ending::Idle => "the model has fallen silent",
-        _ => "the answer was cut",
+        Ending::Cancelled => "the server is restarting",
+        Ending::Idle => "the model has stopped sending",
+        Ending::Empty => "the model has sent nothing",
+        _ => "the response is incomplete",
     }
 }
 
 async fn forward(
-    client: &Client<HttpConnector, Body>,
-    uri: &str,
-    end_mark: Field,
+    client: &Decompression<Client<HttpConnector, Body>>,
+    upstream: &str,
+    end_mark: Option<EndMark>,
     request: Request,
 ) -> Result<Response, StatusCode> {
-    let mut forwarded = Request::post(uri);
-    // Without `accept-encoding`: an answer that comes compressed would pass as it is.
+    let target = request.uri().path_and_query();
+    let target = target.map_or("/", |target| target.as_str());
+    let mut forwarded = Request::builder()
+        .method(request.method())
+        .uri(format!("{upstream}{target}"))
+        // A compressed stream would pass through the layer untouched. An upstream that compresses nevertheless is
+        // decompressed, by one feature of tower-http for each coding.
+        .header(header::ACCEPT_ENCODING, "identity");
     for name in [
         "content-type",
         "authorization",
@@ -109,19 +147,25 @@ async fn forward(
     }
     let forwarded = forwarded.body(request.into_body());
     let forwarded = forwarded.map_err(|_| StatusCode::BAD_REQUEST)?;
-    let mut answer = client.request(forwarded).await.map_err(|error| {
-        eprintln!("the upstream gives no answer: {error:?}");
+    let response = client.clone().oneshot(forwarded).await;
+    let mut response = response.map_err(|error| {
+        eprintln!("the upstream does not respond: {error:?}");
         StatusCode::BAD_GATEWAY
     })?;
-    // How the upstream's connection goes on is nothing to the client's.
+
+    // These headers describe the connection to the upstream.
     for name in [header::CONNECTION, header::TRANSFER_ENCODING] {
-        answer.headers_mut().remove(name);
+        response.headers_mut().remove(name);
     }
-    let content_type = answer.headers().get(header::CONTENT_TYPE);
-    let streams =
+    let content_type = response.headers().get(header::CONTENT_TYPE);
+    let is_event_stream =
         content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
-    Ok(answer.map(|body| match streams {
-        true => Body::new(StreamBody::new(until(end_mark, body))),
-        false => Body::new(body),
+    if is_event_stream && response.headers().contains_key(header::CONTENT_ENCODING) {
+        eprintln!("the upstream compresses in a coding that this proxy does not decode");
+        return Err(StatusCode::BAD_GATEWAY);
+    }
+    Ok(response.map(|body| match end_mark {
+        Some(end_mark) if is_event_stream => require(end_mark, Body::new(body)),
+        _ => Body::new(body),
     }))
 }

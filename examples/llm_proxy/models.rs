@@ -13,20 +13,25 @@ use tokio::time;
 
 /// Stands in for the upstream, and misbehaves as the request says: its body may be JSON with `die` as the model.
 pub(crate) fn language_models() -> Router {
-    let openai = [
+    let completions = [
         "data: {\"choices\":[{\"delta\":{\"content\":\"hello\"}}]}\n\n",
         "data: [DONE]\n\n",
     ];
-    let anthropic = [
+    let responses = [
+        "event: response.output_text.delta\ndata: {\"delta\":\"hello\"}\n\n",
+        "event: response.completed\ndata: {\"response\":{\"status\":\"completed\"}}\n\n",
+    ];
+    let messages = [
         "event: content_block_delta\ndata: {\"delta\":{\"text\":\"hello\"}}\n\n",
         "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
     ];
     Router::new()
-        .route("/v1/chat/completions", answer(openai))
-        .route("/v1/messages", answer(anthropic))
+        .route("/v1/chat/completions", respond(completions))
+        .route("/v1/responses", respond(responses))
+        .route("/v1/messages", respond(messages))
 }
 
-fn answer([first, last]: [&'static str; 2]) -> MethodRouter {
+fn respond([first, last]: [&'static str; 2]) -> MethodRouter {
     post(async move |request: String| {
         let is_to = |what| request.contains(what);
         let chunks = if is_to("say-nothing") {

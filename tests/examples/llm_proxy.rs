@@ -4,38 +4,65 @@
 #[allow(dead_code, reason = "main is not called")]
 mod example;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    future::ready,
+    io::{self, Write},
+    mem,
+    net::SocketAddr,
+    sync::Arc,
+};
 
-use axum::Router;
+use axum::{Router, middleware::map_response};
 use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use testkit::server::{VERSIONS, Version, listen, next_data, receive, send, serve};
+use testkit::{
+    server::{VERSIONS, Version, listen, next_data, receive, send, serve},
+    wait::within,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::mpsc,
 };
+use tower_http::compression::{CompressionLayer, predicate::SizeAbove};
 use tower_sse_completion::Shutdown;
 
 struct Api {
     path: &'static str,
+    has_end_mark: bool,
     answer: &'static str,
     error: fn(&str) -> String,
 }
 
-const APIS: [Api; 2] = [
+const OPENAI_ERROR: fn(&str) -> String = |message| {
+    let error = format!(r#"{{"message":"{message}","type":"server_error"}}"#);
+    format!("event: error\ndata: {{\"error\":{error}}}\n\n")
+};
+
+const APIS: [Api; 3] = [
     Api {
         path: "/v1/chat/completions",
+        has_end_mark: true,
         answer: "data: {\"choices\":[{\"delta\":{\"content\":\"hé [DONE]\"}}]}\n\ndata: [DONE]\n\n",
-        error: |message| {
-            let error = format!(r#"{{"message":"{message}","type":"server_error"}}"#);
-            format!("event: error\ndata: {{\"error\":{error}}}\n\n")
-        },
+        error: OPENAI_ERROR,
+    },
+    Api {
+        path: "/v1/responses",
+        has_end_mark: true,
+        // The last event is long, and begins with the end mark.
+        answer: "event: delta\ndata: {\"delta\":\"response.completed\"}\n\n\
+                 event:response.completed\n\
+                 data: {\"text\":\"the last event repeats the text of the whole response\",\n\
+                 data: \"id\":1}\n\n",
+        error: OPENAI_ERROR,
     },
     Api {
         path: "/v1/messages",
+        has_end_mark: true,
         answer: "event: delta\ndata: {\"text\":\"message_stop\"}\n\n\
                  event: message_stop\ndata: {\"type\":\"message_stop\" }\n\n",
         error: |message| {
@@ -44,6 +71,14 @@ const APIS: [Api; 2] = [
         },
     },
 ];
+
+/// Any other path: the proxy does not know its end mark.
+const OTHER: Api = Api {
+    path: "/v1/engines/1/completions?stream=1",
+    has_end_mark: false,
+    answer: "data: {\"text\":\"hé\"}\n\ndata: {\"text\":\"!\"}\n\n",
+    error: OPENAI_ERROR,
+};
 
 /// What an upstream does after its last byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,15 +91,22 @@ enum UpstreamEnd {
     Hang,
 }
 
-/// Serves the first bytes of this answer. Each request states the number of bytes, the size of the chunks, and the
+/// Serves the first bytes of the answer of this API. Each request states the number of bytes, the size of the chunks, and the
 /// end. The server is hand-written, because hyper may lose chunks when a connection fails.
-async fn upstream(answer: &str) -> SocketAddr {
+async fn upstream(path: &'static str, answer: &str) -> SocketAddr {
     let (listener, address) = listen().await;
     let answer: Arc<str> = answer.into();
     tokio::spawn(async move {
-        while let Ok((connection, _)) = listener.accept().await {
+        while let Ok((mut connection, _)) = listener.accept().await {
             let answer = Arc::clone(&answer);
-            tokio::spawn(async move { serve_one(connection, &answer).await.expect("a client") });
+            tokio::spawn(async move {
+                let request = read_request(&mut connection).await;
+                assert!(request.starts_with(&format!("POST {path} HTTP/1.1\r\n")));
+                assert!(request.contains("\r\naccept-encoding: identity\r\n"));
+                respond(connection, &request, &answer)
+                    .await
+                    .expect("a client");
+            });
         }
     });
     address
@@ -74,18 +116,17 @@ fn request_for(bytes: usize, chunk: usize, end: UpstreamEnd) -> String {
     format!("{{{bytes} {chunk} {end:?}}}")
 }
 
-async fn serve_one(mut connection: TcpStream, answer: &str) -> io::Result<()> {
+/// Reads a request to the end of its body: an unread rest would reset the connection.
+async fn read_request(connection: &mut TcpStream) -> String {
     let mut request = Vec::new();
-    // An unread rest of the request would reset the connection.
     while !request.ends_with(b"}") {
-        assert_ne!(
-            connection.read_buf(&mut request).await?,
-            0,
-            "half a request"
-        );
+        let read = connection.read_buf(&mut request).await;
+        assert_ne!(read.expect("a request"), 0, "half a request");
     }
-    let request = String::from_utf8(request).expect("text");
-    assert!(!request.contains("accept-encoding"), "{request}");
+    String::from_utf8(request).expect("text")
+}
+
+async fn respond(mut connection: TcpStream, request: &str, answer: &str) -> io::Result<()> {
     let (_, options) = request.split_once('{').expect("a body");
     let options: Vec<_> = options.trim_end_matches('}').split(' ').collect();
     let number = |index: usize| -> usize { options[index].parse().expect("a number") };
@@ -133,10 +174,7 @@ async fn text(response: Response<Incoming>) -> String {
 
 /// Returns the text that a client receives if the proxy has received this many bytes of the answer.
 fn expected(api: &Api, answer: &str, bytes: usize, end: UpstreamEnd) -> String {
-    if bytes == answer.len() {
-        return answer.to_owned();
-    }
-    // An event is complete with the CR of its blank line. The layer adds the missing LF.
+    // An event is complete with the CR of its blank line. The layer adds the missing LF before a close event.
     let (blank_line, spare) = match answer.contains('\r') {
         true => ("\r\n\r\n", 1),
         false => ("\n\n", 0),
@@ -147,26 +185,36 @@ fn expected(api: &Api, answer: &str, bytes: usize, end: UpstreamEnd) -> String {
         .take_while(|end| *end <= bytes + spare)
         .last()
         .unwrap_or(0);
-    let message = match (bytes, end) {
-        (0, UpstreamEnd::Stop) => "the model gave no answer",
-        _ => "the answer was cut",
+    let is_complete = match api.has_end_mark {
+        true => bytes == answer.len(),
+        false => end == UpstreamEnd::Stop && 0 < bytes && bytes <= whole_events,
+    };
+    if is_complete {
+        return answer[..bytes].to_owned();
+    }
+    let message = match (api.has_end_mark, bytes, end) {
+        (false, 0, UpstreamEnd::Stop) => "the model has sent nothing",
+        _ => "the response is incomplete",
     };
     format!("{}{}", &answer[..whole_events], (api.error)(message))
 }
 
-/// Truncates every answer at every byte, in chunks of one or two bytes, or in one chunk.
+/// Truncates every answer at every byte. The chunks have one byte, two bytes, or all of them.
 async fn cut_everywhere(end: UpstreamEnd) {
-    for api in &APIS {
+    for api in APIS.iter().chain([&OTHER]) {
         for answer in [api.answer.to_owned(), api.answer.replace('\n', "\r\n")] {
-            let address = serve_proxy(upstream(&answer).await, &Shutdown::new()).await;
+            let models = upstream(api.path, &answer).await;
+            let address = serve_proxy(models, &Shutdown::new()).await;
             let cut_at = async |bytes| {
+                let chunk = [1, 2, answer.len()][bytes % 3];
+                let version = VERSIONS[bytes % 2];
+                let request = request_for(bytes, chunk, end);
+                let received = text(post(address, version, api.path, request).await).await;
                 let expected = expected(api, &answer, bytes, end);
-                let sizes = [1, 2, answer.len()];
-                for (chunk, version) in sizes.into_iter().zip(VERSIONS.into_iter().cycle()) {
-                    let request = request_for(bytes, chunk, end);
-                    let received = text(post(address, version, api.path, request).await).await;
-                    assert_eq!(received, expected, "{bytes} bytes, {chunk} in a chunk");
-                }
+                assert_eq!(
+                    received, expected,
+                    "{bytes} bytes, {chunk} in a chunk, {version:?}"
+                );
             };
             stream::iter(0..=answer.len())
                 .for_each_concurrent(16, cut_at)
@@ -189,7 +237,7 @@ async fn upstream_that_stops_at_any_byte_is_reported_to_the_client() {
 async fn complete_answer_is_forwarded_unchanged_in_chunks_of_any_size() {
     for api in &APIS {
         let answer = api.answer;
-        let address = serve_proxy(upstream(answer).await, &Shutdown::new()).await;
+        let address = serve_proxy(upstream(api.path, answer).await, &Shutdown::new()).await;
         for chunk in 1..=answer.len() {
             // The end of the upstream after its end mark does not matter.
             for end in [UpstreamEnd::Stop, UpstreamEnd::Die, UpstreamEnd::Hang] {
@@ -206,7 +254,7 @@ async fn complete_answer_is_forwarded_unchanged_in_chunks_of_any_size() {
 async fn shutdown_is_reported_to_the_client_of_an_upstream_that_hangs() {
     for api in &APIS {
         let shutdown = Shutdown::new();
-        let address = serve_proxy(upstream(api.answer).await, &shutdown).await;
+        let address = serve_proxy(upstream(api.path, api.answer).await, &shutdown).await;
         let (first, _) = api.answer.split_once("\n\n").expect("an event");
         let mut streams = Vec::new();
         for version in VERSIONS {
@@ -218,7 +266,7 @@ async fn shutdown_is_reported_to_the_client_of_an_upstream_that_hangs() {
         shutdown.close();
         for body in streams {
             let rest = receive(body).await.text();
-            assert_eq!(rest, (api.error)("the server restarts"));
+            assert_eq!(rest, (api.error)("the server is restarting"));
         }
     }
 }
@@ -267,15 +315,160 @@ async fn upstream_of_the_example_misbehaves_on_demand() {
         let whole = get("all").await;
         let (first, last) = whole.split_once("\n\n").expect("two events");
         assert!(
-            last.contains("[DONE]") || last.contains("message_stop"),
+            ["[DONE]", "message_stop", "completed"]
+                .iter()
+                .any(|mark| last.contains(mark)),
             "{last:?}"
         );
-        let cut = format!("{first}\n\n{}", (api.error)("the answer was cut"));
-        assert_eq!(get("stop").await, cut);
-        assert_eq!(get("die").await, cut);
-        assert_eq!(
-            get("say-nothing").await,
-            (api.error)("the model gave no answer")
+        let error = (api.error)("the response is incomplete");
+        assert_eq!(get("stop").await, format!("{first}\n\n{error}"));
+        assert_eq!(get("die").await, format!("{first}\n\n{error}"));
+        assert_eq!(get("say-nothing").await, error);
+    }
+}
+
+#[tokio::test]
+async fn client_that_leaves_stops_the_upstream_before_and_after_the_head() {
+    let (listener, models) = listen().await;
+    let address = serve_proxy(models, &Shutdown::new()).await;
+    for version in VERSIONS {
+        for api in APIS.iter().chain([&OTHER]) {
+            // A model that thinks sends neither a head nor an event.
+            let client = tokio::spawn(post(address, version, api.path, "{}".to_owned()));
+            let (mut connection, _) = within(listener.accept()).await.expect("the proxy");
+            read_request(&mut connection).await;
+            client.abort();
+            assert_disconnected(connection).await;
+
+            let body = async {
+                let response = post(address, version, api.path, "{}".to_owned()).await;
+                let mut body = response.into_body();
+                next_data(&mut body).await;
+                body
+            };
+            let stream = async {
+                let (mut connection, _) = within(listener.accept()).await.expect("the proxy");
+                read_request(&mut connection).await;
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+                let response = format!("{head}{}", &api.answer[..api.answer.len() - 1]);
+                let sent = connection.write_all(response.as_bytes()).await;
+                sent.expect("the proxy reads");
+                connection
+            };
+            let (body, connection) = tokio::join!(body, stream);
+            drop(body);
+            assert_disconnected(connection).await;
+        }
+    }
+}
+
+/// Asserts that the other end closes or resets this connection without a further byte.
+async fn assert_disconnected(mut connection: TcpStream) {
+    let read = within(connection.read(&mut [0])).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+}
+
+#[tokio::test]
+async fn upstream_that_can_compress_is_asked_not_to() {
+    let (sent, mut codings) = mpsc::unbounded_channel();
+    let record = move |response: Response<axum::body::Body>| {
+        let coding = response.headers().get("content-encoding").cloned();
+        ready(
+            sent.send(coding)
+                .map_or_else(|_| unreachable!(), |()| response),
+        )
+    };
+    let models = example::language_models()
+        .layer(CompressionLayer::new().compress_when(SizeAbove::new(0)))
+        .layer(map_response(record));
+    let models = serve(models).await;
+    let address = serve_proxy(models, &Shutdown::new()).await;
+    for api in &APIS {
+        // The client accepts gzip, as this request without the proxy shows.
+        drop(post(models, Version::Http1, api.path, "all".to_owned()).await);
+        assert_eq!(codings.recv().await.flatten().expect("a coding"), "gzip");
+
+        let response = post(address, Version::Http1, api.path, "stop".to_owned()).await;
+        assert_eq!(codings.recv().await, Some(None));
+        let text = text(response).await;
+        assert!(
+            text.ends_with(&(api.error)("the response is incomplete")),
+            "{text:?}"
         );
+    }
+}
+
+/// Compresses texts into one stream, which is flushed after each text and then ends.
+fn gzip(texts: &[&str]) -> Vec<io::Result<Bytes>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    let mut chunks = Vec::new();
+    for text in texts {
+        encoder.write_all(text.as_bytes()).expect("no I/O");
+        encoder.flush().expect("no I/O");
+        chunks.push(Ok(mem::take(encoder.get_mut()).into()));
+    }
+    chunks.push(Ok(encoder.finish().expect("no I/O").into()));
+    chunks
+}
+
+/// Serves a compressed event stream, although the proxy has asked for none.
+async fn serve_compressed(
+    coding: &'static str,
+    body: impl Fn() -> axum::body::Body + Clone + Send + Sync + 'static,
+) -> SocketAddr {
+    let respond = move || {
+        let headers = [
+            ("content-type", "text/event-stream"),
+            ("content-encoding", coding),
+        ];
+        ready((headers, body()))
+    };
+    serve(Router::new().fallback(respond)).await
+}
+
+#[tokio::test]
+async fn upstream_that_compresses_nevertheless_is_decompressed() {
+    for api in APIS.iter().chain([&OTHER]) {
+        let (first, last) = api
+            .answer
+            .split_at(api.answer.find("\n\n").expect("an event") + 2);
+        // The compressed stream ends properly, is truncated, or goes on.
+        let stream = |chunks: usize, hangs: bool| {
+            let body = move || {
+                let chunks = stream::iter(gzip(&[first, last]).into_iter().take(chunks));
+                let rest = stream::iter(hangs.then(stream::pending)).flatten();
+                axum::body::Body::from_stream(chunks.chain(rest))
+            };
+            serve_compressed("gzip", body)
+        };
+        let shutdown = Shutdown::new();
+        let get = async |models| {
+            let address = serve_proxy(models, &shutdown).await;
+            let response = post(address, Version::Http1, api.path, "{}".to_owned()).await;
+            assert_eq!(response.headers().get("content-encoding"), None);
+            response.into_body()
+        };
+        let complete = get(stream(3, false).await).await;
+        assert_eq!(receive(complete).await.text(), api.answer);
+        let truncated = get(stream(1, false).await).await;
+        let error = (api.error)("the response is incomplete");
+        assert_eq!(receive(truncated).await.text(), format!("{first}{error}"));
+
+        let mut open = get(stream(1, true).await).await;
+        assert_eq!(next_data(&mut open).await, first);
+        shutdown.close();
+        let error = (api.error)("the server is restarting");
+        assert_eq!(receive(open).await.text(), error);
+    }
+}
+
+#[tokio::test]
+async fn event_stream_in_an_unknown_coding_is_a_bad_gateway() {
+    let models = serve_compressed("br", || axum::body::Body::from("not brotli")).await;
+    let address = serve_proxy(models, &Shutdown::new()).await;
+    for api in APIS.iter().chain([&OTHER]) {
+        let response = post(address, Version::Http1, api.path, "{}".to_owned()).await;
+        assert_eq!(response.status(), 502);
+        assert_eq!(text(response).await, "");
     }
 }
