@@ -31,7 +31,7 @@ const pages = {
       source.onmessage = ({ data }) => journal.push(data);
       source.onerror = () => journal.push("reconnects");
     },
-    situations: { shutdown: ["one", "reconnects", "two"] },
+    situations: { complete: ["one", "two", "reconnects"], shutdown: ["one", "reconnects", "two"] },
   },
   "fetch-event-source": {
     // One object has the exports of both files.
@@ -97,6 +97,7 @@ const pages = {
   "Datastar, which retries always": datastar("{retry: 'always'}", {
     default: ["one live", "two live"],
     shutdown: ["one live", "one closed", "two closed"],
+    truncated: ["one live", "one closed", "two closed"],
   }),
 };
 
@@ -138,9 +139,10 @@ for (const [name, { clients, ...options }] of Object.entries(browsers)) {
   describe(name, () => {
     let browser, page;
     before(async () => {
-      browser = await puppeteer.launch(options);
+      browser = await puppeteer.launch({ ...options, timeout: 120_000 });
       // One page for all tests, because some clients disconnect while their page is hidden.
       page = await browser.newPage();
+      page.setDefaultTimeout(60_000);
     });
     after(() => browser?.close());
     for (const [client, { path = "event_source", run, scripts = [], situations }] of Object.entries(pages)) {
@@ -160,7 +162,7 @@ for (const [name, { clients, ...options }] of Object.entries(browsers)) {
 }
 
 for (const [situation, expected] of Object.entries(feed)) {
-  test(`eventsource, ${situation}`, { timeout: 20_000 }, async (test) => {
+  test(`eventsource, ${situation}`, { timeout: 60_000 }, async (test) => {
     const journal = [];
     const source = watch(`${server.url}/event_source/${situation}`, journal);
     test.after(() => source.close());

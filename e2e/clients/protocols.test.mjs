@@ -112,7 +112,7 @@ for (const [name, { run, closed, byDefault, unmarked, ...others }] of Object.ent
     default: { error: byDefault },
   };
   for (const [situation, { text, error }] of Object.entries(expected)) {
-    test(`${name}, ${situation}`, { timeout: 20_000 }, async (test) => {
+    test(`${name}, ${situation}`, { timeout: 60_000 }, async (test) => {
       test.mock.method(console, "error", () => {});
       let seen = "";
       const see = (piece = "") => (seen += piece);

@@ -24,7 +24,7 @@ use axum::{
     Router,
     body::Body,
     extract::Path,
-    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
+    http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{Html, IntoResponse, Response},
     routing::{any, get},
 };
@@ -54,7 +54,8 @@ fn app() -> Router {
     let page = Router::new().route("/", get(async || Html(PAGE)));
     CLIENTS.iter().fold(page, |app, (name, layer, recording)| {
         let respond = async move |Path(path): Path<String>, headers: HeaderMap| {
-            respond(*recording, &path, headers.contains_key("last-event-id"))
+            let last_id = headers.get("last-event-id").map(HeaderValue::as_bytes);
+            respond(*recording, &path, last_id)
         };
         let layer = layer(SseCompletionLayer::new().keep_alive(KEEP_ALIVE));
         let routes = Router::new().route("/{*path}", any(respond)).layer(layer);
@@ -62,9 +63,9 @@ fn app() -> Router {
     })
 }
 
-/// Responds in the situation that is the first segment of the path. A client that comes back for the rest of a stream gets
-/// it, and then no end.
-fn respond(recording: Recording, path: &str, resumes: bool) -> Response {
+/// Responds in the situation that is the first segment of the path. A client that resumes a stream gets the rest of it, and
+/// then no end.
+fn respond(recording: Recording, path: &str, last_id: Option<&[u8]>) -> Response {
     let [whole, half, rest] = recording;
     let shutdown = Shutdown::new();
     let close = shutdown.clone();
@@ -73,7 +74,8 @@ fn respond(recording: Recording, path: &str, resumes: bool) -> Response {
     let closed = async move { close.close() }.then(|()| future::pending());
     let situation = path.split('/').next().unwrap_or_default();
     let stream = match situation {
-        _ if resumes => frames(&[half, rest]).chain(stream::pending()).boxed(),
+        _ if last_id == Some(b"1") => frames(&[half, rest]).chain(stream::pending()).boxed(),
+        _ if last_id.is_some() => stream::pending().boxed(),
         "complete" => frames(&recording).boxed(),
         "shutdown" | "default" => frames(&[whole, half]).chain(stream::once(closed)).boxed(),
         "truncated" => frames(&[whole, half]).boxed(),
