@@ -31,7 +31,7 @@ const pages = {
       source.onmessage = ({ data }) => journal.push(data);
       source.onerror = () => journal.push("reconnects");
     },
-    situations: { complete: ["one", "two", "reconnects"], shutdown: ["one", "reconnects", "two"] },
+    situations: { complete: ["one", "two", "reconnects", "three"], shutdown: ["one", "reconnects", "two"] },
   },
   "fetch-event-source": {
     // One object has the exports of both files.
@@ -56,7 +56,8 @@ const pages = {
       });
       end.then(() => journal.push("closed"));
     },
-    situations: feed,
+    // The client takes the ID of the event that was cut for its resume point.
+    situations: { ...feed, truncated: ["one", "reconnects", "three"] },
   },
   "htmx 2": {
     scripts: [file("htmx-2/dist/htmx.js"), file("htmx-ext-sse/sse.js")],

@@ -32,7 +32,10 @@ use futures_util::{FutureExt, Stream, StreamExt, stream};
 use tokio::{net::TcpListener, time};
 use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer};
 
-use crate::{recordings::Recording, table::CLIENTS};
+use crate::{
+    recordings::{AFTER_FEED, Recording},
+    table::CLIENTS,
+};
 
 const PAGE: &str = "<!doctype html><title>clients</title><link rel=icon href=data:,><body>";
 const KEEP_ALIVE: Duration = Duration::from_millis(50);
@@ -63,8 +66,8 @@ fn app() -> Router {
     })
 }
 
-/// Responds in the situation that is the first segment of the path. A client that resumes a stream gets the rest of it, and
-/// then no end.
+/// Responds in the situation that is the first segment of the path. A client that resumes a stream gets what follows its last
+/// event, and then no end.
 fn respond(recording: Recording, path: &str, last_id: Option<&[u8]>) -> Response {
     let [whole, half, rest] = recording;
     let shutdown = Shutdown::new();
@@ -75,7 +78,7 @@ fn respond(recording: Recording, path: &str, last_id: Option<&[u8]>) -> Response
     let situation = path.split('/').next().unwrap_or_default();
     let stream = match situation {
         _ if last_id == Some(b"1") => frames(&[half, rest]).chain(stream::pending()).boxed(),
-        _ if last_id.is_some() => stream::pending().boxed(),
+        _ if last_id.is_some() => frames(&[AFTER_FEED]).chain(stream::pending()).boxed(),
         "complete" => frames(&recording).boxed(),
         "shutdown" | "default" => frames(&[whole, half]).chain(stream::once(closed)).boxed(),
         "truncated" => frames(&[whole, half]).boxed(),

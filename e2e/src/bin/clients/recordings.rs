@@ -9,6 +9,8 @@ pub const FEED: Recording = [
     "o\n\n",
 ];
 
+pub const AFTER_FEED: &str = "id: 3\ndata: three\n\n";
+
 pub const DATASTAR: Recording = [
     "event: datastar-patch-elements\nid: 1\nretry: 50\ndata: elements <p id=\"text\">one</p>\n\n",
     "event: datastar-patch-elements\nid: 2\ndata: elements <p id=\"te",
