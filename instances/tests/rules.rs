@@ -23,14 +23,17 @@ async fn next(messages: &mut (impl Stream<Item = Message> + Unpin)) -> Message {
 
 /// Opens the stream of a client again, until the instance has Redis back, and returns the first event.
 async fn resume(server: &Server, client: &Client) -> (Client, Event) {
-    loop {
-        let mut client = Client::open(server.address, "ada", client.last_event_id()).await;
-        let event = client.next().await;
-        if event.event_type != "close" {
-            return (client, event);
+    within(async {
+        loop {
+            let mut client = Client::open(server.address, "ada", client.last_event_id()).await;
+            let event = client.next().await;
+            if event.event_type != "close" {
+                return (client, event);
+            }
+            time::sleep(Duration::from_millis(50)).await;
         }
-        time::sleep(Duration::from_millis(50)).await;
-    }
+    })
+    .await
 }
 
 fn event(id: Id, data: &str) -> Message {
