@@ -7,14 +7,16 @@
 //!
 //! Open the page, and press Ctrl-C while a stream is open: it ends with a close event, and the process is gone at
 //! once. With axum alone it would wait for the last client to leave.
+//!
+//! The page opens the same stream with `EventSource`, htmx and Datastar. `e2e/browser/scripts` installs the latter two.
 
-use std::{convert::Infallible, env, error::Error, process::ExitCode, time::Duration};
+use std::{convert::Infallible, env, error::Error, path::Path, process::ExitCode, time::Duration};
 
 use axum::{
     Extension, Router,
     extract::Query,
     handler::Handler,
-    http::HeaderMap,
+    http::{HeaderMap, StatusCode, header},
     response::{
         Html, IntoResponse,
         sse::{Event, Sse},
@@ -22,7 +24,7 @@ use axum::{
     routing::get,
 };
 use futures_util::{Stream, StreamExt, stream};
-use tokio::{net::TcpListener, time};
+use tokio::{fs, net::TcpListener, time};
 use tokio_stream::wrappers::IntervalStream;
 use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer, stop_signal};
 
@@ -71,15 +73,28 @@ fn app(shutdown: &Shutdown) -> Result<Router, Box<dyn Error>> {
         .clone()
         .cancel_when(|_| time::sleep(Duration::from_secs(3)));
     let ageing = layer.clone().max_age(Duration::from_secs(5));
+    // Datastar ignores events of other names, and reads a signal from this one.
+    let event = CloseEvent::named("datastar-patch-signals")?;
+    let signalling = layer.clone().close_event_with(move |report| {
+        let data = format!(r#"signals {{"reason":"{}"}}"#, report.ending());
+        event.clone().data(data)
+    });
 
+    let scripts = ["htmx.js", "hx-sse.js", "datastar.js"];
+    let scripts = scripts.into_iter().fold(Router::new(), |router, name| {
+        router.route(&format!("/scripts/{name}"), get(|| script(name)))
+    });
     Ok(Router::new()
         .route("/events", get(events))
+        .route("/events.html", get(html_events))
         .route("/empty", get(empty))
         .route("/finite", get(finite))
         .layer(layer)
         .route("/closed", get(events.layer(cancelling.clone())))
         .route("/chosen", get(chosen.layer(cancelling)))
         .route("/aged", get(events.layer(ageing)))
+        .route("/datastar", get(datastar_events.layer(signalling)))
+        .merge(scripts)
         .route("/", get(async || Html(include_str!("axum.html")))))
 }
 
@@ -89,11 +104,8 @@ struct Parameters {
     count: Option<u64>,
 }
 
-/// Numbered events for ever. A client that comes back goes on behind the last one that it got.
-async fn events(
-    Query(parameters): Query<Parameters>,
-    headers: HeaderMap,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+/// Counts for ever. A client that comes back goes on behind the last number that it got.
+fn numbers(parameters: &Parameters, headers: &HeaderMap) -> impl Stream<Item = u64> + use<> {
     let last = headers
         .get("last-event-id")
         .and_then(|id| id.to_str().ok()?.parse().ok())
@@ -101,7 +113,44 @@ async fn events(
     let milliseconds = parameters.interval_ms.unwrap_or(1000).max(1);
     let ticks = IntervalStream::new(time::interval(Duration::from_millis(milliseconds)));
     let numbers = stream::iter(last.saturating_add(1)..=u64::MAX);
-    Sse::new(ticks.zip(numbers).map(|(_, number)| Ok(numbered(number))))
+    ticks.zip(numbers).map(|(_, number)| number)
+}
+
+async fn events(
+    Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    Sse::new(numbers(&parameters, &headers).map(|number| Ok(numbered(number))))
+}
+
+/// The same events with HTML as their data, which htmx swaps into the page.
+async fn html_events(
+    Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    Sse::new(numbers(&parameters, &headers).map(|number| {
+        let event = Event::default().id(number.to_string());
+        Ok(event.data(list_item(number)))
+    }))
+}
+
+/// The same events as patches of Datastar.
+async fn datastar_events(
+    Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    Sse::new(numbers(&parameters, &headers).map(|number| {
+        let event = Event::default().event("datastar-patch-elements");
+        let patch = format!(
+            "selector #datastar-events\nmode append\nelements {}",
+            list_item(number)
+        );
+        Ok(event.id(number.to_string()).data(patch))
+    }))
+}
+
+fn list_item(number: u64) -> String {
+    format!("<li>{number}  event {number}</li>")
 }
 
 /// A handler that chooses its own close event, which goes before that of the layer.
@@ -115,6 +164,14 @@ async fn finite(
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let numbers = 1..=parameters.count.unwrap_or(5);
     Sse::new(stream::iter(numbers.map(|number| Ok(numbered(number)))))
+}
+
+/// Serves a script that `e2e/browser/scripts` has installed. Without it, the page says how to install it.
+async fn script(name: &str) -> impl IntoResponse + use<> {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/scripts"));
+    let script = fs::read(folder.join(name)).await;
+    let script = script.map_err(|_| StatusCode::NOT_FOUND);
+    script.map(|script| ([(header::CONTENT_TYPE, "text/javascript")], script))
 }
 
 async fn empty() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
