@@ -11,8 +11,8 @@ need() {
     fi
 }
 
-# need_proxies NAME...: these proxies. Debian must not start them as services.
-need_proxies() (
+# need_servers NAME...: these servers. Debian must not start them as services.
+need_servers() (
     policy=/usr/sbin/policy-rc.d
     for name in "$@"; do
         if PATH=$PATH:/usr/sbin command -v "$name" >/dev/null; then
@@ -27,12 +27,12 @@ need_proxies() (
     done
 )
 
-# need_node DIRECTORY: Node.js 20 or newer. Debian 12 has an older one, which can fetch a newer one from npm into this
+# need_node DIRECTORY: Node.js 22 or newer. Debian 12 has an older one, which can fetch a newer one from npm into this
 # directory.
 need_node() {
     need node nodejs
     need npm npm
-    if [ "$(node --print 'process.versions.node.split(".")[0]')" -lt 20 ]; then
+    if [ "$(node --print 'process.versions.node.split(".")[0]')" -lt 22 ]; then
         npm install --loglevel=error --prefix "$1" node@22
         PATH=$1/node_modules/.bin:$PATH
     fi

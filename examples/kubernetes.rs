@@ -39,8 +39,6 @@
 use std::{
     convert::Infallible,
     future::IntoFuture,
-    io,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -53,17 +51,15 @@ use axum::{
     http::{Method, StatusCode},
     response::sse::{Event, Sse},
     routing::{get, post},
-    serve::Listener,
 };
 use futures_util::{Stream, StreamExt, stream};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time,
-};
+use tokio::{net::TcpListener, time};
 use tower_sse_completion::{
-    CloseEvent, Connection, Drained, InvalidCloseEvent, Shutdown, SseCompletionLayer, stop_signal,
+    CloseEvent, Drained, InvalidCloseEvent, Shutdown, SseCompletionLayer, stop_signal,
 };
 
+#[path = "support/cut_listener.rs"]
+mod cut_listener;
 #[path = "support/listen.rs"]
 mod listen;
 
@@ -72,10 +68,6 @@ const NOTICE: Duration = Duration::from_secs(5);
 
 /// Time for streams that can finish.
 const GRACE: Duration = Duration::from_secs(20);
-
-/// Time after which a client that does not read is disconnected while the server runs. Less than that of slow networks would
-/// cut clients that are about to come back.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -105,7 +97,7 @@ pub(crate) async fn serve(
     let shutdown = Shutdown::new();
     let is_stopping = Arc::<AtomicBool>::default();
     let app = app(&shutdown, &is_stopping)?;
-    let listener = CutListener {
+    let listener = cut_listener::CutListener {
         listener,
         shutdown: shutdown.clone(),
     };
@@ -146,26 +138,4 @@ fn words(word: &'static str) -> impl Stream<Item = Result<Event, Infallible>> {
         time::sleep(Duration::from_millis(500)).await;
         Ok(Event::default().id(number.to_string()).data(word))
     })
-}
-
-/// A listener whose connections the drain can cut.
-struct CutListener {
-    listener: TcpListener,
-    shutdown: Shutdown,
-}
-
-impl Listener for CutListener {
-    type Io = Connection<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        // The method of the trait waits and tries again if there are too many open files.
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        let connection = self.shutdown.connection(stream);
-        (connection.write_timeout(WRITE_TIMEOUT), address)
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.listener.local_addr()
-    }
 }

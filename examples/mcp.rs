@@ -1,42 +1,58 @@
-//! A server of the Model Context Protocol (MCP), made with rmcp, that shuts down on time.
+//! A server of the Model Context Protocol (MCP), made with rmcp, that shuts down on time, for clients of the revision
+//! 2026-07-28 and for older ones.
 //!
 //! ```text
-//! cargo run --features signal --example mcp [-- --without-layer]
+//! cargo run --features signal --example mcp [-- --without-layer | --token-only]
 //! mcp() { curl -N http://127.0.0.1:3000/mcp -H 'accept: application/json, text/event-stream' "$@"; }
-//! post() { mcp -H 'content-type: application/json' -H "$session" -d "$@"; }
-//! post '{"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-11-25",
-//!     "capabilities": {}, "clientInfo": {"name": "curl", "version": "1"}}}' -i
-//! session='mcp-session-id: ...'    # from that answer
-//! post '{"jsonrpc": "2.0", "method": "notifications/initialized"}'
-//! mcp -H "$session" &              # what the server sends by itself
-//! post '{"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "count", "arguments": {"to": 10},
-//!     "_meta": {"progressToken": 2}}}'
+//! post() { mcp -H 'content-type: application/json' "$@"; }
+//!
+//! call() { post -H 'mcp-protocol-version: 2026-07-28' -H "mcp-method: $1" -H "mcp-name: $2" -d '{"jsonrpc": "2.0", "id": 1,
+//!     "method": "'$1'", "params": {'"$3"', "_meta": {"progressToken": 1, "io.modelcontextprotocol/clientCapabilities": {},
+//!     "io.modelcontextprotocol/protocolVersion": "2026-07-28"}}}'; }
+//! call subscriptions/listen '' '"notifications": {"toolsListChanged": true}' &
+//! call tools/call count '"name": "count", "arguments": {"to": 10}'
 //! ```
 //!
-//! Press Ctrl-C while the tool counts: the GET ends at once with a close event, the call has ten seconds to give its
-//! result, and the process is gone. `--without-layer` waits for the GET, which never ends. `--token-only` cancels rmcp's
-//! own token instead: every stream ends at once, and the result is lost.
+//! Press Ctrl-C, or send SIGTERM, while the tool counts. The subscription by POST ends at once with its result, the GET with
+//! a close event, and the call has ten seconds to return its result. Then the process is gone. With `--without-layer` the
+//! server waits for the subscriptions, which never end. `--token-only` cancels rmcp's own token: every stream ends at once,
+//! and the results are lost.
 
 use std::{env, error::Error, ops::RangeInclusive, time::Duration};
 
 use axum::{
     Router,
-    http::{HeaderValue, Method, request::Parts},
+    extract::Request,
+    http::{HeaderValue, Method},
+    routing::{MethodRouter, any, any_service},
 };
 use rmcp::{
-    Peer, RoleServer,
+    ErrorData, Peer, RoleServer, ServerHandler,
     handler::server::wrapper::Parameters,
-    model::{ProgressNotificationParam, RequestMetaObject},
-    schemars, tool, tool_router,
+    model::{
+        ProgressNotificationParam, RequestMetaObject, ServerCapabilities, ServerConfig,
+        SubscriptionFilter,
+    },
+    schemars,
+    service::SubscriptionContext,
+    tool, tool_handler, tool_router,
     transport::streamable_http_server::{
         StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
     },
 };
 use tokio::{net::TcpListener, time};
+use tower::{Layer, ServiceExt};
 use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer, stop_signal};
 
+#[path = "support/cut_listener.rs"]
+mod cut_listener;
+
+/// Time for calls to return their results.
 const GRACE: Duration = Duration::from_secs(10);
+/// Range of the time after which a client subscribes again.
 const RETRY: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(2);
+
+pub(crate) type Mcp = StreamableHttpService<Tools, LocalSessionManager>;
 
 /// What ends the streams.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,12 +62,9 @@ pub(crate) enum EndedBy {
     Nothing,
 }
 
-struct Tools;
-
-#[derive(serde::Deserialize, schemars::JsonSchema)]
-struct Add {
-    a: i32,
-    b: i32,
+#[derive(Clone)]
+pub(crate) struct Tools {
+    pub(crate) shutdown: Shutdown,
 }
 
 #[derive(serde::Deserialize, schemars::JsonSchema)]
@@ -59,13 +72,8 @@ struct Count {
     to: u32,
 }
 
-#[tool_router(server_handler)]
+#[tool_router]
 impl Tools {
-    #[tool(description = "Adds two numbers")]
-    async fn add(&self, Parameters(Add { a, b }): Parameters<Add>) -> String {
-        (i64::from(a) + i64::from(b)).to_string()
-    }
-
     #[tool(description = "Counts, two numbers each second, and reports the progress")]
     async fn count(
         &self,
@@ -85,6 +93,35 @@ impl Tools {
     }
 }
 
+#[tool_handler]
+impl ServerHandler for Tools {
+    fn get_info(&self) -> ServerConfig {
+        let capabilities = ServerCapabilities::builder()
+            .enable_tools()
+            .enable_tool_list_changed();
+        ServerConfig::new(capabilities.build())
+    }
+
+    fn accepted_subscription_filter(
+        &self,
+        requested: &SubscriptionFilter,
+    ) -> Option<SubscriptionFilter> {
+        // rmcp removes what `get_info` does not announce.
+        Some(requested.clone())
+    }
+
+    /// Runs a subscription of the revision 2026-07-28.
+    async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        // A server whose tools change sends `context.sink().notify_tool_list_changed()` in a branch of its own.
+        tokio::select! {
+            () = context.cancelled() => {}
+            () = self.shutdown.draining() => {}
+        }
+        // rmcp sends the result of the request now, which tells the client that this end is deliberate.
+        Ok(())
+    }
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let ended_by = match env::args().nth(1).as_deref() {
@@ -96,48 +133,75 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
     let listener = TcpListener::bind(("127.0.0.1", port.parse()?)).await?;
     println!("http://{}", listener.local_addr()?);
-    serve(listener, ended_by, stop_signal()?).await
+    serve(listener, ended_by, stop_signal()?, GRACE).await
 }
 
 pub(crate) async fn serve(
     listener: TcpListener,
     ended_by: EndedBy,
     stop: impl Future<Output: Send> + Send + 'static,
+    grace: Duration,
 ) -> Result<(), Box<dyn Error>> {
+    let shutdown = Shutdown::new();
+    let tools = Tools {
+        shutdown: shutdown.clone(),
+    };
     let config = StreamableHttpServerConfig::default();
     let token = config.cancellation_token.clone();
     let sessions = LocalSessionManager::default();
-    let service = StreamableHttpService::new(|| Ok(Tools), sessions.into(), config);
-    let mut app = Router::new().route_service("/mcp", service);
-
-    let shutdown = Shutdown::new();
-    if ended_by == EndedBy::Layer {
-        let mut completion = SseCompletionLayer::new()
-            .shutdown(&shutdown)
-            .close_event(CloseEvent::new().retry_between(RETRY)?)
-            .end_on_drain(subscribes);
-        // Clients resume a stream that ends at this age. rmcp forgets a result that comes while its client is away:
-        // where that matters, limit the age of subscriptions only.
-        if let Ok(age) = env::var("MAX_AGE_MS") {
-            completion = completion.max_age(Duration::from_millis(age.parse()?));
-        }
-        app = app.layer(completion);
-    }
+    let service = StreamableHttpService::new(move || Ok(tools.clone()), sessions.into(), config);
+    let routes = match ended_by {
+        EndedBy::Layer => with_layer(service, &shutdown)?,
+        EndedBy::Token | EndedBy::Nothing => any_service(service),
+    };
+    // rmcp begins the response to a call of the revision 2026-07-28 with its first message. Until then a drain waits for the
+    // connection of the call, and cuts the connection after the grace.
+    let listener = cut_listener::CutListener {
+        listener,
+        shutdown: shutdown.clone(),
+    };
     let begin_shutdown = async move {
         stop.await;
         match ended_by {
-            EndedBy::Layer => drop(tokio::spawn(async move { shutdown.drain(GRACE).await })),
+            EndedBy::Layer => drop(tokio::spawn(shutdown.drain(grace))),
             EndedBy::Token => token.cancel(),
             EndedBy::Nothing => {}
         }
     };
-    Ok(axum::serve(listener, app)
+    Ok(axum::serve(listener, Router::new().route("/mcp", routes))
         .with_graceful_shutdown(begin_shutdown)
         .await?)
 }
 
-/// A GET, unless it resumes the answer to a POST. rmcp gives the events of answers IDs such as `3/1`.
-fn subscribes(request: &Parts) -> bool {
+/// A subscription by POST is not ended by the layer: the stream could end before the result of `listen` is sent, and the client
+/// would take that for a loss.
+fn with_layer(service: Mcp, shutdown: &Shutdown) -> Result<MethodRouter, Box<dyn Error>> {
+    let responses = SseCompletionLayer::new()
+        .shutdown(shutdown)
+        .close_event(CloseEvent::new().retry_between(RETRY)?)
+        // rmcp returns an empty stream if there is nothing to resume.
+        .close_on_empty(false);
+    let mut subscriptions = responses.clone().end_on_drain(|_| true);
+    // A client resumes a subscription by GET that ends at this age. The response to a POST must not have a maximum age,
+    // because a client of the revision 2026-07-28 cannot resume it.
+    if let Ok(age) = env::var("MAX_AGE_MS") {
+        subscriptions = subscriptions.max_age(Duration::from_millis(age.parse()?));
+    }
+    let responses = responses.layer(service.clone());
+    let subscriptions = subscriptions.layer(service);
+    Ok(any(move |request: Request| {
+        let wrapped = if subscribes(&request) {
+            &subscriptions
+        } else {
+            &responses
+        };
+        wrapped.clone().oneshot(request)
+    }))
+}
+
+/// Returns `true` for a GET, which clients up to 2025-11-25 subscribe with, unless the GET resumes the response to a POST.
+/// rmcp gives the events of such responses IDs such as `3/1`.
+fn subscribes(request: &Request) -> bool {
     let resumes = |id: &HeaderValue| id.as_bytes().contains(&b'/');
-    request.method == Method::GET && !request.headers.get("last-event-id").is_some_and(resumes)
+    request.method() == Method::GET && !request.headers().get("last-event-id").is_some_and(resumes)
 }

@@ -7,6 +7,8 @@
 macro_rules! pages {
     ($($page:ident)*) => {$(
         #[doc = "[clients]: self::clients"]
+        #[doc = "[llm_proxies]: self::llm_proxies"]
+        #[doc = "[mcp]: self::mcp"]
         #[doc = "[proxies]: self::proxies"]
         #[doc = "[shutdown]: self::shutdown"]
         #[doc = ""]

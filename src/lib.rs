@@ -200,6 +200,7 @@ mod shutdown;
 #[cfg(feature = "signal")]
 mod signal;
 mod stop;
+mod sync;
 mod wire;
 
 #[cfg(feature = "signal")]

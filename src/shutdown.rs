@@ -10,8 +10,10 @@ mod wake;
 mod connection;
 #[cfg(feature = "tokio")]
 mod drain;
+#[cfg(all(test, loom))]
+mod models;
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{fmt, future::Future};
 
 use http::Extensions;
 
@@ -22,7 +24,7 @@ use self::{
     stream_guard::StreamGuard,
     waiters::{Phase, Shared},
 };
-use crate::wire::close_event::CloseEvent;
+use crate::{sync::Arc, wire::close_event::CloseEvent};
 
 /// Ends event streams, all at once or after a grace period, and counts those that are open.
 ///
@@ -159,7 +161,7 @@ impl Shutdown {
     /// counted, each once, also if several layers share the shutdown. That requires that the middleware between the layers
     /// keeps the extensions of the response.
     pub fn open_streams(&self) -> usize {
-        self.shared.streams().open()
+        self.shared.streams().counts().1
     }
 
     /// Returns a future that waits for the signal, discards its output, and closes. For the graceful shutdown of a server.

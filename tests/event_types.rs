@@ -178,7 +178,8 @@ fn c9_close_event_follows_every_other_event() {
 #[test]
 fn c9_named_events_before_the_cancellation_do_not_replace_the_close_event() {
     let named = "event: token\ndata: 1\n\n";
-    for frames in [1, 31, 32, 33, 100] {
+    let frames = [1, 31, 32, 33, 100].into_iter();
+    for frames in frames.step_by(MIRI_STRIDE.min(3)) {
         for earlier in [EVENT, named, "event: close\ndata: 1\n\n"] {
             // The last one looks like an `event` field in its second frame, which continues a line.
             for last in [

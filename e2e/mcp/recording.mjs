@@ -1,8 +1,31 @@
-// The process of the example, and a `fetch` that records its exchanges.
+// The process of the example, a `fetch` that records its exchanges, and what the tests of both clients share.
 
+import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
+
+export const LAYER = [];
+export const WITHOUT = ['--without-layer'];
+export const A_WHILE = 3_000;
+const CLOSE_EVENT = /event: close\ndata:\nretry: ([0-9]+)\n\n$/;
+
+export const both = scenario => Promise.all([scenario(LAYER), scenario(WITHOUT)]);
+
+/** Returns the numbers from 1 to this one. */
+export const upTo = last => Array.from({ length: last }, (_, index) => index + 1);
+
+/** Returns the body without its close event, which is required. */
+export function withoutCloseEvent(body) {
+  const [closeEvent, retry] = body.match(CLOSE_EVENT) ?? assert.fail(body);
+  assert.ok(retry >= 500 && retry <= 2000, retry);
+  return body.slice(0, -closeEvent.length);
+}
+
+export function text({ content: [first, ...others] }) {
+  assert.deepEqual(others, []);
+  return first.text;
+}
 
 export async function server(t, { flags = [], port = 0, maxAgeMs } = {}) {
   const env = { ...process.env, PORT: String(port) };
@@ -17,6 +40,15 @@ export async function server(t, { flags = [], port = 0, maxAgeMs } = {}) {
     /** Resolves to the exit code, or to `undefined` if the process has not ended within this time. */
     ends: (withinMs = 30_000) => withTimer(withinMs, exit),
   };
+}
+
+/** Resolves once the condition holds. */
+export async function until(condition) {
+  const start = Date.now();
+  while (!condition()) {
+    assert.ok(Date.now() - start < 30_000, `it takes too long: ${condition}`);
+    await new Promise(resolve => { setTimeout(resolve, 10); });
+  }
 }
 
 async function withTimer(ms, promise) {

@@ -1,4 +1,4 @@
-"""The official Python client, with the layer and without it."""
+"""The official Python client, which speaks the revision 2026-07-28 and older ones, with the layer and without it."""
 
 import re
 import signal
@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 from mcp import Client
+from mcp.client.subscriptions import SubscriptionLost
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
-from recording import Recorder, ends, server
+from recording import LONG, Recorder, ends, server
 
 CLOSE_EVENT = re.compile(rb"event: close\ndata:\nretry: ([0-9]+)\n\n\Z")
 WITHOUT = "--without-layer"
@@ -25,7 +26,7 @@ def anyio_backend():
 
 @asynccontextmanager
 async def connected(process, mode="legacy"):
-    """Connects a client. `legacy` has sessions; `auto` negotiates the newest protocol, which has none."""
+    """Connects a client. `legacy` has sessions; `auto` negotiates the newest revision, which has none."""
     recorder = Recorder()
     async with recorder.client() as http_client:
         async with Client(streamable_http_client(process.url, http_client=http_client), mode=mode) as client:
@@ -76,20 +77,19 @@ async def shut_down_in_mid_answer(mode, *arguments):
         async with connected(process, mode) as (client, recorder):
             version = client.protocol_version
             tools = [tool.name for tool in (await client.list_tools()).tools]
-            total = text(await client.call_tool("add", {"a": 1, "b": 2}))
             counted = await count(client, 4, at_first=lambda: process.send_signal(signal.SIGINT))
             exit_code = await ends(process, within=A_WHILE)
             posts = [bytes(exchange.body) for exchange in recorder.of("POST")]
             gets = [(bytes(exchange.body), exchange.end) for exchange in recorder.of("GET")]
         gone_with_client = await ends(process)
-    return (version, tools, total, counted), posts, gets, exit_code, gone_with_client
+    return (version, tools, counted), posts, gets, exit_code, gone_with_client
 
 
 async def test_shutdown_waits_for_the_answer_and_not_for_the_subscription():
     layer, without = await at_once(shut_down_in_mid_answer, ("legacy",), ("legacy", WITHOUT))
 
     results, posts, gets, exit_code, _ = layer
-    assert results == ("2025-11-25", ["add", "count"], "3", ("counted to 4", [1, 2, 3, 4]))
+    assert results == ("2025-11-25", ["count"], ("counted to 4", [1, 2, 3, 4]))
     assert exit_code == 0
     assert (results, posts) == without[:2]
     [(subscription, end)] = gets
@@ -101,9 +101,57 @@ async def test_shutdown_waits_for_the_answer_and_not_for_the_subscription():
 async def test_protocol_without_sessions_is_the_same_with_the_layer():
     layer, without = await at_once(shut_down_in_mid_answer, ("auto",), ("auto", WITHOUT))
 
-    assert layer[0] == ("2026-07-28", ["add", "count"], "3", ("counted to 4", [1, 2, 3, 4]))
+    assert layer[0] == ("2026-07-28", ["count"], ("counted to 4", [1, 2, 3, 4]))
     assert layer[2:] == ([], 0, 0)
     assert layer == without
+
+
+async def shut_down_in_mid_subscription(*arguments, to=4):
+    """Returns the end of the subscription, the result or error of the call, the exit code, and the exchanges of both."""
+    with server(*arguments) as process:
+        async with connected(process, "auto") as (client, recorder), anyio.create_task_group() as group:
+            # The client needs the tool to check a result.
+            await client.list_tools()
+            end = None
+
+            async def subscribe(*, task_status):
+                nonlocal end
+                async with client.listen(tools_list_changed=True) as subscription:
+                    assert subscription.honored.tools_list_changed
+                    task_status.started()
+                    try:
+                        end = [event async for event in subscription]
+                    except SubscriptionLost:
+                        end = SubscriptionLost
+
+            await group.start(subscribe)
+            try:
+                counted = await count(client, to, at_first=lambda: process.send_signal(signal.SIGTERM))
+            except MCPError as error:
+                counted = str(error)
+            exit_code = await ends(process, within=A_WHILE)
+            listening, call = recorder.exchanges[-2:]
+            if arguments == (WITHOUT,):
+                process.kill()
+    assert not recorder.of("GET")
+    return end, counted, exit_code, listening, call
+
+
+async def test_shutdown_ends_a_subscription_gracefully_and_waits_for_the_response():
+    layer, without = await at_once(shut_down_in_mid_subscription, (), (WITHOUT,))
+
+    assert layer[:3] == ([], ("counted to 4", [1, 2, 3, 4]), 0)
+    assert without[:3] == (SubscriptionLost, layer[1], None), "the server waits until its client has left"
+    assert layer[4] == without[4]
+    results = [variant[3].body.count(b'"resultType":"complete"') for variant in (layer, without)]
+    assert results == [1, 0]
+    assert layer[3].body.count(b"data:") == without[3].body.count(b"data:") + 1
+
+
+async def test_token_of_rmcp_ends_a_subscription_abruptly_and_loses_the_response():
+    end, counted, exit_code, *_ = await shut_down_in_mid_subscription("--token-only")
+
+    assert (end, counted, exit_code) == (SubscriptionLost, "SSE stream ended without a response", 0)
 
 
 async def test_token_of_rmcp_loses_the_answer():
@@ -116,31 +164,26 @@ async def test_token_of_rmcp_loses_the_answer():
             assert b"close" not in subscription.body
 
 
-async def answer_at_the_age_of(*arguments, max_age_ms=None):
-    with server(*arguments, max_age_ms=max_age_ms) as process:
+async def reach_the_maximum_age(*arguments):
+    with server(*arguments, max_age_ms=1000) as process:
         async with connected(process) as (client, recorder):
-            result, progress = await count(client, 26)
-    answer = [exchange for exchange in recorder.exchanges if b'"progress"' in exchange.body]
-    # rmcp starts with the last event that the client has received, and so repeats it.
-    return result, sorted(set(progress)), answer
+            counted = await count(client, 6)
+            if not arguments:
+                with anyio.fail_after(LONG):
+                    while len(recorder.of("GET")) < 2:
+                        await anyio.sleep(0.01)
+            gets = [(bytes(exchange.body), exchange.end, exchange.last_event_id) for exchange in recorder.of("GET")]
+            return counted, [bytes(exchange.body) for exchange in recorder.of("POST")], gets
 
 
-async def test_answer_that_was_closed_is_resumed():
-    async def scenario(*variant):
-        # The tool ends halfway between two closes, because rmcp keeps no result for an absent client.
-        return await answer_at_the_age_of(*variant, max_age_ms=8000)
+async def test_subscription_of_the_maximum_age_is_resumed_and_a_response_has_none():
+    layer, without = await at_once(reach_the_maximum_age, (), (WITHOUT,))
 
-    layer, without = await at_once(scenario, (), (WITHOUT,))
-
-    assert layer[:2] == ("counted to 26", list(range(1, 27)))
+    assert layer[0] == ("counted to 6", list(range(1, 7)))
     assert layer[:2] == without[:2]
-    closed, resumed = layer[2]
-    [whole] = without[2]
-    seen = without_close_event(closed.body)
-    assert (closed.method, closed.end, resumed.method) == ("POST", "clean", "GET")
-    assert whole.body.startswith(seen)
-    assert re.findall(rb"id: (.*)", seen)[-1].decode() == resumed.last_event_id
-    assert whole.body.endswith(resumed.body)
+    closed, resumed = layer[2][:2]
+    assert (closed[1], resumed[2]) == ("clean", "0")
+    assert without[2] == [(without_close_event(closed[0]), "open", None)]
 
 
 async def outlast_the_grace(*arguments):
@@ -155,8 +198,15 @@ async def outlast_the_grace(*arguments):
     return str(error.value), subscription, recorder.of("POST")[-1]
 
 
-async def test_answer_that_outlasts_the_grace_fails_and_is_not_cut():
-    layer, killed = await at_once(outlast_the_grace, (), (WITHOUT,))
+async def outlast_the_grace_in(revision, *arguments):
+    if revision == "newest":
+        return await shut_down_in_mid_subscription(to=40)
+    return await outlast_the_grace(*arguments)
+
+
+async def test_response_that_outlasts_the_grace_fails_and_is_not_cut():
+    variants = ("older",), ("older", WITHOUT), ("newest",)
+    layer, killed, newest = await at_once(outlast_the_grace_in, *variants)
 
     assert layer[0] == killed[0] == "SSE stream ended and reconnection attempts were exhausted"
     assert [exchange.end for exchange in layer[1:]] == ["clean", "clean"]
@@ -164,22 +214,27 @@ async def test_answer_that_outlasts_the_grace_fails_and_is_not_cut():
     for exchange in layer[1:]:
         without_close_event(exchange.body)
 
+    end, counted, exit_code, _, call = newest
+    assert (end, counted, exit_code) == ([], "SSE stream ended without a response", 0)
+    assert call.end == "clean"
+    without_close_event(call.body)
+
 
 async def restart(*arguments):
     with server(*arguments) as process:
         async with connected(process) as (client, _):
-            await client.call_tool("add", {"a": 1, "b": 2})
+            await client.call_tool("count", {"to": 1})
             port = process.url.removesuffix("/mcp").rpartition(":")[2]
             process.send_signal(signal.SIGKILL if arguments else signal.SIGINT)
             assert await ends(process) is not None
             with server(*arguments, port=port) as successor:
                 with pytest.raises(MCPError) as error:
-                    await client.call_tool("add", {"a": 1, "b": 2})
+                    await client.call_tool("count", {"to": 1})
                 async with connected(successor) as (new_client, _):
-                    return str(error.value), text(await new_client.call_tool("add", {"a": 1, "b": 2}))
+                    return str(error.value), text(await new_client.call_tool("count", {"to": 1}))
 
 
 async def test_session_ends_with_its_process():
     layer, without = await at_once(restart, (), (WITHOUT,))
 
-    assert layer == without == ("Session terminated", "3")
+    assert layer == without == ("Session terminated", "counted to 1")

@@ -1,16 +1,11 @@
-// The official TypeScript client, with the layer and without it.
+// The official TypeScript client for revisions up to 2025-11-25, with the layer and without it.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Client } from '@modelcontextprotocol/sdk/client/index.js';
 import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js';
 import { ErrorCode } from '@modelcontextprotocol/sdk/types.js';
-import { recorder, server } from './recording.mjs';
-
-const LAYER = [];
-const WITHOUT = ['--without-layer'];
-const A_WHILE = 3_000;
-const CLOSE_EVENT = /event: close\ndata:\nretry: ([0-9]+)\n\n$/;
+import { A_WHILE, LAYER, both, recorder, server, text, until, upTo, withoutCloseEvent } from './recording.mjs';
 
 async function connected(t, { url }) {
   const recorded = recorder();
@@ -33,43 +28,21 @@ async function count(client, to, { atFirst = () => {}, timeout } = {}) {
   return { result: text(result), progress };
 }
 
-async function add(client) {
-  return text(await client.callTool({ name: 'add', arguments: { a: 1, b: 2 } }));
-}
-
-function text({ content: [first, ...others] }) {
-  assert.deepEqual(others, []);
-  return first.text;
-}
-
-/** Returns the body without its close event, which is required. */
-function withoutCloseEvent(body) {
-  const [closeEvent, retry] = body.match(CLOSE_EVENT) ?? assert.fail(body);
-  assert.ok(retry >= 500 && retry <= 2000, retry);
-  return body.slice(0, -closeEvent.length);
-}
-
-const both = scenario => Promise.all([scenario(LAYER), scenario(WITHOUT)]);
-
-/** Returns the numbers from 1 to this one. */
-const upTo = last => Array.from({ length: last }, (_, index) => index + 1);
-
 test('a shutdown waits for the answer and not for the subscription', async t => {
   const [layer, without] = await both(async flags => {
     const example = await server(t, { flags });
     const { client, of } = await connected(t, example);
     const tools = (await client.listTools()).tools.map(tool => tool.name);
-    const sum = await add(client);
     const counted = await count(client, 4, { atFirst: () => example.kill('SIGINT') });
     const exitCode = await example.ends(A_WHILE);
     const posts = of('POST').map(({ body }) => body);
     const gets = of('GET').map(({ body, end }) => ({ body, end }));
     await client.close();
-    return { results: { tools, sum, counted }, posts, gets, exitCode, goneWithClient: await example.ends() };
+    return { results: { tools, counted }, posts, gets, exitCode, goneWithClient: await example.ends() };
   });
 
   const counted = { result: 'counted to 4', progress: upTo(4) };
-  assert.deepEqual(layer.results, { tools: ['add', 'count'], sum: '3', counted });
+  assert.deepEqual(layer.results, { tools: ['count'], counted });
   assert.equal(layer.exitCode, 0);
   assert.deepEqual(layer.results, without.results);
   assert.deepEqual(layer.posts, without.posts);
@@ -90,26 +63,19 @@ test("rmcp's own token loses the answer", async t => {
   assert.doesNotMatch(subscription.body, /close/);
 });
 
-test('an answer that was closed is resumed', async t => {
+test('a subscription of the maximum age is resumed, and a response has none', async t => {
   const [layer, without] = await both(async flags => {
-    // The tool ends halfway between two closes, because rmcp keeps no result for an absent client.
-    const { client, exchanges } = await connected(t, await server(t, { flags, maxAgeMs: 8_000 }));
-    const { result, progress } = await count(client, 26);
-    const answer = exchanges.filter(({ body }) => body.includes('"progress"'));
-    // rmcp starts with the last event that the client has received, and so repeats it.
-    return { result, progress: [...new Set(progress)], answer };
+    const { client, of } = await connected(t, await server(t, { flags, maxAgeMs: 1_000 }));
+    const counted = await count(client, 6);
+    if (flags === LAYER) await until(() => of('GET').length > 1);
+    return { counted, posts: of('POST').map(({ body }) => body), gets: of('GET') };
   });
 
-  assert.equal(layer.result, 'counted to 26');
-  assert.deepEqual(layer.progress, upTo(26));
-  assert.deepEqual([layer.result, layer.progress], [without.result, without.progress]);
-  const [closed, resumed] = layer.answer;
-  const [whole] = without.answer;
-  const seen = withoutCloseEvent(closed.body);
-  assert.deepEqual([closed.method, closed.end, resumed.method], ['POST', 'clean', 'GET']);
-  assert.ok(whole.body.startsWith(seen));
-  assert.equal([...seen.matchAll(/id: (.*)/g)].at(-1)[1], resumed.lastEventId);
-  assert.ok(whole.body.endsWith(resumed.body));
+  assert.deepEqual(layer.counted, { result: 'counted to 6', progress: upTo(6) });
+  assert.deepEqual([layer.counted, layer.posts], [without.counted, without.posts]);
+  const [closed, resumed] = layer.gets;
+  assert.deepEqual([closed.end, resumed.lastEventId], ['clean', '0']);
+  assert.deepEqual(without.gets, [{ ...closed, body: withoutCloseEvent(closed.body), end: 'open' }]);
 });
 
 test('an answer that outlasts the grace fails, and is not cut', async t => {
@@ -118,7 +84,7 @@ test('an answer that outlasts the grace fails, and is not cut', async t => {
     const { client, errors, of } = await connected(t, example);
     // Without the layer the server would not end, so the test kills it.
     const atFirst = () => example.kill(flags === LAYER ? 'SIGINT' : 'SIGKILL');
-    await assert.rejects(count(client, 40, { atFirst, timeout: 18_000 }), { code: ErrorCode.RequestTimeout });
+    await assert.rejects(count(client, 40, { atFirst, timeout: 13_000 }), { code: ErrorCode.RequestTimeout });
     await example.ends();
     return { errors, streams: [of('GET')[0], of('POST').at(-1)] };
   });
@@ -134,16 +100,16 @@ test('a session ends with its process', async t => {
   const [layer, without] = await both(async flags => {
     const example = await server(t, { flags });
     const { client } = await connected(t, example);
-    await add(client);
+    await count(client, 1);
     example.kill(flags === LAYER ? 'SIGINT' : 'SIGKILL');
     assert.notEqual(await example.ends(), undefined);
     const successor = await server(t, { flags, port: example.url.port });
-    const error = await add(client).catch(({ code, message }) => ({ code, message }));
+    const error = await count(client, 1).catch(({ code, message }) => ({ code, message }));
     const { client: newClient } = await connected(t, successor);
-    return { error, sum: await add(newClient) };
+    return { error, counted: await count(newClient, 1) };
   });
 
   assert.equal(layer.error.code, 404);
-  assert.equal(layer.sum, '3');
+  assert.equal(layer.counted.result, 'counted to 1');
   assert.deepEqual(layer, without);
 });

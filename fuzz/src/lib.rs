@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod close_event;
+pub mod connection;
 pub mod heads;
 pub mod seeds;
 pub mod steps;

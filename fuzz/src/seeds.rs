@@ -5,7 +5,7 @@ use std::{env, fs, path::PathBuf};
 use testkit::vectors::cases;
 
 use crate::{
-    body, close_event, heads,
+    body, close_event, connection, heads,
     steps::{PENDING, write_frames},
 };
 
@@ -74,6 +74,24 @@ pub fn close_event() -> Vec<Vec<u8>> {
     events
         .map(|event| close_event::Input::encode(&event.event_type, &event.data))
         .collect()
+}
+
+/// Every call, pending, before and after every way in which a connection ends.
+pub fn connection() -> Vec<Vec<u8>> {
+    // A drain without a grace period, and twice the time until its cut; the time of a write timeout; a close.
+    let ends = [
+        vec![7 | 4 << 3, 5 | 7 << 3, 5 | 7 << 3],
+        vec![5 | 3 << 3],
+        vec![7 | 3 << 3],
+    ];
+    let mut seeds = Vec::new();
+    for end in ends {
+        for call in 0..5 {
+            let steps = [vec![call], end.clone(), vec![call, call | 1 << 3]].concat();
+            seeds.push(connection::Input::encode([10, 0], &steps));
+        }
+    }
+    seeds
 }
 
 pub fn heads() -> Vec<Vec<u8>> {

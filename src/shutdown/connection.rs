@@ -5,7 +5,6 @@ mod link;
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use self::link::{Link, Operation};
 use super::{Shutdown, waiters::Shared};
+use crate::sync::Arc;
 
 pin_project! {
     /// A connection that a [`Shutdown`] can cut. Returned by [`Shutdown::connection`].

@@ -58,7 +58,7 @@ impl Shutdown {
         let shutdown = self.clone();
         async move {
             let shared = &shutdown.shared;
-            let ended_before = shared.streams().ended();
+            let (ended_before, _) = shared.streams().counts();
             let cut_before = shared.connections_cut();
             shared.enter(Phase::Draining);
             // A grace period that the clock cannot represent has no end.
@@ -69,14 +69,13 @@ impl Shutdown {
             let ends = grace_ends.and_then(|end| end.checked_add(AFTER_GRACE));
             let all_gone = || future::poll_fn(|cx| shared.streams().poll_all_gone(cx));
             complete_until(ends, all_gone()).await;
-            let ended = shared.streams().ended() - ended_before;
-            let still_open = shared.streams().open();
+            let (ended, still_open) = shared.streams().counts();
             connection::cut_all(shared);
             if shared.streams().connections() > 0 {
                 complete_until(Instant::now().checked_add(AFTER_CUT), all_gone()).await;
             }
             Drained {
-                ended,
+                ended: ended.wrapping_sub(ended_before),
                 still_open,
                 connections_cut: match cut_before {
                     None => shared.connections_cut().unwrap_or_default(),

@@ -3,11 +3,11 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use super::waiters::{Phase, Shared, Waiter};
+use crate::sync::Arc;
 
 /// Future that completes when a [`Shutdown`](crate::Shutdown) begins to drain or closes. Returned by [`Shutdown::draining`](crate::Shutdown::draining).
 #[derive(Debug)]

@@ -2,12 +2,11 @@
 
 use std::{
     mem,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use super::waiters::{Phase, Shared, Waiter};
-use crate::wire::close_event::CloseEvent;
+use crate::{sync::Arc, wire::close_event::CloseEvent};
 
 /// A stream that watches a shutdown and, unless an inner layer does so, is counted by it.
 ///

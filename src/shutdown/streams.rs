@@ -1,27 +1,23 @@
 //! Counts the streams and the connections of a shutdown.
 
-use std::{
-    mem,
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::Waker,
-};
+use std::{mem, task::Waker};
 
 #[cfg(feature = "tokio")]
 use std::task::{Context, Poll};
 
 use super::wake::{lock, wake_all};
+use crate::sync::{
+    Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 /// Counts of the streams and the connections of a shutdown.
 #[derive(Default)]
 pub(crate) struct Streams {
-    /// Streams that have not ended.
-    open: AtomicUsize,
+    started: AtomicUsize,
+    ended: AtomicUsize,
     /// Streams that have not been reported. A stream that has ended is reported a moment later.
     unreported: AtomicUsize,
-    ended: AtomicUsize,
     /// Connections that have not been dropped.
     #[cfg(feature = "tokio")]
     connections: AtomicUsize,
@@ -30,20 +26,28 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    pub(super) fn open(&self) -> usize {
-        self.open.load(Ordering::SeqCst)
+    /// Returns the number of streams that have ended, and of those that are open, at one moment.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let mut ended = self.ended.load(Ordering::SeqCst);
+        loop {
+            let started = self.started.load(Ordering::SeqCst);
+            // If no stream has ended in the meantime, both numbers are those of the moment of the second load.
+            match self.ended.load(Ordering::SeqCst) {
+                now if now == ended => return (ended, started.wrapping_sub(ended)),
+                now => ended = now,
+            }
+        }
     }
 
     /// A stream starts.
     pub(super) fn start(&self) {
-        self.open.fetch_add(1, Ordering::SeqCst);
+        self.started.fetch_add(1, Ordering::SeqCst);
         self.unreported.fetch_add(1, Ordering::SeqCst);
     }
 
     /// A stream ends.
     pub(super) fn leave(&self) {
         self.ended.fetch_add(1, Ordering::SeqCst);
-        self.open.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// A stream that has ended has been reported. Returns `true` if it was the last one.
@@ -60,10 +64,6 @@ impl Streams {
 
 #[cfg(feature = "tokio")]
 impl Streams {
-    pub(super) fn ended(&self) -> usize {
-        self.ended.load(Ordering::SeqCst)
-    }
-
     pub(super) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }

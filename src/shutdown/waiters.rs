@@ -1,11 +1,10 @@
 //! The phase of a shutdown, and the tasks that wait for one.
 
+#[cfg(feature = "tokio")]
+mod cut;
+
 use std::{
     fmt, mem,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicU8, Ordering},
-    },
     task::{Context, Poll, Waker},
 };
 
@@ -15,7 +14,13 @@ use super::{
     streams::Streams,
     wake::{lock, wake_all},
 };
-use crate::wire::close_event::CloseEvent;
+use crate::{
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock,
+        atomic::{AtomicU8, Ordering},
+    },
+    wire::close_event::CloseEvent,
+};
 
 /// Phases of a shutdown, which only ever advance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,9 +48,9 @@ pub(crate) struct Shared {
     phase: Padded<AtomicU8>,
     streams: Padded<Streams>,
     close_event: OnceLock<CloseEvent>,
-    /// Number of connections that were open when the last phase was entered.
+    /// Number of connections that were open when the last phase was entered. Locked when a connection starts.
     #[cfg(feature = "tokio")]
-    cut: OnceLock<usize>,
+    cut: Mutex<Option<usize>>,
     /// The wakers of the tasks that wait for each phase after `Open`.
     waiters: [Mutex<Slab<Waker>>; AWAITED],
 }
@@ -75,7 +80,7 @@ impl Default for Shared {
             streams: Padded::default(),
             close_event: OnceLock::new(),
             #[cfg(feature = "tokio")]
-            cut: OnceLock::new(),
+            cut: Mutex::default(),
             waiters: Default::default(),
         }
     }
@@ -102,27 +107,20 @@ impl Shared {
     ///
     /// Passes on the first panic of a waker, after every other task has been woken.
     pub(crate) fn enter(&self, phase: Phase) {
-        let before = self.phase.0.fetch_max(phase as u8, Ordering::SeqCst);
+        let before = self.advance(phase);
+        self.wake(before, phase);
+    }
+
+    /// Advances to this phase, and returns the number of the phase before.
+    fn advance(&self, phase: Phase) -> u8 {
+        self.phase.0.fetch_max(phase as u8, Ordering::SeqCst)
+    }
+
+    /// Wakes the tasks that wait for the phases after the first of these two.
+    fn wake(&self, before: u8, phase: Phase) {
         let wakers = |passed: u8| mem::take(&mut *lock(&self.waiters[usize::from(passed)]));
         let wakers = (before..phase as u8).flat_map(wakers);
         wake_all(wakers.map(|(_, waker)| waker));
-    }
-
-    /// Enters the last phase, which fails every connection. Returns the number of connections, or `None` if the phase had been
-    /// entered before.
-    #[cfg(feature = "tokio")]
-    pub(super) fn cut(&self) -> Option<usize> {
-        let open = self.streams().connections();
-        // The number is set before the first connection fails, so that a drain that waits for that connection sees the number.
-        let is_first = self.cut.set(open).is_ok();
-        self.enter(Phase::Cut);
-        is_first.then_some(open)
-    }
-
-    /// Returns the number of connections that have been cut, or `None` until the last phase is entered.
-    #[cfg(feature = "tokio")]
-    pub(super) fn connections_cut(&self) -> Option<usize> {
-        self.cut.get().copied()
     }
 
     #[inline]

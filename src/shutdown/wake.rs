@@ -2,9 +2,11 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::PoisonError,
     task::Waker,
 };
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// Wakes every task, and passes on the first panic of a waker after that. No lock may be held, because a waker may poll its task
 /// at once.

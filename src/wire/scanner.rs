@@ -9,7 +9,7 @@
 use memchr::{memchr, memchr2, memmem, memrchr2, memrchr2_iter};
 
 /// Scanner of one stream, which is fed every byte of it in pieces of any size.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Scanner {
     line: Line,
     /// A field line has begun since the last blank line: the client has an unfinished event.
@@ -23,7 +23,7 @@ pub(crate) struct Scanner {
 pub(crate) struct Scanned {
     /// Length of the longest prefix of the piece that ends at a boundary. `None` if no prefix does.
     pub(crate) boundary: Option<usize>,
-    /// An event has been delivered within that prefix. Always `false` if the caller did not ask for it.
+    /// An event has been delivered within that prefix. May be `false` for such a prefix if the caller did not ask for it.
     pub(crate) delivered: bool,
 }
 
@@ -60,8 +60,8 @@ impl Scanner {
         }
     }
 
-    /// Scans the next bytes of the stream. With `detect_delivery` the result tells whether an event has been delivered;
-    /// without it most bytes need not be read.
+    /// Scans the next bytes of the stream. With `detect_delivery`, the result tells whether an event has been delivered.
+    /// Without `detect_delivery`, most bytes need not be read.
     #[inline]
     pub(crate) fn feed(&mut self, bytes: &[u8], detect_delivery: bool) -> Scanned {
         if !detect_delivery && ends_in_blank_line(bytes) {

@@ -7,6 +7,7 @@
 //! - [`vectors`]: test vectors for decoders of event streams.
 //! - [`chunked`]: decodes the chunked transfer coding of HTTP/1.1; with `net`, reads a response chunk by chunk.
 //! - [`reports`]: collects the reports of a layer.
+//! - [`connection`]: a connection whose calls return what the test says.
 //! - [`exchange`]: sends one response through a layer.
 //! - [`model`]: the layer's contract, to predict or to judge a stream.
 //! - [`wait`]: waits with a limit, so that a test fails instead of hanging.
@@ -20,6 +21,7 @@
 pub mod chunked;
 #[cfg(feature = "net")]
 pub mod client;
+pub mod connection;
 pub mod decoder;
 pub mod driver;
 pub mod exchange;

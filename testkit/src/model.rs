@@ -50,7 +50,7 @@ use tower_sse_completion::Ending;
 
 pub use self::{
     close_event::CloseEventSpec,
-    connection::{CALLS, Call, ConnectionModel, Returned},
+    connection::{ABORTED, CALLS, Call, ConnectionModel, Returned, TIMED_OUT},
     expected::Expected,
     forwarding::Forwarding,
     judge::StreamJudge,

@@ -45,7 +45,17 @@ impl Connection {
     ///
     /// Fails if the connection or its handshake does.
     pub async fn open(address: SocketAddr, version: Version) -> Result<Self, Error> {
-        let stream = TokioIo::new(TcpStream::connect(address).await?);
+        Self::over(TcpStream::connect(address).await?, version).await
+    }
+
+    /// Speaks HTTP over this socket.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the handshake does.
+    pub async fn over(stream: TcpStream, version: Version) -> Result<Self, Error> {
+        let address = stream.peer_addr()?;
+        let stream = TokioIo::new(stream);
         // The body that is read from the connection returns the errors of the connection.
         let (sender, task) = match version {
             Version::Http1 => {

@@ -3,7 +3,6 @@
 use std::{
     io::{Error, ErrorKind},
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,6 +15,7 @@ use tokio::{
 use crate::{
     coop::poll_unconstrained,
     shutdown::waiters::{Phase, Shared, Waiter},
+    sync::Arc,
 };
 
 /// Counts a connection, and decides when it fails.
@@ -55,7 +55,7 @@ pub(super) enum Operation {
 impl Link {
     /// Counts a connection that starts now.
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        shared.streams().connect();
+        shared.connect();
         Self {
             reader: Waiter::new(shared, Phase::Cut),
             writer: Waiter::new(shared, Phase::Cut),

@@ -1,14 +1,16 @@
 //! A connection that a shutdown can cut (C24).
 
-use std::{task::Poll, time::Duration};
+use std::{io::ErrorKind, task::Poll, time::Duration};
 
 /// A call of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     /// A read.
     Read,
-    /// A write of at least one byte, vectored or not.
+    /// A write of at least one byte.
     Write,
+    /// A write of several slices.
+    WriteVectored,
     /// A flush.
     Flush,
     /// A shutdown of the writing side.
@@ -16,18 +18,22 @@ pub enum Call {
 }
 
 /// All calls of a connection.
-pub const CALLS: [Call; 4] = [Call::Read, Call::Write, Call::Flush, Call::Shutdown];
+pub const CALLS: [Call; 5] = [
+    Call::Read,
+    Call::Write,
+    Call::WriteVectored,
+    Call::Flush,
+    Call::Shutdown,
+];
 
-/// What a call of a wrapped connection returns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Returned {
-    /// The result of the inner connection.
-    Forwarded(Poll<()>),
-    /// An error, because the shutdown has cut the connection.
-    Aborted,
-    /// An error, because a write was pending for too long.
-    TimedOut,
-}
+/// What a call of a connection returns: a number of bytes, which is zero for a flush and a shutdown, or the kind of an error.
+pub type Returned = Poll<Result<usize, ErrorKind>>;
+
+/// The error of a call whose connection a shutdown has cut.
+pub const ABORTED: Returned = Poll::Ready(Err(ErrorKind::ConnectionAborted));
+
+/// The error of a call whose connection had a write that was pending for too long.
+pub const TIMED_OUT: Returned = Poll::Ready(Err(ErrorKind::TimedOut));
 
 /// Predicts the calls of one connection.
 #[derive(Debug, Clone, Default)]
@@ -37,8 +43,8 @@ pub struct ConnectionModel {
     has_timed_out: bool,
     reads: Side,
     writes: Side,
-    /// The write or flush that has made no progress, and since when.
-    stalled: Option<(Call, Duration)>,
+    /// Since when a write or a flush has made no progress, and whether the first that was pending is a flush.
+    stalled: Option<(bool, Duration)>,
 }
 
 /// One direction of a connection.
@@ -71,44 +77,48 @@ impl ConnectionModel {
     }
 
     /// Predicts a call for which the inner connection has this result.
-    pub fn call(&mut self, call: Call, inner: Poll<()>, now: Duration) -> Returned {
+    pub fn call(&mut self, call: Call, inner: Returned, now: Duration) -> Returned {
         let returned = self.returned(call, inner, now);
         let side = match call {
             Call::Read => &mut self.reads,
-            Call::Write | Call::Flush | Call::Shutdown => &mut self.writes,
+            _ => &mut self.writes,
         };
         *side = match returned {
-            Returned::Forwarded(Poll::Pending) => Side::Waiting,
-            _ => Side::Ready,
+            Poll::Pending => Side::Waiting,
+            Poll::Ready(_) => Side::Ready,
         };
         returned
     }
 
-    fn returned(&mut self, call: Call, inner: Poll<()>, now: Duration) -> Returned {
+    fn returned(&mut self, call: Call, inner: Returned, now: Duration) -> Returned {
         if self.has_timed_out {
-            return Returned::TimedOut;
+            return TIMED_OUT;
         }
         if self.is_cut {
-            return Returned::Aborted;
+            return ABORTED;
         }
-        match (call, inner) {
-            (Call::Read, _) => {}
-            (_, Poll::Pending) => {
-                self.stalled.get_or_insert((call, now));
+        let is_flush = matches!(call, Call::Flush | Call::Shutdown);
+        match inner {
+            _ if call == Call::Read => {}
+            Poll::Pending => {
+                self.stalled.get_or_insert((is_flush, now));
                 if self.is_over(now) {
                     self.has_timed_out = true;
-                    return Returned::TimedOut;
+                    return TIMED_OUT;
                 }
             }
-            (Call::Write, Poll::Ready(())) => self.stalled = None,
             // A flush that completes says nothing about a write that is pending.
-            (Call::Flush | Call::Shutdown, Poll::Ready(())) => {
-                if self.stalled.is_some_and(|(call, _)| call != Call::Write) {
-                    self.stalled = None;
-                }
+            Poll::Ready(Ok(_)) if is_flush => {
+                self.stalled = self.stalled.filter(|(is_flush, _)| !is_flush);
             }
+            Poll::Ready(Ok(1..)) => self.stalled = None,
+            // Neither an error nor a write of nothing is progress.
+            Poll::Ready(_) => {}
         }
-        Returned::Forwarded(inner)
+        match is_flush {
+            true => inner.map_ok(|_| 0),
+            false => inner,
+        }
     }
 
     /// Returns `true` if a task that waits for a read must have been woken by now.

@@ -9,7 +9,7 @@ use std::{
 use e2e::event_source::{ClientEvent, EventSource};
 use tokio::task::JoinSet;
 
-use crate::{audit::Audit, instance::INSTANCE, outcome::Outcome};
+use crate::{audit::Audit, flow::Events, instance::INSTANCE, outcome::Outcome};
 
 /// Clients that read until the audience is dropped.
 #[derive(Debug)]
@@ -53,21 +53,26 @@ impl Audience {
         self.all(|client| client.gave_up || client.instance.is_some())
     }
 
-    /// Returns `true` if a client has an open stream of this instance.
-    pub fn is_read(&self, instance: usize) -> bool {
-        !self.all(|client| client.instance != Some(instance))
+    /// Returns the number of clients that have an open stream of this instance.
+    pub fn readers(&self, instance: usize) -> usize {
+        self.sum(|client| usize::from(client.instance == Some(instance)))
     }
 
-    /// Returns `true` if every client has received this event or a later one.
-    pub fn have_received(&self, number: u64) -> bool {
-        self.all(|client| client.audit.newest() >= number)
+    /// Returns the number of streams that have ended.
+    pub fn ends(&self) -> usize {
+        self.sum(|client| client.clean_ends + client.cuts)
+    }
+
+    /// Returns `true` if this event is the newest one of every client.
+    pub fn have_received(&self, id: &str) -> bool {
+        self.all(|client| client.audit.newest() == id)
     }
 
     /// Adds up what all clients have found.
-    pub fn report(&self, outcome: &mut Outcome) {
+    pub fn report(&self, log: &Events, outcome: &mut Outcome) {
         for client in &self.clients {
             let client = lock(client);
-            outcome.findings += client.audit.findings(outcome.published);
+            outcome.findings += client.audit.findings(log);
             outcome.clean_ends += client.clean_ends;
             outcome.cuts += client.cuts;
             outcome.unreachable += client.unreachable;
@@ -75,6 +80,10 @@ impl Audience {
             outcome.reconnects.extend(&client.reconnects);
         }
         outcome.reconnects.sort_unstable();
+    }
+
+    fn sum(&self, count: impl Fn(&Client) -> usize) -> usize {
+        self.clients.iter().map(|client| count(&lock(client))).sum()
     }
 
     fn all(&self, condition: impl Fn(&Client) -> bool) -> bool {
@@ -103,7 +112,7 @@ async fn read(mut source: EventSource, client: Arc<Mutex<Client>>, start: Instan
                     .and_then(|number| number.to_str().ok());
                 client.instance = number.and_then(|number| number.parse().ok());
             }
-            ClientEvent::Event(event) => client.audit.add(&event),
+            ClientEvent::Event(event) => client.audit.add(event),
             ClientEvent::Ended { clean } => {
                 client.instance = None;
                 client.clean_ends += usize::from(clean);

@@ -1,17 +1,14 @@
-//! Compares the events that one client has received with those of the flow.
+//! Compares the events that one client has received with those of the log.
+
+use std::{collections::HashSet, ops::AddAssign};
 
 use testkit::decoder::Event;
 
-use crate::flow;
+use crate::flow::Events;
 
 /// The events of one client.
 #[derive(Debug, Default)]
-pub struct Audit {
-    /// By number; there is no event 0.
-    seen: Vec<bool>,
-    newest: u64,
-    findings: Findings,
-}
+pub struct Audit(Vec<Event>);
 
 /// The counts of received and damaged events.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -25,52 +22,36 @@ pub struct Findings {
 
 impl Audit {
     /// Adds the next event.
-    pub fn add(&mut self, event: &Event) {
-        match event.event_type.as_str() {
-            "message" => self.add_message(event),
-            // Data in the close event are a part of another event.
-            "close" if event.data.is_empty() => self.findings.close_events += 1,
-            _ => self.findings.torn += 1,
-        }
+    pub fn add(&mut self, event: Event) {
+        self.0.push(event);
     }
 
-    /// Returns the number of the newest event.
-    pub fn newest(&self) -> u64 {
-        self.newest
+    /// Returns the ID of the newest event.
+    pub fn newest(&self) -> &str {
+        self.0.last().map_or("", |event| &event.last_event_id)
     }
 
-    /// Returns the counts up to this event, the last one that was published.
-    pub fn findings(&self, last: u64) -> Findings {
-        Findings {
-            missed: self.findings.missed + last.saturating_sub(self.newest),
-            ..self.findings
+    /// Compares the events with those of the log.
+    pub fn findings(&self, log: &Events) -> Findings {
+        let mut findings = Findings::default();
+        let mut seen = HashSet::new();
+        for event in &self.0 {
+            match event.event_type.as_str() {
+                "message" if log.get(&event.last_event_id) == Some(&event.data) => {
+                    findings.received += 1;
+                    findings.received_twice += u64::from(!seen.insert(&event.last_event_id));
+                }
+                // Data in the close event are a part of another event.
+                "close" if event.data.is_empty() => findings.close_events += 1,
+                _ => findings.torn += 1,
+            }
         }
-    }
-
-    fn add_message(&mut self, event: &Event) {
-        let number = event.last_event_id.parse().unwrap_or(0);
-        if event.data != flow::data(number) {
-            self.findings.torn += 1;
-            return;
-        }
-        self.findings.received += 1;
-        let index = usize::try_from(number).expect("a small number");
-        if self.seen.len() <= index {
-            self.seen.resize(index + 1, false);
-        }
-        if std::mem::replace(&mut self.seen[index], true) {
-            self.findings.received_twice += 1;
-        } else if number > self.newest {
-            self.findings.missed += number - self.newest - 1;
-            self.newest = number;
-        } else {
-            // The event was counted as missed, and has arrived late.
-            self.findings.missed -= 1;
-        }
+        findings.missed = (log.len() - seen.len()) as u64;
+        findings
     }
 }
 
-impl std::ops::AddAssign for Findings {
+impl AddAssign for Findings {
     fn add_assign(&mut self, other: Self) {
         self.received += other.received;
         self.missed += other.missed;
@@ -84,48 +65,43 @@ impl std::ops::AddAssign for Findings {
 mod tests {
     use super::*;
 
-    fn findings(events: &[(&str, String, u64)], last: u64) -> Findings {
-        let mut audit = Audit::default();
-        for (event_type, data, number) in events {
-            audit.add(&Event {
-                event_type: (*event_type).to_owned(),
-                data: data.clone(),
-                last_event_id: number.to_string(),
-            });
-        }
-        audit.findings(last)
-    }
-
-    fn message(number: u64) -> (&'static str, String, u64) {
-        ("message", flow::data(number), number)
+    fn findings(events: &[(&str, &str, &str)]) -> Findings {
+        let log = ["1-0", "2-0", "2-1"].map(|id| (id.to_owned(), format!("data of {id}")));
+        let event = |&(event_type, data, id): &(&str, &str, &str)| Event {
+            event_type: event_type.to_owned(),
+            data: data.to_owned(),
+            last_event_id: id.to_owned(),
+        };
+        Audit(events.iter().map(event).collect()).findings(&log.into())
     }
 
     #[test]
     fn every_kind_of_damage_is_found() {
-        let clean = [
-            message(1),
-            message(2),
-            ("close", String::new(), 2),
-            message(3),
+        let [one, two, three] = [
+            ("message", "data of 1-0", "1-0"),
+            ("message", "data of 2-0", "2-0"),
+            ("message", "data of 2-1", "2-1"),
         ];
+        let clean = findings(&[one, two, ("close", "", "2-0"), three]);
         let expected = Findings {
             received: 3,
             close_events: 1,
             ..Findings::default()
         };
-        assert_eq!(findings(&clean, 3), expected);
-        assert_eq!(findings(&[message(1), message(4)], 4).missed, 2);
-        assert_eq!(findings(&[message(1), message(3), message(2)], 3).missed, 0);
+        assert_eq!(clean, expected);
+        assert_eq!(findings(&[one]).missed, 2);
+        assert_eq!(findings(&[one, three]).missed, 1);
+        assert_eq!(findings(&[one, two, one, three]).received_twice, 1);
         assert_eq!(
-            findings(&[message(1), message(2), message(1)], 2).received_twice,
+            findings(&[one, ("message", "data of", "2-0"), three]).torn,
             1
         );
-        assert_eq!(findings(&[message(1)], 3).missed, 2);
-        let half = flow::data(2)[..9].to_owned();
         assert_eq!(
-            findings(&[message(1), ("message", half.clone(), 2)], 2).torn,
+            findings(&[one, ("close", "data of 2-0", "2-0"), three]).torn,
             1
         );
-        assert_eq!(findings(&[message(1), ("close", half, 2)], 2).torn, 1);
+        // An event that is not in the log, and a gap that a client was told of.
+        assert_eq!(findings(&[one, ("message", "data of 1-1", "1-1")]).torn, 1);
+        assert_eq!(findings(&[one, ("reset", "", "2-1")]).torn, 1);
     }
 }

@@ -12,7 +12,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
+use instances::{
+    app,
+    log::{FIRST, Log, Message},
+};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     net::TcpListener,
@@ -22,10 +26,7 @@ use tokio::{
 };
 use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer};
 
-use crate::{
-    FIXED, SPREAD, VARIANTS, Variant,
-    flow::{self, Flow},
-};
+use crate::{FIXED, SPREAD, VARIANTS, Variant, flow::LIMIT};
 
 /// The header with the number of the instance.
 pub const INSTANCE: HeaderName = HeaderName::from_static("instance");
@@ -33,10 +34,11 @@ pub const INSTANCE: HeaderName = HeaderName::from_static("instance");
 /// Maximum time between the first part of an event and the rest of it.
 const LAG: Duration = Duration::from_millis(80);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Instance {
     pub address: SocketAddr,
-    pub flow: Flow,
+    /// The URL of the Redis that has the log.
+    pub redis: String,
     /// Counts all instances of a run.
     pub number: usize,
     pub variant: Variant,
@@ -45,16 +47,17 @@ pub struct Instance {
 #[derive(Debug)]
 struct Server {
     instance: Instance,
+    log: Log,
     shutdown: Shutdown,
 }
 
 impl Instance {
     /// Starts this program again as this instance, and returns when it accepts connections.
-    pub async fn start(self) -> Result<Child, Box<dyn Error>> {
+    pub async fn start(&self) -> Result<Child, Box<dyn Error>> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("instance")
             .arg(self.address.to_string())
-            .arg(self.flow.id().to_string())
+            .arg(&self.redis)
             .arg(self.number.to_string())
             .arg((self.variant as usize).to_string())
             .stdout(Stdio::piped())
@@ -69,13 +72,13 @@ impl Instance {
 
     /// Parses the arguments of [`start`](Self::start), if these are such.
     pub fn parse(arguments: &[&str]) -> Option<Result<Self, Box<dyn Error>>> {
-        let ["instance", address, flow, number, variant] = arguments[..] else {
+        let ["instance", address, redis, number, variant] = arguments[..] else {
             return None;
         };
         let parse = || {
             Ok(Self {
                 address: address.parse()?,
-                flow: Flow::of(flow.parse()?),
+                redis: redis.to_owned(),
                 number: number.parse()?,
                 variant: VARIANTS[variant.parse::<usize>()?].1,
             })
@@ -87,15 +90,20 @@ impl Instance {
     pub async fn serve(self) -> Result<(), Box<dyn Error>> {
         let mut terminate = signal(SignalKind::terminate())?;
         let shutdown = Shutdown::new();
+        let variant = self.variant;
+        let listener = TcpListener::bind(self.address).await?;
         let server = Arc::new(Server {
+            log: app::Instance::connect(&self.redis, LIMIT).await?.log,
             instance: self,
             shutdown: shutdown.clone(),
         });
-        let layer = SseCompletionLayer::new().shutdown(&shutdown);
+        let layer = SseCompletionLayer::new()
+            .shutdown(&shutdown)
+            .close_on_completed(true);
         let mut app = Router::new()
             .route("/events", get(events))
             .with_state(server);
-        app = match self.variant {
+        app = match variant {
             Variant::Fixed => app.layer(layer.close_event(CloseEvent::new().retry(FIXED)?)),
             Variant::Spread => {
                 let close_event = CloseEvent::new().retry_between(SPREAD[0]..=SPREAD[1])?;
@@ -103,7 +111,6 @@ impl Instance {
             }
             Variant::HandWritten | Variant::Killed => app,
         };
-        let listener = TcpListener::bind(self.address).await?;
         println!("ready");
         axum::serve(listener, app)
             .with_graceful_shutdown(shutdown.after(async move { terminate.recv().await }))
@@ -114,8 +121,9 @@ impl Instance {
 
 async fn events(State(server): State<Arc<Server>>, headers: HeaderMap) -> Response {
     let last_event_id = headers.get("last-event-id").and_then(|id| id.to_str().ok());
-    let received = last_event_id.and_then(|id| id.parse().ok()).unwrap_or(0);
-    let frames = frames(server.instance.flow, received);
+    // A client without an ID receives all events, so that each client has to receive the same.
+    let cursor = last_event_id.map_or(FIRST, |id| id.parse().unwrap_or_default());
+    let frames = frames(server.log.follow(cursor));
     let frames = match server.instance.variant {
         Variant::HandWritten => {
             let close_event = format!("event: close\ndata:\nretry: {}\n\n", FIXED.as_millis());
@@ -133,19 +141,22 @@ async fn events(State(server): State<Arc<Server>>, headers: HeaderMap) -> Respon
     (headers, Body::from_stream(frames.map(Ok::<_, Infallible>))).into_response()
 }
 
-/// Returns all events after this one, in frames that end anywhere.
-fn frames(flow: Flow, received: u64) -> impl Stream<Item = Bytes> + Send {
-    let start = (received, Bytes::new());
-    stream::unfold(start, move |(sent, mut rest)| async move {
-        if !rest.is_empty() {
-            time::sleep(LAG.mul_f64(fastrand::f64())).await;
-            return Some((rest, (sent, Bytes::new())));
-        }
-        flow.reach(sent + 1).await;
-        let newest = flow.newest().max(sent + 1);
-        let events: String = (sent + 1..=newest).map(flow::encode).collect();
-        let mut frame = Bytes::from(events);
-        rest = frame.split_off(fastrand::usize(1..frame.len()));
-        Some((frame, (newest, rest)))
+/// Encodes messages, in frames that end anywhere.
+fn frames(messages: impl Stream<Item = Message> + Send) -> impl Stream<Item = Bytes> + Send {
+    messages.ready_chunks(100).flat_map(|messages| {
+        let mut frame = Bytes::from_iter(messages.into_iter().flat_map(encode));
+        let rest = frame.split_off(fastrand::usize(1..frame.len()));
+        let rest = time::sleep(LAG.mul_f64(fastrand::f64())).map(|()| rest);
+        stream::iter([frame]).chain(rest.into_stream())
     })
+}
+
+fn encode(message: Message) -> Vec<u8> {
+    let event = match message {
+        Message::Event(id, data) => {
+            format!("id: {id}\ndata: {}\n\n", data.replace('\n', "\ndata: "))
+        }
+        Message::Reset(id) => format!("event: reset\nid: {id}\ndata:\n\n"),
+    };
+    event.into_bytes()
 }

@@ -1,4 +1,4 @@
-//! A rolling restart of two servers while many clients read.
+//! Two servers and Redis are restarted, one after the other, while many clients read.
 //!
 //! ```text
 //! rolling_restart [CLIENTS [PROXY [without-layer]]]

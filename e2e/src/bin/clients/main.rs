@@ -1,0 +1,101 @@
+//! The server of the end-to-end tests with published clients. Each client has a path, and below it one for each situation:
+//!
+//! ```text
+//! /openai/shutdown/chat/completions
+//! ```
+//!
+//! | situation | the stream |
+//! |---|---|
+//! | `complete` | is complete |
+//! | `shutdown` | is closed by a `Shutdown` inside an event |
+//! | `default` | the same, with the default close event |
+//! | `truncated` | ends inside an event |
+//! | `unmarked` | ends between two events, without the protocol's end mark |
+//! | `silence` | is complete, and pauses for longer than the interval of the keep-alive |
+//!
+//! The server prints its URL. It ends when its input ends.
+
+mod recordings;
+mod table;
+
+use std::{error::Error, future, io, process, thread, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Path,
+    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
+    response::{Html, IntoResponse, Response},
+    routing::{any, get},
+};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
+use tokio::{net::TcpListener, time};
+use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer};
+
+use crate::{recordings::Recording, table::CLIENTS};
+
+const PAGE: &str = "<!doctype html><title>clients</title><link rel=icon href=data:,><body>";
+const KEEP_ALIVE: Duration = Duration::from_millis(50);
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    println!("http://{}", listener.local_addr()?);
+    thread::spawn(|| {
+        // An error means that the input has ended, too.
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        process::exit(0);
+    });
+    axum::serve(listener, app()).await?;
+    Ok(())
+}
+
+fn app() -> Router {
+    let page = Router::new().route("/", get(async || Html(PAGE)));
+    CLIENTS.iter().fold(page, |app, (name, layer, recording)| {
+        let respond = async move |Path(path): Path<String>, headers: HeaderMap| {
+            respond(*recording, &path, headers.contains_key("last-event-id"))
+        };
+        let layer = layer(SseCompletionLayer::new().keep_alive(KEEP_ALIVE));
+        let routes = Router::new().route("/{*path}", any(respond)).layer(layer);
+        app.nest(&format!("/{name}"), routes)
+    })
+}
+
+/// Responds in the situation that is the first segment of the path. A client that comes back for the rest of a stream gets
+/// it, and then no end.
+fn respond(recording: Recording, path: &str, resumes: bool) -> Response {
+    let [whole, half, rest] = recording;
+    let shutdown = Shutdown::new();
+    let close = shutdown.clone();
+    let frames = |frames: &[&'static str]| stream::iter(frames.to_vec());
+    // The upstream stays silent after the shutdown.
+    let closed = async move { close.close() }.then(|()| future::pending());
+    let situation = path.split('/').next().unwrap_or_default();
+    let stream = match situation {
+        _ if resumes => frames(&[half, rest]).chain(stream::pending()).boxed(),
+        "complete" => frames(&recording).boxed(),
+        "shutdown" | "default" => frames(&[whole, half]).chain(stream::once(closed)).boxed(),
+        "truncated" => frames(&[whole, half]).boxed(),
+        "unmarked" => frames(&[whole]).boxed(),
+        "silence" => {
+            let pause = time::sleep(4 * KEEP_ALIVE).map(|()| "");
+            frames(&[whole])
+                .chain(stream::once(pause))
+                .chain(frames(&[half, rest]))
+                .boxed()
+        }
+        _ => return StatusCode::NOT_FOUND.into_response(),
+    };
+    let mut response = event_stream(stream);
+    shutdown.attach(response.extensions_mut());
+    if situation == "default" {
+        response.extensions_mut().insert(CloseEvent::new());
+    }
+    response
+}
+
+fn event_stream(frames: impl Stream<Item = &'static str> + Send + 'static) -> Response {
+    let body = Body::from_stream(frames.map(Ok::<_, io::Error>));
+    ([(CONTENT_TYPE, "text/event-stream")], body).into_response()
+}

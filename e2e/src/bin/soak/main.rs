@@ -1,0 +1,175 @@
+//! Many streams for a long time: clients come and go, and the server is drained and restarted within the process.
+//!
+//! ```text
+//! soak --minutes N [--streams N] [--plot FILE.svg]
+//! ```
+//!
+//! It fails if a stream is not reported exactly once, if a client receives a torn event or an end that its stream does not
+//! have, if an unexpected warning is logged, or if a server leaves descriptors, tasks, streams or memory behind.
+//!
+//! Both ends of all connections are on one thread, so that every allocation is counted. A timer belongs to the body of a
+//! stream, so that a timer that is left is an allocation that is left.
+
+mod clients;
+mod findings;
+mod samples;
+mod site;
+mod streams;
+
+use std::{
+    error::Error,
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use testkit::{observed::Logged, wait::until};
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use self::{
+    clients::Clients,
+    findings::{Findings, Life},
+    samples::Samples,
+    site::Site,
+};
+
+/// The reason why a run fails.
+pub type Failure = Box<dyn Error + Send + Sync>;
+
+const USAGE: &str = "usage: soak --minutes N [--streams N] [--plot FILE.svg]";
+
+/// Time from the start of a server to the end of its drain, unless the run is short.
+const LIFE: Duration = Duration::from_secs(5 * 60);
+
+/// Minimum number of servers that are measured. One more warms up what the runtime and the allocator keep.
+const LIVES: u32 = 3;
+
+/// Number of clients that leave in each second, and join.
+const CHURN: usize = 100;
+
+/// Time in which streams may finish when the server is drained.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Time between two looks at the clock.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Descriptors of both ends of each connection, and others.
+const FILES_PER_STREAM: usize = 2;
+const OTHER_FILES: usize = 1_000;
+
+#[derive(Debug)]
+struct Arguments {
+    minutes: u32,
+    streams: usize,
+    plot: Option<PathBuf>,
+}
+
+fn main() -> Result<ExitCode, Failure> {
+    let arguments = Arguments::parse().ok_or(USAGE)?;
+    let streams = arguments.streams;
+    let files = (FILES_PER_STREAM * streams + OTHER_FILES) as u64;
+    if rlimit::increase_nofile_limit(files)? < files {
+        return Err(format!("{files} files have to be open").into());
+    }
+    let logged = Logged::default();
+    tracing::subscriber::set_global_default(logged.clone())?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+
+    let minutes = Duration::from_secs(60 * u64::from(arguments.minutes));
+    let lives = LIVES.max((minutes.as_secs() / LIFE.as_secs()) as u32);
+    let mut samples = Samples::new();
+    let mut findings = Findings::default();
+    let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
+    for number in 0..=lives {
+        // The first server warms up. Its clients leave as soon as all have come.
+        let length = if number == 0 {
+            Duration::ZERO
+        } else {
+            minutes / lives
+        };
+        let mut life = Ok(Life::default());
+        let kept = allocation_counter::measure(|| {
+            life = live(&runtime, &mut address, streams, length, &mut samples);
+        });
+        findings.add(number, life?, kept.count_current, samples.take_peak())?;
+    }
+    if let Some(plot) = arguments.plot {
+        fs::write(plot, samples.plot())?;
+    }
+    let failures = findings.finish(&logged);
+    for failure in &failures {
+        eprintln!("{failure}");
+    }
+    Ok(match failures[..] {
+        [] => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+/// Runs a server, with this number of clients for this time, until nothing of it is left.
+fn live(
+    runtime: &Runtime,
+    address: &mut SocketAddr,
+    streams: usize,
+    length: Duration,
+    samples: &mut Samples,
+) -> Result<Life, Failure> {
+    runtime.block_on(async {
+        let (site, bound) = Site::start(*address)?;
+        *address = bound;
+        let (shutdown, account) = (site.shutdown.clone(), site.account.clone());
+        let mut clients = Clients::new(bound, streams as f64 / CHURN as f64);
+        let start = Instant::now();
+        while clients.opened() < streams || start.elapsed() < length {
+            clients.keep(streams, TICK).await?;
+            samples.take(shutdown.open_streams())?;
+        }
+
+        let draining = Instant::now();
+        let drained = shutdown.drain(GRACE);
+        let (drained, ended) = tokio::join!(drained, site.ended());
+        ended?;
+        let drain = draining.elapsed();
+        clients.finish().await?;
+        // Connections that have been cut end at their next turn.
+        until(|| Handle::current().metrics().num_alive_tasks() == 0).await;
+        samples.take(shutdown.open_streams())?;
+        let left = (
+            shutdown.open_streams(),
+            account.open(),
+            account.misreported(),
+        );
+        if left != (0, 0, 0) {
+            return Err(format!("(open, not freed, not reported once): {left:?}").into());
+        }
+        Ok(Life {
+            endings: account.endings(),
+            ends: clients.ends,
+            connections_cut: drained.connections_cut(),
+            drain,
+        })
+    })
+}
+
+impl Arguments {
+    fn parse() -> Option<Self> {
+        let mut parsed = Self {
+            minutes: 0,
+            streams: 5_000,
+            plot: None,
+        };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(name) = arguments.next() {
+            let value = arguments.next()?;
+            match name.as_str() {
+                "--minutes" => parsed.minutes = value.parse().ok()?,
+                "--streams" => parsed.streams = value.parse().ok()?,
+                "--plot" => parsed.plot = Some(value.into()),
+                _ => return None,
+            }
+        }
+        (parsed.minutes > 0).then_some(parsed)
+    }
+}

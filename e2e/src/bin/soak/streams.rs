@@ -1,0 +1,141 @@
+//! The streams of the handler. Their frames end anywhere, and their events say which they are.
+
+use std::{io, mem, sync::Arc, time::Duration};
+
+use axum::body::Bytes;
+use futures_util::{Stream, stream};
+use serde::Deserialize;
+use tokio::time;
+
+use crate::site::Entry;
+
+/// A kind of stream, which is the path of its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Events with random pauses, for ever.
+    Forever,
+    /// Some events, and the end.
+    Completes,
+    /// Some events, and the start of an event.
+    Truncated,
+    /// Some events, and an error.
+    Fails,
+    /// No event.
+    Empty,
+    /// Large events without a pause.
+    Flood,
+}
+
+/// Mean of the pauses between two events of a stream that goes on for ever.
+const PAUSE: f64 = 4.0;
+
+/// Mean of the pauses between two events of a stream that has a last event.
+const SHORT_PAUSE: f64 = 0.3;
+
+/// Maximum pause inside an event.
+const LAG: Duration = Duration::from_millis(200);
+
+/// The last event of a stream that has one.
+const LAST: u64 = 10;
+
+impl Kind {
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Forever => "/forever",
+            Self::Completes => "/completes",
+            Self::Truncated => "/truncated",
+            Self::Fails => "/fails",
+            Self::Empty => "/empty",
+            Self::Flood => "/flood",
+        }
+    }
+
+    /// Returns a random kind. Most streams go on for ever.
+    pub fn random() -> Self {
+        match fastrand::u32(0..100) {
+            0 => Self::Flood,
+            1 => Self::Fails,
+            2 => Self::Truncated,
+            3 => Self::Empty,
+            4..10 => Self::Completes,
+            _ => Self::Forever,
+        }
+    }
+}
+
+/// Returns the data of the event with this number.
+pub fn payload(number: u64) -> String {
+    format!("{number} {}", "x".repeat((number * 37 % 200) as usize))
+}
+
+/// Returns a random duration with this mean, in seconds, as the time until an event of a Poisson process.
+pub fn random(mean: f64) -> Duration {
+    Duration::from_secs_f64(-mean * (1.0 - fastrand::f64()).ln())
+}
+
+/// The state of a stream.
+struct Frames {
+    kind: Kind,
+    entry: Arc<Entry>,
+    /// The number of the last event that has begun.
+    number: u64,
+    /// The rest of that event.
+    rest: Bytes,
+    ended: bool,
+}
+
+/// Returns the frames of a stream. Each event is sent in two.
+pub fn frames(
+    kind: Kind,
+    entry: Arc<Entry>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let start = Frames {
+        kind,
+        entry,
+        number: 0,
+        rest: Bytes::new(),
+        ended: false,
+    };
+    stream::unfold(start, |mut frames| async move {
+        frames.entry.polled();
+        let frame = frames.next().await?;
+        Some((frame, frames))
+    })
+}
+
+impl Frames {
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        if self.ended || self.kind == Kind::Empty {
+            return None;
+        }
+        if self.kind == Kind::Flood {
+            return Some(Ok(Bytes::from(format!(
+                "data: {}\n\n",
+                "x".repeat(8 * 1024)
+            ))));
+        }
+        if !self.rest.is_empty() {
+            time::sleep(LAG.mul_f64(fastrand::f64())).await;
+            return Some(Ok(mem::take(&mut self.rest)));
+        }
+        if self.kind == Kind::Forever {
+            time::sleep(random(PAUSE)).await;
+        } else {
+            time::sleep(random(SHORT_PAUSE)).await;
+        }
+        self.number += 1;
+        let is_last = self.kind != Kind::Forever && self.number > LAST;
+        if is_last && self.kind == Kind::Completes {
+            return None;
+        }
+        let number = self.number;
+        let mut frame = Bytes::from(format!("id: {number}\ndata: {}\n\n", payload(number)));
+        self.rest = frame.split_off(fastrand::usize(1..frame.len()));
+        self.ended = is_last;
+        match self.kind {
+            Kind::Fails if is_last => Some(Err(io::Error::other("the handler fails"))),
+            _ => Some(Ok(frame)),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Models of this module. loom runs each in every interleaving of its threads, and with every value that an atomic may return.
+//!
+//! `.ci/loom` runs them, with a limit for the number of preemptions.
+
+mod connections;
+mod phases;
+mod streams;
+
+use std::{
+    any,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Wake, Waker},
+};
+
+use loom::model::Builder;
+
+/// Runs a model in every interleaving, and prints their number.
+fn explore<M: Fn() + Send + Sync + 'static>(model: M) {
+    let interleavings = Arc::<AtomicUsize>::default();
+    let count = Arc::clone(&interleavings);
+    Builder::new().check(move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        model();
+    });
+    let name = any::type_name::<M>().trim_end_matches("::{{closure}}");
+    let (_, name) = name.rsplit_once("::").expect("a path");
+    println!(
+        "model {name}: {} interleavings",
+        interleavings.load(Ordering::SeqCst)
+    );
+}
+
+/// A task that counts its wake-ups. Its counts are no part of a model, so loom does not switch threads there.
+#[derive(Default)]
+struct Task(AtomicUsize);
+
+impl Task {
+    fn new() -> (Arc<Self>, Waker) {
+        let task = Arc::<Self>::default();
+        (Arc::clone(&task), Waker::from(task))
+    }
+
+    fn wakes(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,157 @@
+//! Tasks that wait for a phase.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use loom::{future::block_on, thread};
+
+use super::{Task, explore};
+use crate::{
+    shutdown::{Shutdown, waiters::Phase},
+    wire::close_event::CloseEvent,
+};
+
+#[test]
+fn c10_task_that_registers_during_a_close_is_woken() {
+    explore(|| {
+        let shutdown = Shutdown::new();
+        let closed = shutdown.closed();
+        let task = thread::spawn(move || block_on(closed));
+        shutdown.close();
+        task.join().expect("no panic");
+    });
+}
+
+#[test]
+fn c18_tasks_that_register_during_a_drain_and_a_close_are_woken() {
+    explore(|| {
+        let shutdown = Shutdown::new();
+        let (draining, closed) = (shutdown.draining(), shutdown.closed());
+        let first = thread::spawn(move || block_on(draining));
+        let second = thread::spawn(move || block_on(closed));
+        shutdown.shared.enter(Phase::Draining);
+        shutdown.close();
+        first.join().expect("no panic");
+        second.join().expect("no panic");
+    });
+}
+
+#[test]
+fn c18_drain_and_close_in_two_threads_wake_the_tasks_of_both_phases() {
+    explore(|| {
+        let shutdown = Shutdown::new();
+        let (mut draining, mut closed) = (shutdown.draining(), shutdown.closed());
+        let (drains, closes) = (shutdown.clone(), shutdown);
+        let drain = thread::spawn(move || drains.shared.enter(Phase::Draining));
+        let close = thread::spawn(move || closes.close());
+        block_on(&mut draining);
+        block_on(poll_fn(|cx| {
+            let polled = Pin::new(&mut closed).poll(cx);
+            assert!(Pin::new(&mut draining).poll(cx).is_ready());
+            polled
+        }));
+        drain.join().expect("no panic");
+        close.join().expect("no panic");
+    });
+}
+
+#[test]
+fn c10_task_to_which_a_stream_moves_during_a_close_is_woken() {
+    explore(|| {
+        let shutdown = Shutdown::new();
+        let mut closed = shutdown.closed();
+        let (first, waker) = Task::new();
+        let polled = Pin::new(&mut closed).poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        drop(waker);
+        let closing = thread::spawn(move || shutdown.close());
+        block_on(closed);
+        closing.join().expect("no panic");
+        assert!(first.wakes() <= 1);
+        assert_eq!(Arc::strong_count(&first), 1, "no waker is left");
+    });
+}
+
+#[test]
+fn c10_stream_that_is_dropped_during_a_close_takes_its_waker_and_no_other() {
+    explore(|| {
+        let shutdown = Shutdown::new();
+        let tasks = [(); 2].map(|()| {
+            let (task, waker) = Task::new();
+            let mut closed = shutdown.closed();
+            let polled = Pin::new(&mut closed).poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+            (task, closed)
+        });
+        let [(dropped, first), (other, mut second)] = tasks;
+        let dropping = thread::spawn(move || drop(first));
+        shutdown.close();
+        dropping.join().expect("no panic");
+        assert!(dropped.wakes() <= 1);
+        assert_eq!(Arc::strong_count(&dropped), 1, "no waker is left");
+        assert_eq!(other.wakes(), 1);
+        let polled = Pin::new(&mut second).poll(&mut Context::from_waker(Waker::noop()));
+        assert!(polled.is_ready());
+    });
+}
+
+#[test]
+fn c10_task_that_registers_while_a_stream_is_dropped_is_woken() {
+    explore(|| {
+        let shutdown = Shutdown::new();
+        let mut dropped = shutdown.closed();
+        let (task, waker) = Task::new();
+        let polled = Pin::new(&mut dropped).poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        drop(waker);
+        let closed = shutdown.closed();
+        let dropping = thread::spawn(move || drop(dropped));
+        let waiting = thread::spawn(move || block_on(closed));
+        shutdown.close();
+        dropping.join().expect("no panic");
+        waiting.join().expect("no panic");
+        assert_eq!(Arc::strong_count(&task), 1, "no waker is left");
+    });
+}
+
+#[test]
+fn c15_streams_that_two_calls_close_get_the_close_event_of_the_first() {
+    explore(|| {
+        let shutdown = Shutdown::new();
+        let mut stream = shutdown.count_stream(false);
+        let closing = ["first", "second"].map(|name| {
+            let shutdown = shutdown.clone();
+            thread::spawn(move || shutdown.close_with(CloseEvent::from_static(name)))
+        });
+        block_on(poll_fn(|cx| stream.poll_fired(cx)));
+        let event = stream.close_event();
+        assert!(event.is_some(), "the event is set before the streams end");
+        for closing in closing {
+            closing.join().expect("no panic");
+        }
+        assert_eq!(stream.close_event(), event);
+    });
+}
+
+#[test]
+fn c18_stream_that_starts_during_a_close_ends() {
+    explore(|| {
+        let shutdown = Shutdown::new();
+        let starts = shutdown.clone();
+        let stream = thread::spawn(move || {
+            let mut stream = starts.count_stream(false);
+            block_on(poll_fn(|cx| stream.poll_fired(cx)));
+        });
+        shutdown.close();
+        let mut late = shutdown.count_stream(false);
+        let fired = late.poll_fired(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(fired, Poll::Ready(()));
+        drop(late);
+        stream.join().expect("no panic");
+        assert_eq!(shutdown.open_streams(), 0);
+    });
+}
