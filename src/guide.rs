@@ -21,6 +21,7 @@ pages! {
     clients
     shutdown
     proxies
+    instances
     llm_proxies
     mcp
     observability

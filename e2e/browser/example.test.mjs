@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Server, numbersTo, useBrowser, watch } from "./support.mjs";
+import { Server, numbersTo, until, useBrowser, watch } from "./support.mjs";
 
 const EXAMPLE = "examples/axum";
 const browser = useBrowser();
@@ -29,8 +29,8 @@ test("Ctrl-C ends every open stream with a close event, and the process with all
   const server = await Server.start(test, EXAMPLE);
   const page = await browser.open(test, server.url);
   const streams = [];
-  // With the connection of the page, these are all connections that a browser opens to one host.
-  for (let number = 0; number < 5; number++) streams.push(await watch(page, "/events?interval_ms=50"));
+  // These are all connections that a browser opens to one host.
+  for (let number = 0; number < 6; number++) streams.push(await watch(page, "/events?interval_ms=50"));
   for (const stream of streams) await stream.count("event", 3);
 
   assert.equal(await server.interrupt(), 0, "a clean exit");
@@ -91,4 +91,122 @@ test("a page that left its source open resumes with the next process", async (te
   await stream.count("open", 2);
   const events = await stream.count("event", (await stream.of("event")).length + 10);
   assert.deepEqual(events.map((event) => event.id), numbersTo(events.length), "none lost, none twice");
+});
+
+const CLIENTS = ["EventSource", "htmx", "Datastar"];
+
+/** The card of the page with this heading. */
+function card(page, title) {
+  const article = page.locator("article").filter({ has: page.locator("h3", { hasText: title }) });
+  const lines = () => article.locator("li").allTextContents();
+  return {
+    lines,
+    /** Waits for this state. */
+    says: (state) =>
+      until(`"${state}" of ${title}`, async () => (await article.getByRole("status").textContent()) === state),
+    /** Waits for this many events, and resolves to their IDs. */
+    events: (count) =>
+      until(`${count} events of ${title}`, async () => {
+        const events = (await lines()).filter((line) => /^\d+  event \d+$/.test(line));
+        return events.length >= count && events.map((event) => event.split(" ")[0]);
+      }),
+  };
+}
+
+/** Opens the page, and collects the errors of its scripts. */
+async function openPage(test, server) {
+  const page = await browser.open(test, server.url);
+  page.errors = [];
+  page.on("pageerror", (error) => page.errors.push(error.message));
+  return page;
+}
+
+test("every client closes or comes back after Ctrl-C, as its column says", async (test) => {
+  const first = await Server.start(test, EXAMPLE);
+  const closing = await openPage(test, first);
+  const returning = await openPage(test, first);
+  for (const client of CLIENTS) await returning.getByLabel(`Come back after the close event: ${client}`).check();
+  for (const page of [closing, returning]) {
+    await page.getByRole("button", { name: "Open all three" }).click();
+    for (const client of CLIENTS) {
+      await card(page, client).says("open");
+      await card(page, client).events(2);
+    }
+  }
+
+  assert.equal(await first.interrupt(), 0, "a clean exit with all streams open");
+
+  for (const client of CLIENTS) {
+    await card(closing, client).says("closed: cancelled");
+    await card(returning, client).says("closed: cancelled; reconnecting …");
+    const event = client === "Datastar" ? "datastar-patch-signals" : "close";
+    assert.equal((await card(closing, client).lines()).at(-1), `event: ${event}  {"reason":"cancelled"}`);
+  }
+
+  await Server.start(test, EXAMPLE, { port: first.port });
+  for (const client of CLIENTS) {
+    await card(returning, client).says("open");
+    const seen = (await card(returning, client).events(1)).length;
+    const events = await card(returning, client).events(seen + 2);
+    assert.deepEqual(events, numbersTo(events.length), `${client}: none lost, none twice`);
+  }
+  for (const client of CLIENTS) await card(closing, client).says("closed: cancelled");
+  assert.deepEqual([...closing.errors, ...returning.errors], []);
+});
+
+test("every client reports a stream that was cut as lost", async (test) => {
+  const server = await Server.start(test, EXAMPLE);
+  const page = await openPage(test, server);
+  await page.getByRole("button", { name: "Open all three" }).click();
+  for (const client of CLIENTS) await card(page, client).events(1);
+  await server.kill();
+  for (const client of CLIENTS) await card(page, client).says("lost; reconnecting …");
+});
+
+test("the page can be used by keyboard", async (test) => {
+  const server = await Server.start(test, EXAMPLE);
+  const page = await openPage(test, server);
+  const focused = () =>
+    page.evaluate(() => {
+      const { ariaLabel, textContent } = document.activeElement;
+      const { outlineStyle, outlineWidth } = getComputedStyle(document.activeElement);
+      return [ariaLabel ?? textContent, `${outlineStyle} ${outlineWidth}`];
+    });
+  // The page has loaded the scripts.
+  await page.getByRole("button", { name: "Open: Maximum age" }).waitFor();
+  const expected = ["Open all three"];
+  for (const client of CLIENTS) {
+    expected.push(`Come back after the close event: ${client}`, `Open: ${client}`, `Events: ${client}`);
+  }
+  for (const name of expected) {
+    await page.keyboard.press("Tab");
+    assert.deepEqual(await focused(), [name, "solid 3px"]);
+  }
+
+  const code = page.locator("pre").nth(1);
+  assert.match(await code.textContent(), /hx-sse:close="close"/);
+  await page.getByLabel("Come back after the close event: htmx").focus();
+  await page.keyboard.press("Space");
+  assert.doesNotMatch(await code.textContent(), /hx-sse:close/);
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Enter");
+  await card(page, "htmx").events(1);
+  assert.equal((await focused())[0], "Stop: htmx", "the button keeps the focus");
+  await page.keyboard.press("Enter");
+  await card(page, "htmx").says("stopped by you");
+  assert.deepEqual(page.errors, []);
+});
+
+test("without the scripts, the page says how to install them, and EventSource works", async (test) => {
+  const server = await Server.start(test, EXAMPLE);
+  const page = await openPage(test, server);
+  await page.route("**/scripts/*", (route) => route.fulfill({ status: 404 }));
+  await page.reload();
+  for (const client of ["htmx", "Datastar"]) {
+    await card(page, client).says(`${client} is not installed`);
+    assert.match((await card(page, client).lines()).join(), /e2e\/browser\/scripts/);
+  }
+  await page.getByRole("button", { name: "Open all three" }).click();
+  await card(page, "EventSource").events(1);
+  assert.deepEqual(page.errors, []);
 });

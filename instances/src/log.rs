@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{Stream, StreamExt, stream};
 use redis::{Client, RedisResult, aio::MultiplexedConnection, cmd};
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::{
+    Semaphore,
+    broadcast::{self, error::RecvError},
+};
 
 use self::entry::{Entry, newest, read_after};
 pub use self::entry::{FIRST, Id, KEY};
@@ -25,6 +28,8 @@ pub struct Log {
 struct Link {
     commands: MultiplexedConnection,
     entries: broadcast::Receiver<Entry>,
+    /// The turns in which streams read from the log, so that many streams do not delay the reader.
+    turns: Arc<Semaphore>,
 }
 
 /// A message for the client of an event stream.
@@ -88,6 +93,7 @@ impl Log {
         Link {
             commands: link.commands.clone(),
             entries: link.entries.resubscribe(),
+            turns: Arc::clone(&link.turns),
         }
     }
 }
@@ -97,16 +103,19 @@ impl Cursor {
     async fn next(&mut self) -> Option<Vec<Message>> {
         loop {
             if self.behind {
+                let _turn = self.link.turns.acquire().await.ok()?;
                 let entries = read_after(&mut self.link.commands, self.position).await;
                 let Some(entries) = entries.ok()? else {
                     self.position = newest(&mut self.link.commands).await.ok()?;
                     return Some(vec![Message::Reset(self.position)]);
                 };
                 self.behind = !entries.is_empty();
-                return Some(self.pass(entries));
+                return Some(pass(&mut self.position, entries));
             }
             match self.link.entries.recv().await {
-                Ok(entry) if entry.id > self.position => return Some(self.pass(vec![entry])),
+                Ok(entry) if entry.id > self.position => {
+                    return Some(pass(&mut self.position, vec![entry]));
+                }
                 // The entry has been read from the log.
                 Ok(_) => {}
                 Err(RecvError::Lagged(_)) => self.behind = true,
@@ -114,12 +123,12 @@ impl Cursor {
             }
         }
     }
+}
 
-    fn pass(&mut self, entries: Vec<Entry>) -> Vec<Message> {
-        self.position = entries.last().map_or(self.position, |entry| entry.id);
-        let event = |entry: Entry| Some(Message::Event(entry.id, entry.data?));
-        entries.into_iter().filter_map(event).collect()
-    }
+fn pass(position: &mut Id, entries: Vec<Entry>) -> Vec<Message> {
+    *position = entries.last().map_or(*position, |entry| entry.id);
+    let event = |entry: Entry| Some(Message::Event(entry.id, entry.data?));
+    entries.into_iter().filter_map(event).collect()
 }
 
 fn lock(link: &Mutex<Link>) -> MutexGuard<'_, Link> {

@@ -111,9 +111,9 @@ async fn answers(child: &mut Child, port: u16) -> Result<(), Error> {
             return Err(format!("redis-server: {status}").into());
         }
         if let Ok(mut connection) = client.get_multiplexed_async_connection().await {
-            let info: RedisResult<String> =
-                cmd("INFO").arg("server").query_async(&mut connection).await;
-            if info.is_ok_and(|info| info.contains(&own)) {
+            let info: RedisResult<String> = cmd("INFO").query_async(&mut connection).await;
+            let ready = [&own, "\r\nloading:0\r\n"];
+            if info.is_ok_and(|info| ready.iter().all(|line| info.contains(line))) {
                 return Ok(());
             }
         }

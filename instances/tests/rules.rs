@@ -7,15 +7,33 @@ use std::{pin::pin, time::Duration};
 use futures_util::{Stream, StreamExt, future::join_all, poll};
 use instances::log::{FIRST, Id, Message};
 use redis::pipe;
-use testkit::wait::{until, within};
+use testkit::{
+    decoder::Event,
+    wait::{until, within},
+};
 use tokio::time;
 
-use self::support::{Client, connect, instance, on_log, redis, signal};
+use self::support::{Client, Server, connect, instance, on_log, redis, signal};
 
 const LIMIT: usize = 10_000;
 
 async fn next(messages: &mut (impl Stream<Item = Message> + Unpin)) -> Message {
     within(messages.next()).await.expect("a message")
+}
+
+/// Opens the stream of a client again, until the instance has Redis back, and returns the first event.
+async fn resume(server: &Server, client: &Client) -> (Client, Event) {
+    within(async {
+        loop {
+            let mut client = Client::open(server.address, "ada", client.last_event_id()).await;
+            let event = client.next().await;
+            if event.event_type != "close" {
+                return (client, event);
+            }
+            time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
 }
 
 fn event(id: Id, data: &str) -> Message {
@@ -88,6 +106,36 @@ async fn event_that_is_published_after_the_replay_was_read_arrives_once() {
     assert_eq!(next(&mut messages).await, event(first, "1"));
     let second = log.publish("2").await.expect("a log");
     assert_eq!(next(&mut messages).await, event(second, "2"));
+}
+
+#[tokio::test]
+async fn many_streams_that_read_from_the_log_take_turns() {
+    let redis = redis().await;
+    let log = instance(&redis, LIMIT).await.log;
+    let start = log.publish("0").await.expect("a log");
+    let mut connection = connect(&redis).await;
+    let mut config = redis::cmd("CONFIG");
+    config.arg("SET").arg("slowlog-log-slower-than").arg(0);
+    config.exec_async(&mut connection).await.expect("an option");
+    let mut streams: Vec<_> = (0..50).map(|_| Box::pin(log.follow(start))).collect();
+    for messages in &mut streams {
+        // Each poll sends a command, or waits for a turn.
+        assert!(poll!(messages.next()).is_pending());
+    }
+    let first = log.publish("1").await.expect("a log");
+    let mut slowlog = redis::cmd("SLOWLOG");
+    slowlog.arg("GET").arg(-1);
+    type Commands = Vec<(i64, i64, i64, Vec<String>, String, String)>;
+    let commands: Commands = slowlog.query_async(&mut connection).await.expect("a log");
+    let mut names = commands.iter().rev().map(|command| command.3[0].as_str());
+    let before = names.by_ref().take_while(|name| *name != "XADD");
+    assert!(
+        before.filter(|name| *name == "XRANGE").count() < 20,
+        "{commands:?}"
+    );
+    for messages in &mut streams {
+        assert_eq!(next(messages).await, event(first, "1"));
+    }
 }
 
 #[tokio::test]
@@ -214,16 +262,8 @@ async fn lost_redis_ends_the_streams_with_a_close_event() {
     redis.restart().await.expect("a Redis");
     let mut connection = connect(&redis).await;
     let _: String = on_log(&mut connection, "XADD", &["*", "data", "2"]).await;
-    let mut client = loop {
-        let mut client = Client::open(server.address, "ada", client.last_event_id()).await;
-        match client.next().await {
-            event if event.event_type == "close" => time::sleep(Duration::from_millis(50)).await,
-            event => {
-                assert_eq!(event.data, "2");
-                break client;
-            }
-        }
-    };
+    let (mut client, next) = resume(&server, &client).await;
+    assert_eq!(next.data, "2");
     server.log.publish("3").await.expect("a log");
     assert_eq!(client.data().await, ["3"]);
 }
@@ -261,8 +301,7 @@ async fn reader_that_was_overtaken_by_the_limit_ends_the_streams() {
         .await
         .expect("a log");
     assert_eq!(client.end().await.0, "close");
-    let mut client = Client::open(server.address, "ada", client.last_event_id()).await;
-    assert_eq!(client.next().await.event_type, "reset");
+    assert_eq!(resume(&server, &client).await.1.event_type, "reset");
 }
 
 #[tokio::test]

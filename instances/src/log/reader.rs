@@ -9,7 +9,10 @@ use std::{
 use redis::{
     AsyncConnectionConfig, Client, ErrorKind, RedisResult, Value, aio::MultiplexedConnection, cmd,
 };
-use tokio::{sync::broadcast, time};
+use tokio::{
+    sync::{Semaphore, broadcast},
+    time,
+};
 
 use super::{
     Link,
@@ -25,10 +28,14 @@ pub(super) struct Reader {
     commands: MultiplexedConnection,
     position: Id,
     entries: broadcast::Sender<Entry>,
+    turns: Arc<Semaphore>,
 }
 
 /// Maximum number of entries by which a stream can lag behind the reader. Then the stream reads from the log again.
 const CAPACITY: usize = 256;
+
+/// Maximum number of streams that read from the log at once.
+const TURNS: usize = 8;
 
 /// Maximum time for which the reader waits for an entry before it tries its connections.
 const WAIT: Duration = Duration::from_secs(1);
@@ -44,13 +51,20 @@ pub(super) async fn open(client: &Client) -> RedisResult<(Link, Reader)> {
     let connect = || client.get_multiplexed_async_connection_with_config(&config);
     let mut commands = connect().await?;
     let (sender, entries) = broadcast::channel(CAPACITY);
+    let turns = Arc::new(Semaphore::new(TURNS));
     let reader = Reader {
         bell: connect().await?,
         commands: commands.clone(),
         position: newest(&mut commands).await?,
         entries: sender,
+        turns: Arc::clone(&turns),
     };
-    Ok((Link { commands, entries }, reader))
+    let link = Link {
+        commands,
+        entries,
+        turns,
+    };
+    Ok((link, reader))
 }
 
 impl Reader {
@@ -65,6 +79,7 @@ impl Reader {
             let Err(error) = self.read(&sessions).await;
             eprintln!("the log is lost: {error}");
             // Ends the streams, which clients resume from their cursors.
+            self.turns.close();
             drop(self);
             let reopened = loop {
                 time::sleep(RECONNECT).await;

@@ -206,11 +206,20 @@ async fn read(mut body: Incoming, kind: Kind) -> Result<End, Failure> {
         };
         for event in decoder.feed(frame.data_ref().map_or(&[], |data| data)) {
             let is_close_event = event.event_type == "close";
-            if closed || !is_close_event && event.data != payload(received + 1) {
+            let data = match is_close_event {
+                true => String::new(),
+                false => payload(received + 1),
+            };
+            let number = received + u64::from(!is_close_event);
+            let id = match number {
+                0 => String::new(),
+                _ => number.to_string(),
+            };
+            if closed || event.data != data || event.last_event_id != id {
                 return Err(format!("{kind:?} sends {event:?} after event {received}").into());
             }
             closed = is_close_event;
-            received += u64::from(!is_close_event);
+            received = number;
         }
     }
     match (closed, decoder.is_pending(), kind) {

@@ -46,8 +46,11 @@ const LIFE: Duration = Duration::from_secs(5 * 60);
 /// Minimum number of servers that are measured. One more warms up what the runtime and the allocator keep.
 const LIVES: u32 = 3;
 
-/// Number of clients that leave in each second, and join.
+/// Number of clients that leave in each second, and join, unless there are few clients.
 const CHURN: usize = 100;
+
+/// Minimum mean of the seconds until a client leaves. Streams have to become idle before that.
+const MIN_STAY: f64 = 20.0;
 
 /// Time in which streams may finish when the server is drained.
 const GRACE: Duration = Duration::from_secs(10);
@@ -120,7 +123,8 @@ fn live(
         let (site, bound) = Site::start(*address)?;
         *address = bound;
         let (shutdown, account) = (site.shutdown.clone(), site.account.clone());
-        let mut clients = Clients::new(bound, streams as f64 / CHURN as f64);
+        let stay = MIN_STAY.max(streams as f64 / CHURN as f64);
+        let mut clients = Clients::new(bound, stay);
         let start = Instant::now();
         while clients.opened() < streams || start.elapsed() < length {
             clients.keep(streams, TICK).await?;

@@ -23,6 +23,9 @@ struct Sample {
 /// Minimum time between two samples.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// Maximum number of points of a curve.
+const POINTS: usize = 400;
+
 /// Size of the area of the plot.
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 120.0;
@@ -80,7 +83,8 @@ impl Samples {
         let end = self.samples.last().map_or(1.0, |sample| sample.seconds);
         let bottom = top + HEIGHT;
         let mut points = String::new();
-        for sample in &self.samples {
+        let step = self.samples.len().div_ceil(POINTS).max(1);
+        for sample in self.samples.iter().step_by(step) {
             let x = 70.0 + WIDTH * sample.seconds / end;
             let y = bottom - HEIGHT * value(sample) / most;
             let _ = write!(points, "{x:.1},{y:.1} ");
