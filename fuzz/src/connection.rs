@@ -54,11 +54,11 @@ struct Judged {
     writer: (usize, usize),
 }
 
-/// A drain, and when it gets on at the latest.
+/// A drain, and the times of its two last steps.
 struct Drain {
     future: Pin<Box<dyn Future<Output = Drained>>>,
     cuts_at: Duration,
-    /// Set by the cut.
+    /// Known once the connections have been cut.
     returns_at: Option<Duration>,
     /// The number of connections that are cut while the drain runs.
     cut: usize,
