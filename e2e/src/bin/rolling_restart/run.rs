@@ -1,5 +1,5 @@
-//! One run: Redis, two instances, a proxy and an audience. One instance is rolled, Redis is restarted, and the other instance is
-//! killed.
+//! One run: Redis, two instances, a proxy and an audience. One instance is rolled, Redis is restarted, and the other
+//! instance is killed.
 
 use std::{
     error::Error,
