@@ -96,7 +96,7 @@ fn recordings_are_complete_and_decoders_agree_on_them() {
 fn c4_recording_is_forwarded_unchanged_in_every_framing() {
     for recording in RECORDINGS.iter().step_by(MIRI_STRIDE) {
         let len = recording.bytes.len();
-        for cut in 0..=len {
+        for cut in (0..=len).step_by(MIRI_STRIDE) {
             let (first, second) = recording.bytes.split_at(cut);
             let token = CancellationToken::new();
             let mut body = drive(&cancelled_by(&token), Script::frames([first, second]));
@@ -115,7 +115,7 @@ fn c6_cancellation_at_every_byte_of_a_recording_leaves_whole_events_in_every_fra
     let mut runs = 0;
     for recording in RECORDINGS.iter().step_by(MIRI_STRIDE) {
         let mut judge = Judge::new(recording);
-        for length in 0..=recording.bytes.len() {
+        for length in (0..=recording.bytes.len()).step_by(MIRI_STRIDE) {
             let sent = &recording.bytes[..length];
             let cuts = iter::once(length).chain((1..length).step_by(STRIDE));
             let framings = cuts.map(|cut| vec![&sent[..cut], &sent[cut..]]);
@@ -139,7 +139,7 @@ fn c6_cancellation_at_every_byte_of_a_recording_leaves_whole_events_in_every_fra
 fn c6_cancellation_at_every_poll_of_a_recording_leaves_whole_events_at_every_cut() {
     for recording in RECORDINGS.iter().step_by(MIRI_STRIDE) {
         let mut judge = Judge::new(recording);
-        for cut in 0..=recording.bytes.len() {
+        for cut in (0..=recording.bytes.len()).step_by(MIRI_STRIDE) {
             let (first, second) = recording.bytes.split_at(cut);
             for polls in 0..=3 {
                 let token = CancellationToken::new();
