@@ -128,7 +128,7 @@ fn script() -> impl Strategy<Value = (Vec<u8>, Vec<Step>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4096 / MIRI_STRIDE as u32, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4096 / (MIRI_STRIDE as u32).pow(2), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// C4 and C6, literally.
     #[test]
