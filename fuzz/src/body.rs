@@ -24,7 +24,6 @@ use testkit::{
     reports::Reports,
     script::ScriptError,
 };
-use tokio::runtime::{Builder, Runtime};
 use tower_layer::{Layer, layer_fn};
 use tower_service::Service;
 
@@ -34,18 +33,10 @@ use self::{
     times::Clock,
 };
 
-thread_local! {
-    static RUNTIME: Runtime = Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
-}
-
 impl Input {
     pub fn check(&self) {
         if self.times.is_some() {
-            RUNTIME.with(|runtime| runtime.block_on(self.run()));
+            crate::RUNTIME.with(|runtime| runtime.block_on(self.run()));
         } else {
             // Without a runtime, to show that such streams need none.
             let run = pin!(self.run()).poll(&mut Context::from_waker(Waker::noop()));

@@ -15,7 +15,6 @@ use testkit::{
     model::{CALLS, Call, ConnectionModel, Returned},
 };
 use tokio::{
-    runtime::{Builder, Runtime},
     task::yield_now,
     time::{Instant, advance},
 };
@@ -100,14 +99,6 @@ const LOGGED: [&str; 5] = [
     "shutdown",
 ];
 
-thread_local! {
-    static RUNTIME: Runtime = Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
-}
-
 impl Input {
     /// Returns the bytes from which these options and steps are read.
     pub fn encode(write_timeouts: [u8; OPTIONS], steps: &[u8]) -> Vec<u8> {
@@ -115,7 +106,7 @@ impl Input {
     }
 
     pub fn check(&self) {
-        RUNTIME.with(|runtime| runtime.block_on(self.run()));
+        crate::RUNTIME.with(|runtime| runtime.block_on(self.run()));
     }
 
     async fn run(&self) {

@@ -6,3 +6,14 @@ pub mod connection;
 pub mod heads;
 pub mod seeds;
 pub mod steps;
+
+use tokio::runtime::{Builder, Runtime};
+
+thread_local! {
+    /// A runtime whose clock stands still until every task waits.
+    static RUNTIME: Runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+}

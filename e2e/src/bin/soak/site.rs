@@ -18,14 +18,11 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
     routing::get,
-    serve::Listener,
 };
-use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
-    task::JoinHandle,
-};
+use testkit::listener::MapSocket;
+use tokio::{net::TcpSocket, task::JoinHandle};
 use tower::util::MapRequestLayer;
-use tower_sse_completion::{Connection, Shutdown, SseCompletionLayer};
+use tower_sse_completion::{Shutdown, SseCompletionLayer};
 
 use crate::streams::{Kind, frames};
 
@@ -102,10 +99,10 @@ impl Site {
             .layer(layer)
             .layer(enter);
         let draining = shutdown.draining();
-        let listener = CutListener {
-            listener,
-            shutdown: shutdown.clone(),
-        };
+        let sockets = shutdown.clone();
+        let listener = MapSocket::new(listener, move |socket| {
+            sockets.connection(socket).write_timeout(WRITE_TIMEOUT)
+        });
         let server = async move {
             axum::serve(listener, app)
                 .with_graceful_shutdown(draining)
@@ -185,26 +182,5 @@ impl Drop for Entry {
             .misreported
             .fetch_add(usize::from(!is_right), Ordering::Relaxed);
         self.account.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A listener whose connections the drain can cut.
-struct CutListener {
-    listener: TcpListener,
-    shutdown: Shutdown,
-}
-
-impl Listener for CutListener {
-    type Io = Connection<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        let connection = self.shutdown.connection(stream);
-        (connection.write_timeout(WRITE_TIMEOUT), address)
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.listener.local_addr()
     }
 }
