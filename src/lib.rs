@@ -65,6 +65,8 @@
 //! [deadline](SseCompletionLayer::max_age). [`on_end`](SseCompletionLayer::on_end) reports how each stream ended.
 //! [`byte_stream`](SseCompletionLayer::byte_stream) does the same in frameworks whose bodies are streams of bytes.
 //!
+//! The [`guide`] has pages on clients, shutdown in production, proxies, protocols and tests.
+//!
 //! # Guarantees
 //!
 //! `CONTRACT.md` in the package states them clause by clause, and each clause has tests. In short:
