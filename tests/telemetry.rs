@@ -132,6 +132,7 @@ fn c21_panic_of_the_subscriber_does_not_withhold_the_report() {
     let reports = Reports::default();
     let layer = SseCompletionLayer::new().on_end(reports.observer());
     let subscriber = tracing_subscriber::fmt()
+        .without_time()
         .with_max_level(tracing::Level::TRACE)
         .with_writer(|| Broken)
         .finish();
