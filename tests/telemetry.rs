@@ -163,6 +163,7 @@ fn snapshot(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the exporter has inline assembly")]
 fn metrics_are_described_when_a_layer_is_made() {
     let recorder = PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, || {
