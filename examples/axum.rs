@@ -104,7 +104,7 @@ struct Parameters {
     count: Option<u64>,
 }
 
-/// Counts for ever. A client that comes back goes on behind the last number that it got.
+/// Counts for ever. A client that reconnects continues after the last number that the client has received.
 fn numbers(parameters: &Parameters, headers: &HeaderMap) -> impl Stream<Item = u64> + use<> {
     let last = headers
         .get("last-event-id")

@@ -15,26 +15,8 @@
 //! 4. One second after the grace, the connections of clients that do not read are cut. The process ends as soon as the
 //!    server has dropped them, and at most one second later.
 //!
-//! ```yaml
-//! spec:
-//!   # NOTICE (5 s) + GRACE (20 s) + 2 s, and a margin of 3 s for a busy node. After that comes SIGKILL. A client that
-//!   # does not read uses all of the time but the last second and the margin. Without such clients, and without a stream
-//!   # that takes that long, the pod is gone sooner.
-//!   terminationGracePeriodSeconds: 30
-//!   containers:
-//!     - name: events
-//!       args: ["--host", "0.0.0.0"]
-//!       readinessProbe:
-//!         httpGet: { path: /ready, port: 3000 }
-//!         # The load balancer that trusts this probe needs periodSeconds * failureThreshold to take notice: less than
-//!         # NOTICE.
-//!         periodSeconds: 2
-//!         failureThreshold: 1
-//! ```
-//!
-//! Kubernetes removes a pod that stops from its endpoints by itself, and the nodes learn of that with a delay: this is
-//! what `NOTICE` waits for. Load balancers outside of the cluster rely on `/ready`. The process must be the first of
-//! its container, or be started by `exec`: a shell does not pass SIGTERM on.
+//! `docs/shutdown.md` has the manifest of the pod. Its `terminationGracePeriodSeconds` is 30: [`NOTICE`], [`GRACE`], two seconds
+//! for clients that do not read, and a margin for a busy node. The readiness probe fails within less than [`NOTICE`].
 
 use std::{
     convert::Infallible,
@@ -64,10 +46,10 @@ mod cut_listener;
 mod listen;
 
 /// Time from the signal until every load balancer sends its requests elsewhere.
-const NOTICE: Duration = Duration::from_secs(5);
+pub(crate) const NOTICE: Duration = Duration::from_secs(5);
 
 /// Time for streams that can finish.
-const GRACE: Duration = Duration::from_secs(20);
+pub(crate) const GRACE: Duration = Duration::from_secs(20);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {

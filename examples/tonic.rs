@@ -7,7 +7,7 @@
 //!     -H 'content-type: application/grpc' http://127.0.0.1:3000/grpc.health.v1.Health/Check | xxd
 //! ```
 //!
-//! The last one is a gRPC call by hand: the answer is `08 01` (serving) behind five bytes, and its trailer
+//! The last command is a hand-written gRPC call: the response is `08 01` (serving) after five bytes, and its trailer
 //! `grpc-status: 0`. One layer is around everything, and leaves gRPC as it is.
 
 use std::{convert::Infallible, error::Error, io, time::Duration};

@@ -56,6 +56,22 @@ async fn pod_is_not_ready_before_its_streams_end_and_is_gone_after_its_grace() {
     drop(silent);
 }
 
+#[test]
+fn manifest_of_the_guide_leaves_time_for_the_notice_the_grace_and_a_margin() {
+    let page = include_str!("../../docs/shutdown.md");
+    let (_, period) = page
+        .split_once("terminationGracePeriodSeconds: ")
+        .expect("a manifest");
+    let period: u64 = period
+        .lines()
+        .next()
+        .and_then(|line| line.parse().ok())
+        .expect("a number");
+    let (clients_that_do_not_read, margin) = (2, 3);
+    let needed = example::NOTICE.as_secs() + example::GRACE.as_secs();
+    assert_eq!(period, needed + clients_that_do_not_read + margin);
+}
+
 /// Returns the status of `/ready`.
 async fn ready(address: SocketAddr) -> u16 {
     let response = request(address, Version::Http1, "GET", "/ready").await;
