@@ -5,8 +5,8 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 
-export const LAYER = [];
-export const WITHOUT = ['--without-layer'];
+export const LAYER = 'layer';
+export const WITHOUT = 'nothing';
 export const A_WHILE = 3_000;
 const CLOSE_EVENT = /event: close\ndata:\nretry: ([0-9]+)\n\n$/;
 
@@ -27,15 +27,16 @@ export function text({ content: [first, ...others] }) {
   return first.text;
 }
 
-export async function server(t, { flags = [], port = 0, maxAgeMs } = {}) {
+export async function server(t, { endedBy = LAYER, port = 0, maxAgeMs } = {}) {
   const env = { ...process.env, PORT: String(port) };
+  if (endedBy !== LAYER) env.ENDED_BY = endedBy;
   if (maxAgeMs !== undefined) env.MAX_AGE_MS = String(maxAgeMs);
-  const child = spawn(process.env.MCP_SERVER, flags, { env, stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn(process.env.MCP_SERVER, [], { env, stdio: ['ignore', 'pipe', 'inherit'] });
   t.after(() => child.kill('SIGKILL'));
   const exit = once(child, 'exit').then(([code]) => code);
   const [line] = await once(createInterface(child.stdout), 'line');
   return {
-    url: new URL(`${line}/mcp`),
+    url: new URL(`${line.split(' ')[0]}/mcp`),
     kill: signal => child.kill(signal),
     /** Resolves to the exit code, or to `undefined` if the process has not ended within this time. */
     ends: (withinMs = 30_000) => withTimer(withinMs, exit),
