@@ -19,7 +19,7 @@ use http::{Request, Response};
 use http_body::Body;
 use testkit::{
     driver::Driver,
-    exchange::{OneResponse, event_stream_response, through},
+    exchange::{OneResponse, event_stream_response, send_response},
     model::{Deadlines, Judge, Progress, StackJudge, StreamJudge, Upstream},
     reports::Reports,
     script::ScriptError,
@@ -80,7 +80,7 @@ impl Input {
             response.extensions_mut().insert(choice.event());
         }
         let clock = self.times.as_ref().map(Clock::start);
-        let mut body = Driver::new(through(layer, Request::new(()), response).into_body());
+        let mut body = Driver::new(send_response(layer, Request::new(()), response).into_body());
 
         let mut waits = false;
         let deadlines = self.deadlines();

@@ -7,7 +7,7 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use http::Request;
 use testkit::{
     driver::Driver,
-    exchange::{event_stream, event_stream_response, through},
+    exchange::{event_stream, event_stream_response, send_response},
     model::CloseEventSpec,
     script::Script,
 };
@@ -134,7 +134,7 @@ impl Input {
         let body = if self.in_response {
             let mut response = event_stream_response(script);
             response.extensions_mut().insert(event.clone());
-            through(&layer, Request::new(()), response).into_body()
+            send_response(&layer, Request::new(()), response).into_body()
         } else {
             event_stream(&layer.close_event(event.clone()), script)
         };

@@ -7,7 +7,7 @@ use http_body::SizeHint;
 use testkit::{
     decoder::decode,
     driver::Driver,
-    exchange::{CLOSE, through},
+    exchange::{CLOSE, send_response},
     reports::Reports,
     script::{EndStream, Script, Step},
 };
@@ -110,7 +110,7 @@ impl Input {
             .on_end(reports.observer());
         let mut request = Request::new(());
         *request.method_mut() = self.method.clone();
-        let (head, body) = through(&layer, request, self.response()).into_parts();
+        let (head, body) = send_response(&layer, request, self.response()).into_parts();
         let (before, upstream) = self.response().into_parts();
 
         assert_eq!(head.status, before.status);
