@@ -131,20 +131,20 @@ export async function watch(page, path, { closes = false } = {}) {
 }
 
 /** Calls `condition` until its result is true, and resolves to the result. */
-export async function until(what, condition) {
+export async function until(event, condition) {
   const end = Date.now() + BOUND;
   for (;;) {
     const result = await condition();
     if (result) return result;
-    if (Date.now() > end) throw new Error(`timed out waiting for ${what}`);
+    if (Date.now() > end) throw new Error(`timed out waiting for ${event}`);
     await pause(10);
   }
 }
 
-export async function within(what, promise) {
+export async function within(event, promise) {
   const bound = new AbortController();
   const late = pause(BOUND, undefined, { signal: bound.signal }).then(() => {
-    throw new Error(`timed out waiting for ${what}`);
+    throw new Error(`timed out waiting for ${event}`);
   });
   try {
     return await Promise.race([promise, late]);

@@ -12,7 +12,7 @@ import { both, server } from './recording.mjs';
 
 const SUITE = join(import.meta.dirname, 'node_modules/.bin/conformance');
 
-/** The scenarios that have to pass: two servers that cannot be reached have the same results, too. */
+/** The scenarios that have to pass, because two servers that cannot be reached would have the same results too. */
 const REQUIRED = {
   '2025-11-25': ['server-initialize', 'ping', 'tools-list', 'server-sse-multiple-streams'],
   '2026-07-28': ['tools-list', 'server-sse-multiple-streams', 'http-header-validation'],

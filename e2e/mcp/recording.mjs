@@ -1,4 +1,4 @@
-// The process of the example, a `fetch` that records its exchanges, and what the tests of both clients share.
+// The process of the example, a `fetch` that records its exchanges, and helpers for the tests of both clients.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -47,7 +47,7 @@ export async function server(t, { endedBy = LAYER, port = 0, maxAgeMs } = {}) {
 export async function until(condition) {
   const start = Date.now();
   while (!condition()) {
-    assert.ok(Date.now() - start < 30_000, `it takes too long: ${condition}`);
+    assert.ok(Date.now() - start < 30_000, `timed out waiting for: ${condition}`);
     await new Promise(resolve => { setTimeout(resolve, 10); });
   }
 }
@@ -71,7 +71,7 @@ export function recorder() {
     if (!response.body) return response;
     return new Response(record(response.body, exchange), response);
   };
-  return { fetch: recordingFetch, exchanges, of: method => exchanges.filter(one => one.method === method) };
+  return { fetch: recordingFetch, exchanges, of: method => exchanges.filter(exchange => exchange.method === method) };
 }
 
 function record(body, exchange) {
