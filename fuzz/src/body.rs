@@ -38,9 +38,9 @@ impl Input {
         if self.times.is_some() {
             crate::RUNTIME.with(|runtime| runtime.block_on(self.run()));
         } else {
-            // Without a runtime, to show that such streams need none.
+            // Polled without a runtime, because a stream without deadlines needs none.
             let run = pin!(self.run()).poll(&mut Context::from_waker(Waker::noop()));
-            assert!(run.is_ready(), "only a clock is waited for");
+            assert!(run.is_ready(), "the run waits only for a clock");
         }
     }
 
@@ -61,7 +61,7 @@ impl Input {
         }
     }
 
-    /// Sends the stream through the layer, and polls it until it ends, is dropped, or waits for ever.
+    /// Sends the stream through the layer, and polls it until it ends, is dropped, or can no longer wake.
     async fn drive<J, L, B>(&self, mut judge: J, canceller: &Rc<Canceller>, layer: &L)
     where
         J: Judge,
