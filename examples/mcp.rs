@@ -203,7 +203,7 @@ fn with_layer(service: Mcp, shutdown: &Shutdown) -> Result<MethodRouter, Box<dyn
 }
 
 /// Returns `true` for a GET, which clients up to 2025-11-25 subscribe with, unless the GET resumes the response to a POST.
-/// rmcp gives the events of such responses IDs such as `3/1`.
+/// The events of such responses have IDs such as `3/1`.
 fn subscribes(request: &Request) -> bool {
     let resumes = |id: &HeaderValue| id.as_bytes().contains(&b'/');
     request.method() == Method::GET && !request.headers().get("last-event-id").is_some_and(resumes)

@@ -211,7 +211,7 @@ async fn assert_not_counted_in_its_report<B>(
     });
     let body = Driver::new(make(layer));
     kind.end(body, triggers, |is_end_stream| {
-        // C13 and C19: the count, the report and the hint change together, unless `None` is still to come.
+        // C13 and C19: the count, the report and the hint change together, unless `None` follows.
         let is_reported = reports.count() == 1;
         assert!(
             is_reported || !is_end_stream,

@@ -33,7 +33,7 @@ const STALLED: usize = 20;
 /// Clients of the first round, after which the runtime has its lasting allocations.
 const WARM_UP: usize = 200;
 
-/// Time in which the readers have to get their close events.
+/// Time in which the readers have to receive their close events.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// Less than one allocation for each client that has been cut.

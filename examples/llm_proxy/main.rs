@@ -1,4 +1,4 @@
-//! A reverse proxy for language models, whose clients learn of every response that is not complete.
+//! A reverse proxy for language models, whose clients can detect every incomplete response.
 //!
 //! ```text
 //! cargo run --features signal --example llm_proxy [-- --port 3000]

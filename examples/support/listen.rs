@@ -5,7 +5,7 @@ use std::{env, error::Error};
 use tokio::net::TcpListener;
 
 /// Listens on the address of the command line, 127.0.0.1:3000 by default. Prints the address, and each command with the
-/// address in front of its path.
+/// address before its path.
 pub(crate) async fn listen(commands: &[&str]) -> Result<TcpListener, Box<dyn Error>> {
     let (host, port) = host_and_port()?;
     let listener = TcpListener::bind((&host[..], port))

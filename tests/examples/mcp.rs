@@ -351,7 +351,7 @@ async fn call_without_a_first_message_is_cut_after_the_grace_period() {
     assert_returns(running).await;
 }
 
-/// The tasks of the handler and of the response are woken at the same time. On one thread the response comes first,
+/// The tasks of the handler and of the response are woken at the same time. On one thread the response is polled first,
 /// because the result has to pass through a task of rmcp.
 #[tokio::test]
 async fn layer_that_ends_subscriptions_by_post_loses_their_results() {

@@ -126,7 +126,7 @@ impl Judge for StackJudge {
         let was_cancelled = self.was_cancelled.unwrap_or(false);
         let report = stream.reports.only();
         let is_cancelled = report.ending() == Ending::Cancelled;
-        // The outer layer may see a cancellation that comes after the end of the inner one.
+        // The outer layer may see a cancellation that fires after the end of the inner layer.
         assert!(is_cancelled || !was_cancelled, "C22: the ending");
         assert!(
             !is_cancelled || stream.upstream.is_cancelled(),
