@@ -18,7 +18,7 @@ pin_project! {
     ///
     /// Its data is [`Bytes`], and its error is the error of the upstream: the body of the inner service. A response that is
     /// not an event stream passes through unchanged. The default is a pass-through of the upstream's default, so that layers
-    /// that answer by themselves, such as CORS and authorization, can stand around this one.
+    /// that make their own responses, such as CORS and authorization, can wrap this layer.
     ///
     /// An error of the upstream waits in the body until buffered bytes have been returned. Therefore the body is `Send` if the
     /// upstream, its error and the cancellation are, and `Sync` likewise.

@@ -14,7 +14,7 @@ use pin_project_lite::pin_project;
 
 pub use self::boxed::BoxCancellation;
 
-/// The cancellation of a layer without one: the layer never cancels a stream by itself.
+/// The cancellation of a layer without one: the layer never cancels a stream on its own.
 ///
 /// A layer that has only a [`Shutdown`](crate::Shutdown) keeps this type, because a shutdown is not part of the layer's type.
 #[derive(Debug, Clone, Copy, Default)]

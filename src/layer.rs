@@ -17,7 +17,7 @@ use crate::{
 
 /// Layer that ends the event streams of a service with a close event.
 ///
-/// The [crate's documentation](crate) tells what that means. A layer from [`new`](Self::new) closes streams that end empty. A
+/// The [crate's documentation](crate) describes the layer. A layer from [`new`](Self::new) closes streams that end empty. A
 /// [`shutdown`](Self::shutdown) or another cancellation also closes the streams that it cancels:
 ///
 /// ```
@@ -68,7 +68,7 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// A layer can have several cancellations. The first that completes cancels the stream, also if it was complete before
     /// the request. It is not polled again after that.
     ///
-    /// The stream is cancelled when the future completes, whatever the reason. If the future's source can disappear, such as
+    /// The stream is cancelled when the future completes, regardless of the reason. If the future's source can disappear, such as
     /// the sender of a channel, decide in the future what that means. For a `watch` channel it usually means "never":
     ///
     /// ```
@@ -203,8 +203,8 @@ impl<C> SseCompletionLayer<C> {
         self.configure(|config| config.observer = LayerObserver::shared(observer))
     }
 
-    /// Sets a function that makes an observer for each request, in place of [`on_end`](Self::on_end). The observer knows whose
-    /// stream has ended:
+    /// Sets a function that makes an observer for each request, in place of [`on_end`](Self::on_end). The observer can keep
+    /// data of the request, such as the user:
     ///
     /// ```
     /// use tower_sse_completion::SseCompletionLayer;

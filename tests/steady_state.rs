@@ -1,4 +1,4 @@
-//! Allocations: none for a frame, and few for a stream. They are counted, and therefore tested in a program of their own.
+//! Allocations: none for a frame, and few for a stream. A separate program, because the tests count them.
 
 use std::{
     pin::Pin,
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::Body;
 use testkit::{
     MIRI_STRIDE,
-    exchange::{cancelled_by, event_stream},
+    exchange::{cancellation_layer, event_stream},
     script::{AfterScript, Script, data},
 };
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,7 @@ fn allocations_of(body: &mut (impl Body<Data = Bytes> + Unpin), polls: usize) ->
 }
 
 #[test]
-fn c20_event_that_is_forwarded_takes_no_allocation() {
+fn c20_forwarded_event_takes_no_allocation() {
     let token = CancellationToken::new();
     for event in ["data: x\n\n", "data: x\r\n\r\n", "data: x\r\r", ":\n"] {
         let upstream = Script::new([data("data: first\n\n")])
@@ -46,7 +46,7 @@ fn c20_pending_poll_takes_no_allocation() {
 #[track_caller]
 fn assert_polls_take_no_allocation(token: &CancellationToken, upstream: Script) {
     let shutdown = Shutdown::new();
-    let layer = cancelled_by(token).shutdown(&shutdown).on_end(|_| {});
+    let layer = cancellation_layer(token).shutdown(&shutdown).on_end(|_| {});
     let mut body = Box::pin(event_stream(&layer, upstream));
     // The first poll registers the waker.
     allocations_of(&mut body, 1);

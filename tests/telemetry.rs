@@ -12,7 +12,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use testkit::{
     driver::Driver,
-    exchange::{drive, event_stream, event_stream_response, through},
+    exchange::{drive, event_stream, event_stream_response, send_response},
     reports::Reports,
     script::{AfterScript, Script, Step, data},
 };
@@ -76,7 +76,7 @@ fn stream_is_traced_once_in_the_span_of_its_request() {
     let text = traced(|| {
         let response = event_stream_response(Script::frames(["data: 1\n\n"]));
         let response = tracing::info_span!("request", id = 7)
-            .in_scope(|| through(&SseCompletionLayer::new(), Request::new(()), response));
+            .in_scope(|| send_response(&SseCompletionLayer::new(), Request::new(()), response));
         Driver::new(response.into_body()).rest();
     });
     assert_eq!(text.lines().count(), 1, "{text}");
@@ -100,7 +100,7 @@ fn stream_is_traced_once_in_the_span_of_its_request() {
 }
 
 #[test]
-fn level_follows_the_ending_and_the_text_of_an_error_stays_secret() {
+fn level_depends_on_the_ending_and_the_text_of_an_error_is_not_logged() {
     let text = traced(|| ends_with([Step::Error]));
     assert!(text.contains("ERROR"), "{text}");
     assert!(text.contains("error.type=\"upstream\""), "{text}");
@@ -190,7 +190,7 @@ fn metrics_are_described_when_a_layer_is_made() {
 
 #[test]
 #[cfg_attr(miri, ignore = "Miri rejects an atomic bucket of the recorder")]
-fn streams_are_measured() {
+fn streams_are_counted_by_ending() {
     let measured = measured(|snapshotter| {
         let layer = SseCompletionLayer::new();
         let upstream = Script::frames(["data: 1\n\n"]).then(AfterScript::Pending);
@@ -220,7 +220,7 @@ fn streams_are_measured() {
 }
 
 #[test]
-fn c24_connections_that_are_cut_are_measured_by_their_reason() {
+fn c24_cut_connections_are_counted_by_reason() {
     let measured = measured(|_| {
         paused().block_on(async {
             let shutdown = Shutdown::new();

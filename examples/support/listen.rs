@@ -4,14 +4,15 @@ use std::{env, error::Error};
 
 use tokio::net::TcpListener;
 
-/// Listens at 127.0.0.1:3000, or where `--host` and `--port` say, and prints each command with the address for its ` /`.
+/// Listens on the address of the command line, 127.0.0.1:3000 by default. Prints the address, and each command with the
+/// address before its path.
 pub(crate) async fn listen(commands: &[&str]) -> Result<TcpListener, Box<dyn Error>> {
     let (host, port) = host_and_port()?;
     let listener = TcpListener::bind((&host[..], port))
         .await
         .map_err(|error| format!("cannot listen on {host}:{port}: {error}"))?;
     let address = listener.local_addr()?;
-    println!("http://{address}, process {}", std::process::id());
+    println!("http://{address} (process {})", std::process::id());
     for command in commands {
         println!(
             "  {}",

@@ -1,4 +1,4 @@
-//! Reports for the crates `tracing` and `metrics`, each behind its feature.
+//! Reports for the crates `tracing` and `metrics`, each with its feature.
 
 use super::stream_report::StreamReport;
 

@@ -11,7 +11,7 @@ use tower_sse_completion::Shutdown;
 use super::text_of;
 
 #[tokio::test]
-async fn prometheus_reads_how_streams_have_ended() {
+async fn prometheus_reads_the_counts_of_each_ending() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let prometheus = recorder.handle();
     // The server runs on this thread.

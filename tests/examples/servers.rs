@@ -1,4 +1,4 @@
-//! The servers of hyper and warp: they close their streams, and then return.
+//! The hyper and warp examples: the servers close their streams, and then return.
 
 #[path = "../../examples/hyper.rs"]
 #[allow(dead_code, reason = "main is not called")]

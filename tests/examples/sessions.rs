@@ -28,7 +28,7 @@ async fn logout_ends_the_streams_of_one_user() {
         assert!(end.ends_with("event: logged-out\ndata:\n\n"), "{end:?}");
 
         assert_eq!(next_data(&mut bob).await, "data: event 2 for bob\n\n");
-        assert_eq!(logout().await, "nobody of that name");
+        assert_eq!(logout().await, "no user of that name");
 
         assert_eq!(online().await, "bob");
         drop(bob);

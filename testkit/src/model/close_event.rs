@@ -1,4 +1,4 @@
-//! What a close event looks like on the wire.
+//! The form of a close event on the wire.
 
 use std::ops::RangeInclusive;
 
