@@ -57,7 +57,7 @@ CLIENTS = {
 }
 
 
-@pytest.mark.parametrize("situation", ["complete", "silence", "shutdown", "truncated", "unmarked", "default"])
+@pytest.mark.parametrize("situation", ["complete", "silence", "shutdown", "truncated", "skipped", "unmarked", "default"])
 @pytest.mark.parametrize("client", CLIENTS)
 def test_protocol(server, client, situation):
     run, complete, incomplete, closed, by_default = CLIENTS[client]
