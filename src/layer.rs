@@ -61,7 +61,7 @@ impl Default for SseCompletionLayer {
 impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// Cancels a stream when the future of its request completes.
     ///
-    /// The closure is called for every request, also for those that are not answered with an event stream, so keep it cheap.
+    /// The closure is called for every request, also if the response is not an event stream, so keep it cheap.
     /// A future that is not needed is dropped without a poll. The head of the request, which has the extensions of earlier
     /// middleware, can decide which streams end: all of them, or those of one user.
     ///
@@ -149,8 +149,8 @@ impl<C> SseCompletionLayer<C> {
     /// Sets which streams end as soon as a [drain](Shutdown::draining) of one of their shutdowns begins, without the grace
     /// period. The default is none.
     ///
-    /// For streams that never finish, such as subscriptions. The function receives the head of every request, also of those
-    /// that are not answered with an event stream, and returns `true` if the stream ends with the drain.
+    /// For streams that never finish, such as subscriptions. The function receives the head of every request, also if
+    /// the response is not an event stream, and returns `true` if the stream ends with the drain.
     ///
     /// ```
     /// use http::Method;
@@ -162,7 +162,7 @@ impl<C> SseCompletionLayer<C> {
     /// // On the route of the subscriptions:
     /// let of_route = completion.clone().end_on_drain(|_request| true);
     ///
-    /// // For all routes: a GET subscribes, and a POST is answered.
+    /// // For all routes: a GET is a subscription, and the response to a POST finishes.
     /// let of_app = completion.end_on_drain(|request| request.method == Method::GET);
     /// # let _ = (of_route, of_app);
     /// ```
@@ -216,12 +216,12 @@ impl<C> SseCompletionLayer<C> {
     /// # let _ = layer;
     /// ```
     ///
-    /// The function is called for every request, also for those that are not answered with an event stream, and the observer
-    /// is allocated then. An observer that is not needed is dropped without a call.
+    /// The function is called for every request, also if the response is not an event stream, and the observer is
+    /// allocated then. An observer that is not needed is dropped without a call.
     ///
     /// # Panics
     ///
-    /// As [`on_end`](Self::on_end). A panic of the function reaches the caller of the service.
+    /// Panics as [`on_end`](Self::on_end) does. A panic of the function reaches the caller of the service.
     pub fn on_end_with<F, O>(self, make: F) -> Self
     where
         F: Fn(&Parts) -> O + Send + Sync + 'static,

@@ -33,7 +33,7 @@ struct Link {
     takeover: Mutex<Takeover>,
 }
 
-/// How the stream ended at the client.
+/// The ending that the client saw.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ClientEnding {
     pub(crate) ending: Ending,
@@ -53,7 +53,7 @@ enum Takeover {
     Late(Option<ClientEnding>),
 }
 
-/// What an inner stream hands over. Dropping it completes that stream.
+/// The recorder and the guards that an inner stream hands over. Dropping them completes that stream.
 #[derive(Debug, Default)]
 pub(crate) struct Remains {
     pub(crate) recorder: Option<Box<Recorder>>,

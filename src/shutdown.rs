@@ -101,7 +101,7 @@ impl Shutdown {
     ///
     /// # Panics
     ///
-    /// As [`close`](Self::close).
+    /// Panics as [`close`](Self::close) does.
     pub fn close_with(&self, event: CloseEvent) {
         self.shared.set_close_event(event);
         self.close();

@@ -50,7 +50,7 @@ fn request(method: &str, path: &str) -> Request<AxumBody> {
 
 /// Wraps the crate's layer in this layer, asserts that an event stream ends with its close event, and returns the response
 /// to another request.
-async fn respond_through<L, B>(outer: L, other: Request<AxumBody>) -> Response<Driver<B>>
+async fn respond_with_layer<L, B>(outer: L, other: Request<AxumBody>) -> Response<Driver<B>>
 where
     L: Layer<tower_sse_completion::SseCompletion<HandlerService>>,
     L::Service: Service<Request<AxumBody>, Response = Response<B>, Error = Infallible>,
@@ -130,7 +130,7 @@ async fn c23_cors_layer_makes_its_own_response() {
             .headers_mut()
             .insert(name, HeaderValue::from_static(value));
     }
-    let response = respond_through(CorsLayer::permissive(), preflight).await;
+    let response = respond_with_layer(CorsLayer::permissive(), preflight).await;
     assert!(
         response
             .headers()
@@ -142,7 +142,7 @@ async fn c23_cors_layer_makes_its_own_response() {
 #[tokio::test(start_paused = true)]
 async fn c23_timeout_layer_makes_its_own_response() {
     let layer = TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(5));
-    let response = respond_through(layer, request("GET", "/never")).await;
+    let response = respond_with_layer(layer, request("GET", "/never")).await;
     assert_empty(response, StatusCode::GATEWAY_TIMEOUT);
 }
 
@@ -150,14 +150,14 @@ async fn c23_timeout_layer_makes_its_own_response() {
 async fn c23_authorization_layers_make_their_own_responses() {
     let mut unauthorized = request("GET", "/");
     unauthorized.headers_mut().clear();
-    let response = respond_through(bearer(), unauthorized).await;
+    let response = respond_with_layer(bearer(), unauthorized).await;
     assert_empty(response, StatusCode::FORBIDDEN);
 
     let mut other = request("GET", "/");
     other
         .headers_mut()
         .insert("accept", HeaderValue::from_static("image/png"));
-    let response = respond_through(
+    let response = respond_with_layer(
         ValidateRequestHeaderLayer::accept("text/event-stream"),
         other,
     )
@@ -176,7 +176,7 @@ async fn c23_authorization_layers_make_their_own_responses() {
             Err(refused)
         }
     };
-    let response = respond_through(
+    let response = respond_with_layer(
         ValidateRequestHeaderLayer::custom(refuse),
         request("GET", "/other"),
     )
@@ -188,14 +188,14 @@ async fn c23_authorization_layers_make_their_own_responses() {
 async fn c23_layers_that_change_the_response_compose() {
     let name = HeaderName::from_static("x-added");
     let set_header = SetResponseHeaderLayer::overriding(name, HeaderValue::from_static("1"));
-    let response = respond_through(set_header, request("GET", "/")).await;
+    let response = respond_with_layer(set_header, request("GET", "/")).await;
     assert_eq!(response.headers()["x-added"], "1");
     assert_eq!(response.headers()[CONTENT_TYPE], "text/event-stream");
 
-    let response = respond_through(TraceLayer::new_for_http(), request("GET", "/")).await;
+    let response = respond_with_layer(TraceLayer::new_for_http(), request("GET", "/")).await;
     assert_eq!(response.status(), StatusCode::OK);
 
-    let response = respond_through(CatchPanicLayer::new(), request("GET", "/panic")).await;
+    let response = respond_with_layer(CatchPanicLayer::new(), request("GET", "/panic")).await;
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
 }
 
@@ -264,7 +264,7 @@ async fn c1_outer_layer_compresses_the_close_event() {
 }
 
 #[track_caller]
-fn assert_default_passes_through<B>()
+fn assert_default_is_pass_through<B>()
 where
     B: Body<Data = Bytes, Error: std::fmt::Debug> + Default,
 {
@@ -307,11 +307,11 @@ fn c23_default_body_is_a_pass_through_of_the_default_upstream() {
         }
     }
 
-    assert_default_passes_through::<Full<Bytes>>();
-    assert_default_passes_through::<Empty<Bytes>>();
-    assert_default_passes_through::<AxumBody>();
-    assert_default_passes_through::<NotEmpty>();
-    assert_default_passes_through::<ResponseBody<NotEmpty>>();
+    assert_default_is_pass_through::<Full<Bytes>>();
+    assert_default_is_pass_through::<Empty<Bytes>>();
+    assert_default_is_pass_through::<AxumBody>();
+    assert_default_is_pass_through::<NotEmpty>();
+    assert_default_is_pass_through::<ResponseBody<NotEmpty>>();
 }
 
 #[test]

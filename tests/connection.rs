@@ -222,7 +222,7 @@ async fn c24_drain_does_not_return_before_the_connection_inside_has_been_closed(
 }
 
 #[tokio::test(start_paused = true)]
-async fn c24_drain_closes_as_soon_as_no_stream_is_open_and_waits_for_connections_after_that() {
+async fn c24_drain_closes_as_soon_as_no_stream_is_open_and_then_waits_for_connections() {
     let shutdown = Shutdown::new();
     let connection = shutdown.connection(Scripted::pending());
     let mut drain = Box::pin(shutdown.drain(GRACE));
@@ -309,7 +309,7 @@ async fn c24_connection_that_starts_after_the_drain_fails_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c24_connection_that_starts_during_the_drain_is_waited_for() {
+async fn c24_drain_waits_for_a_connection_that_starts_during_the_drain() {
     let shutdown = Shutdown::new();
     let first = shutdown.connection(Scripted::pending());
     let drain = tokio::spawn(shutdown.drain(GRACE));
@@ -423,7 +423,7 @@ async fn c24_write_timeout_counts_from_the_last_progress() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c24_client_that_reads_slowly_is_not_timed_out() {
+async fn c24_client_that_reads_slowly_does_not_time_out() {
     let shutdown = Shutdown::new();
     let (server, mut client) = duplex(4);
     let mut server = shutdown.connection(server).write_timeout(2 * SECOND);

@@ -27,7 +27,7 @@ fn counts(drained: Drained) -> (usize, usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c18_drain_does_not_count_streams_that_ended_before_it() {
+async fn c18_drain_does_not_count_streams_that_ended_earlier() {
     let shutdown = Shutdown::new();
     drop(idle(&shutdown_layer(&shutdown)));
     assert_eq!(counts(shutdown.drain(GRACE).await), (0, 0));

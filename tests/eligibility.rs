@@ -142,7 +142,7 @@ fn close_event_of_the_response_takes_precedence() {
     let mut response = response(200, &[("content-type", EVENT_STREAM)]);
     response
         .extensions_mut()
-        .insert(CloseEvent::new().data("mine"));
+        .insert(CloseEvent::new().data("of the response"));
     let layer = SseCompletionLayer::new().close_event(CloseEvent::new().data("of the layer"));
     let response = send_response(&layer, request(Method::GET), response);
     assert_eq!(

@@ -468,7 +468,7 @@ fn c22_layers_around_a_response_that_was_rebuilt_write_one_close_event() {
 }
 
 #[test]
-fn c22_layers_write_one_close_event_however_many_frames_come_before() {
+fn c22_layers_write_one_close_event_after_any_number_of_frames() {
     // Without the hints of the inner body, the outer layer cannot detect that the inner layer has ended.
     let map_frame = || {
         MapResponseLayer::new(|response: Response<_>| {

@@ -81,10 +81,10 @@ fn reset_within_the_body_of_the_request_leaves_nothing() {
 #[test]
 fn keep_alive_detects_a_reset_within_the_body_of_the_request() {
     let layer = SseCompletionLayer::new().keep_alive(Duration::from_millis(20));
-    let reports = assert_clean_rounds_with(&VERSIONS, layer, false, async |site, version| {
+    let reports = assert_clean_rounds_of_layer(&VERSIONS, layer, false, async |site, version| {
         drop(open_with_unfinished_request(site, version).await);
     });
-    assert_eq!(reports, all_end_with(DROPPED));
+    assert_eq!(reports, expected_tally(DROPPED));
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn reset_before_the_first_event_leaves_nothing() {
     let reports = assert_clean_rounds(&VERSIONS, async |site, version| {
         drop(open(site, version, "/silent").await);
     });
-    assert_eq!(reports, all_end_with(DROPPED));
+    assert_eq!(reports, expected_tally(DROPPED));
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn reset_within_an_event_leaves_nothing() {
             }
             drop(clients);
         });
-        assert_eq!(reports, all_end_with(DROPPED), "{path}");
+        assert_eq!(reports, expected_tally(DROPPED), "{path}");
     }
 }
 
@@ -120,7 +120,7 @@ fn reset_after_the_close_event_leaves_nothing() {
         }
         drop(clients);
     });
-    assert_eq!(reports, all_end_with(CANCELLED));
+    assert_eq!(reports, expected_tally(CANCELLED));
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn half_close_drops_the_stream() {
             );
         }
     });
-    assert_eq!(reports, all_end_with(DROPPED));
+    assert_eq!(reports, expected_tally(DROPPED));
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn half_close_that_the_server_allows_leaves_the_close_event_to_be_read() {
         }
     };
     let layer = SseCompletionLayer::new();
-    let reports = assert_clean_rounds_with(&[Version::Http1], layer, true, scenario);
+    let reports = assert_clean_rounds_of_layer(&[Version::Http1], layer, true, scenario);
     let expected = [(CANCELLED, ROUNDS * CLIENTS), (EMPTY, ROUNDS)];
     assert_eq!(reports, expected.into());
 }
@@ -211,7 +211,7 @@ fn client_that_has_stopped_reading_is_open_until_it_leaves() {
         assert_eq!((drained.ended(), drained.still_open()), (0, CLIENTS));
         drop(clients);
     });
-    assert_eq!(reports, all_end_with(DROPPED));
+    assert_eq!(reports, expected_tally(DROPPED));
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn client_that_continues_to_read_receives_its_close_event() {
             assert_all_and_close(receive(events).await.text().as_bytes(), &event(FLOOD));
         }
     });
-    assert_eq!(reports, all_end_with(CANCELLED));
+    assert_eq!(reports, expected_tally(CANCELLED));
 }
 
 #[test]
@@ -238,18 +238,18 @@ fn slow_client_reads_its_close_event_byte_by_byte_over_http_1_1() {
             let mut client = connect_narrow(site.server.address).await;
             let request = b"GET /drops HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
             client.write_all(request).await.expect("room in the socket");
-            let mut answer = read_slowly(&mut client, 100).await;
+            let mut received = read_slowly(&mut client, 100).await;
             site.server.until_blocked().await;
             site.shutdown.close();
             // The buffers are full, and the server fills them as slowly as the client reads.
-            answer.extend(read_slowly(&mut client, 500).await);
+            received.extend(read_slowly(&mut client, 500).await);
             while let Ok(byte) = client.read_u8().await {
-                answer.push(byte);
+                received.push(byte);
             }
-            answer
+            received
         });
-        for answer in join_all(slow).await {
-            assert_chunks_of_drops_and_close(&answer);
+        for received in join_all(slow).await {
+            assert_chunks_of_drops_and_close(&received);
         }
     });
     let expected = [(CANCELLED, ROUNDS * CLIENTS)];
@@ -414,10 +414,10 @@ fn assert_chunks_of_drops_and_close(response: &[u8]) {
 /// Runs a scenario with a server for each version, twice: the first round warms up, and after the second round nothing
 /// may be left. Returns all reports.
 fn assert_clean_rounds(versions: &[Version], scenario: impl AsyncFn(&Site, Version)) -> Tally {
-    assert_clean_rounds_with(versions, SseCompletionLayer::new(), false, scenario)
+    assert_clean_rounds_of_layer(versions, SseCompletionLayer::new(), false, scenario)
 }
 
-fn assert_clean_rounds_with(
+fn assert_clean_rounds_of_layer(
     versions: &[Version],
     layer: SseCompletionLayer,
     half_close: bool,
@@ -451,7 +451,7 @@ fn runtime() -> Runtime {
 }
 
 /// Returns the expected reports if each client of every version has one stream with this ending.
-fn all_end_with(ending: (&'static str, bool)) -> Tally {
+fn expected_tally(ending: (&'static str, bool)) -> Tally {
     [(ending, VERSIONS.len() * ROUNDS * CLIENTS)].into()
 }
 

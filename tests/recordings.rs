@@ -67,7 +67,7 @@ const RECORDINGS: [Recording; 22] = recordings! {
 
 #[test]
 #[cfg_attr(miri, ignore = "checks no code of this repository")]
-fn recordings_are_complete_and_decoders_agree_on_them() {
+fn recordings_are_complete_and_published_decoders_agree() {
     let mut wrong = Vec::new();
     for recording in &RECORDINGS {
         let mut decoded = decode(recording.bytes);

@@ -318,7 +318,7 @@ fn c15_close_event_is_that_of_the_shutdown_that_fired() -> Result<(), InvalidClo
 }
 
 #[test]
-fn c15_shutdowns_that_both_fired_send_the_event_of_one_of_them() -> Result<(), InvalidCloseEvent> {
+fn c15_two_shutdowns_that_fired_send_one_close_event() -> Result<(), InvalidCloseEvent> {
     let (process, session) = (Shutdown::new(), Shutdown::new());
     let mut body = attached(&shutdown_layer(&process), &[&session]);
     session.close_with(CloseEvent::named("logged-out")?);

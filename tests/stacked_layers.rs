@@ -27,7 +27,7 @@ use tower_sse_completion::{Ending, ResponseBody, Shutdown, SseCompletionLayer};
 
 const EVENT: &str = "data: 1\n\n";
 
-fn reported_to(reports: &Reports) -> SseCompletionLayer {
+fn observed_layer(reports: &Reports) -> SseCompletionLayer {
     SseCompletionLayer::new().on_end(reports.observer())
 }
 
@@ -62,7 +62,7 @@ async fn c22_report_counts_the_comments_of_an_outer_layer_if_either_layer_ends_t
     for ends_inside in [false, true] {
         let shutdowns = [Shutdown::new(), Shutdown::new()];
         let reports = Reports::default();
-        let inner = reported_to(&reports).shutdown(&shutdowns[0]);
+        let inner = observed_layer(&reports).shutdown(&shutdowns[0]);
         let outer = shutdown_layer(&shutdowns[1]).keep_alive(second);
         let mut body = Driver::new(wrap(&outer, wrap(&inner, silent(None))).into_body());
         body.assert_pending();
@@ -80,7 +80,7 @@ async fn c22_report_counts_the_comments_of_an_outer_layer_if_either_layer_ends_t
 async fn c22_outer_layer_ends_on_drain_a_stream_that_an_inner_layer_counts() {
     let shutdown = Shutdown::new();
     let reports = Reports::default();
-    let inner = reported_to(&reports).shutdown(&shutdown);
+    let inner = observed_layer(&reports).shutdown(&shutdown);
     let outer = shutdown_layer(&shutdown).end_on_drain(|_| true);
     let mut body = Driver::new(wrap(&outer, wrap(&inner, silent(None))).into_body());
     body.assert_pending();
@@ -100,7 +100,7 @@ fn c22_stacked_layers_write_one_close_event_at_a_natural_end() {
     for steps in [vec![], vec![data(EVENT)], vec![Step::Error]] {
         let (inner, outer) = (Reports::default(), Reports::default());
         let [inner_layer, outer_layer] = [&inner, &outer].map(|reports| {
-            reported_to(reports)
+            observed_layer(reports)
                 .close_on_completed(true)
                 .close_on_failed(true)
         });
@@ -125,7 +125,7 @@ fn c22_stacked_layers_write_one_close_event_when_both_are_cancelled() {
     for frames in [0, 1, 31, 32, 33, 100] {
         let reports = Reports::default();
         let shutdowns = [Shutdown::new(), Shutdown::new()];
-        let inner = reported_to(&reports).shutdown(&shutdowns[0]);
+        let inner = observed_layer(&reports).shutdown(&shutdowns[0]);
         let both = Stack::new(inner, shutdown_layer(&shutdowns[1]));
         let upstream = Script::frames(vec![EVENT; frames]).then(AfterScript::Pending);
         let mut body = drive(&both, upstream);
@@ -166,7 +166,7 @@ fn c22_stacked_layers_write_one_close_event_before_trailers() {
 #[test]
 fn c22_inner_layer_that_ends_within_a_large_event_decides_the_report() {
     let (reports, shutdown) = (Reports::default(), Shutdown::new());
-    let inner = reported_to(&reports).shutdown(&shutdown).buffer_limit(8);
+    let inner = observed_layer(&reports).shutdown(&shutdown).buffer_limit(8);
     let both = Stack::new(inner, SseCompletionLayer::new());
     let upstream = Script::frames(["data: more than fits"]).then(AfterScript::Pending);
     let mut body = drive(&both, upstream);
@@ -179,7 +179,7 @@ fn c22_inner_layer_that_ends_within_a_large_event_decides_the_report() {
 #[test]
 fn c22_outer_layer_adds_its_cancellation() {
     let (reports, shutdown) = (Reports::default(), Shutdown::new());
-    let both = Stack::new(reported_to(&reports), shutdown_layer(&shutdown));
+    let both = Stack::new(observed_layer(&reports), shutdown_layer(&shutdown));
     let upstream = Script::frames([EVENT]).then(AfterScript::Pending);
     let mut body = drive(&both, upstream);
     body.data();
@@ -352,7 +352,7 @@ async fn c22_stream_that_an_outer_layer_stops_is_reported_with_the_ending_of_the
         for is_shared in [false, true] {
             let new = || {
                 let (shutdown, reports) = (Shutdown::new(), Reports::default());
-                let inner = reported_to(&reports);
+                let inner = observed_layer(&reports);
                 // An inner layer that has the shutdown too ends the stream itself.
                 let inner = if is_shared {
                     inner.shutdown(&shutdown)
@@ -421,7 +421,7 @@ async fn c22_inner_body_that_is_dropped_late_is_reported_with_the_ending_of_the_
         for ends_on_its_own in [false, true] {
             let (shutdown, other) = (Shutdown::new(), Shutdown::new());
             let (kept, reports) = (Kept::default(), Reports::default());
-            let inner = reported_to(&reports).shutdown(&other);
+            let inner = observed_layer(&reports).shutdown(&other);
             let keep = MapResponseLayer::new({
                 let kept = Rc::clone(&kept);
                 move |response: Response<_>| {
@@ -482,7 +482,7 @@ fn c22_stream_that_a_body_between_two_layers_ends_is_reported_with_the_ending_of
         })
     });
     let layers = Stack::new(
-        Stack::new(reported_to(&reports), first),
+        Stack::new(observed_layer(&reports), first),
         SseCompletionLayer::new(),
     );
     let upstream = Script::frames([EVENT, EVENT]);
@@ -519,7 +519,7 @@ fn c22_outer_layer_closes_a_stream_whose_handler_watches_the_same_signal() {
                 let steps = [vec![data(EVENT), Step::Pending], last.clone()].concat();
                 let upstream = Script::new(steps);
                 let case = (is_token, layers_between, &last);
-                let inner = reported_to(&reports);
+                let inner = observed_layer(&reports);
                 let fire = || {
                     if is_token {
                         token.cancel();
@@ -570,7 +570,7 @@ where
 #[test]
 fn c22_close_event_of_an_inner_layer_that_ends_empty_is_the_only_close_event() {
     let (shutdown, reports) = (Shutdown::new(), Reports::default());
-    let both = Stack::new(reported_to(&reports), shutdown_layer(&shutdown));
+    let both = Stack::new(observed_layer(&reports), shutdown_layer(&shutdown));
     let mut body = drive(&both, Script::new([Step::Pending]));
     body.assert_pending();
     shutdown.close();

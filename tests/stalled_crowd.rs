@@ -105,10 +105,10 @@ async fn read(address: SocketAddr, version: Version) -> String {
     match version {
         Version::Http1 => {
             let mut client = get(connect(address).await, "/events").await;
-            let mut answer = String::new();
-            let read = client.read_to_string(&mut answer).await;
+            let mut received = String::new();
+            let read = client.read_to_string(&mut received).await;
             read.expect("a clean end of the connection");
-            answer
+            received
         }
         Version::Http2 => {
             let mut client = Client::connect(address, version).await;

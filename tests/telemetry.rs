@@ -67,7 +67,7 @@ fn paused() -> Runtime {
     runtime.build().expect("a runtime")
 }
 
-fn ends_with(steps: impl IntoIterator<Item = Step>) {
+fn run_stream(steps: impl IntoIterator<Item = Step>) {
     drive(&SseCompletionLayer::new(), Script::new(steps)).rest();
 }
 
@@ -101,11 +101,11 @@ fn stream_is_traced_once_in_the_span_of_its_request() {
 
 #[test]
 fn level_depends_on_the_ending_and_the_text_of_an_error_is_not_logged() {
-    let text = traced(|| ends_with([Step::Error]));
+    let text = traced(|| run_stream([Step::Error]));
     assert!(text.contains("ERROR"), "{text}");
     assert!(text.contains("error.type=\"upstream\""), "{text}");
     assert!(!text.contains("password"), "{text}");
-    let text = traced(|| ends_with([]));
+    let text = traced(|| run_stream([]));
     assert!(text.contains("DEBUG"), "{text}");
     let text = traced(|| {
         let layer = SseCompletionLayer::new().cancel_when(|_| std::future::ready(()));
@@ -167,7 +167,7 @@ fn snapshot(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
 fn metrics_are_described_when_a_layer_is_made() {
     let recorder = PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, || {
-        ends_with([data("data: 1\n\n")]);
+        run_stream([data("data: 1\n\n")]);
         paused().block_on(async {
             let shutdown = Shutdown::new();
             let _left = shutdown.connection(duplex(1).0);
@@ -202,9 +202,9 @@ fn streams_are_counted_by_ending() {
         let metrics = snapshot(snapshotter);
         assert_eq!(metrics["Key(sse_streams_open)"], 1.0, "{metrics:?}");
         drop(open);
-        ends_with([]);
-        ends_with([]);
-        ends_with([data("data: 1\n\n")]);
+        run_stream([]);
+        run_stream([]);
+        run_stream([data("data: 1\n\n")]);
     });
     for (name, value) in [
         ("Key(sse_streams_open)", 0.0),

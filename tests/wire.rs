@@ -191,7 +191,7 @@ async fn c12_error_truncates_the_response() {
 }
 
 #[tokio::test]
-async fn c12_close_event_in_place_of_an_error_preserves_the_frames_before_it() {
+async fn c12_close_event_in_place_of_an_error_preserves_earlier_frames() {
     let layer = SseCompletionLayer::new().close_on_failed(true);
     let address = serve_responses(layer, failing).await;
     for version in VERSIONS {

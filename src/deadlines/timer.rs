@@ -29,7 +29,7 @@ pub(crate) struct Timeout {
     last_activity: Instant,
 }
 
-/// What is due.
+/// A signal that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Signal {
     /// A deadline has passed.

@@ -1,8 +1,8 @@
-//! How event streams end.
+//! The endings of event streams.
 
 use std::fmt;
 
-/// How an event stream ended.
+/// The ending of an event stream.
 ///
 /// The report that [`close_event_with`](crate::SseCompletionLayer::close_event_with) receives has the ending, so that a close
 /// event can state the reason:

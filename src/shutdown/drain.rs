@@ -106,11 +106,11 @@ impl Shutdown {
     ///
     /// # Cancellation safety
     ///
-    /// As [`drain`](Self::drain). The event is set when the future is first polled.
+    /// The same as for [`drain`](Self::drain). The event is set when the future is first polled.
     ///
     /// # Panics
     ///
-    /// As [`drain`](Self::drain).
+    /// Panics as [`drain`](Self::drain) does.
     pub fn drain_with(
         &self,
         grace: Duration,
@@ -151,7 +151,7 @@ impl Shutdown {
     ///
     /// # Panics
     ///
-    /// As [`drain`](Self::drain).
+    /// Panics as [`drain`](Self::drain) does.
     pub fn drain_after<F>(
         &self,
         signal: F,

@@ -112,7 +112,7 @@ async fn upstream(path: &'static str, events: &str) -> SocketAddr {
     address
 }
 
-fn request_for(bytes: usize, chunk: usize, end: UpstreamEnd) -> String {
+fn encode_request(bytes: usize, chunk: usize, end: UpstreamEnd) -> String {
     format!("{{{bytes} {chunk} {end:?}}}")
 }
 
@@ -208,7 +208,7 @@ async fn truncate_everywhere(end: UpstreamEnd) {
             let truncate_at = async |bytes| {
                 let chunk = [1, 2, events.len()][bytes % 3];
                 let version = VERSIONS[bytes % 2];
-                let request = request_for(bytes, chunk, end);
+                let request = encode_request(bytes, chunk, end);
                 let received = text(post(address, version, api.path, request).await).await;
                 let expected = expected(api, &events, bytes, end);
                 assert_eq!(
@@ -241,7 +241,7 @@ async fn complete_response_is_forwarded_unchanged_in_chunks_of_any_size() {
         for chunk in 1..=events.len() {
             // The end of the upstream after its end mark does not matter.
             for end in [UpstreamEnd::Stop, UpstreamEnd::Die, UpstreamEnd::Hang] {
-                let request = request_for(events.len(), chunk, end);
+                let request = encode_request(events.len(), chunk, end);
                 let response = post(address, Version::Http1, api.path, request).await;
                 assert_eq!(response.headers().get("connection"), None);
                 assert_eq!(text(response).await, events, "{chunk} in a chunk, {end:?}");
@@ -258,7 +258,7 @@ async fn shutdown_is_reported_to_the_client_of_an_upstream_that_hangs() {
         let (first, _) = api.events.split_once("\n\n").expect("an event");
         let mut streams = Vec::new();
         for version in VERSIONS {
-            let request = request_for(first.len() + 5, 1000, UpstreamEnd::Hang);
+            let request = encode_request(first.len() + 5, 1000, UpstreamEnd::Hang);
             let mut body = post(address, version, api.path, request).await.into_body();
             assert_eq!(next_data(&mut body).await, format!("{first}\n\n"));
             streams.push(body);

@@ -143,7 +143,7 @@ async fn subscribe(client: &Client) -> Subscription {
 }
 
 /// Returns the end of the subscription. Panics if a notification precedes the end.
-async fn end_of(mut subscription: Subscription) -> SubscriptionEnd {
+async fn receive_end(mut subscription: Subscription) -> SubscriptionEnd {
     let next = within(subscription.next()).await.expect("no failure");
     assert!(next.is_none(), "{next:?}");
     subscription.end().expect("an end").clone()
@@ -291,7 +291,7 @@ async fn client_of_rmcp_has_a_graceful_end_and_the_result_of_its_call() {
     let counting = count(&client).await;
     stop.send(()).expect("the server runs");
 
-    let end = end_of(subscription).await;
+    let end = receive_end(subscription).await;
     assert!(matches!(end, SubscriptionEnd::Graceful(_)), "{end:?}");
     assert!(!counting.is_finished(), "the tool still counts");
     let counted = counting.await.expect("no panic");
@@ -307,7 +307,7 @@ async fn token_of_rmcp_ends_the_subscription_of_its_client_abruptly_and_fails_th
     let counting = count(&client).await;
     stop.send(()).expect("the server runs");
 
-    assert_eq!(end_of(subscription).await, SubscriptionEnd::Abrupt);
+    assert_eq!(receive_end(subscription).await, SubscriptionEnd::Abrupt);
     let counted = counting.await.expect("no panic");
     counted.expect_err("the result is lost");
     assert_returns(running).await;
@@ -379,7 +379,7 @@ async fn layer_that_ends_subscriptions_by_post_loses_their_results() {
     let wire = tokio::spawn(text(response.into_body()));
     within(shutdown.drain(Duration::from_secs(60))).await;
 
-    assert_eq!(end_of(subscription).await, SubscriptionEnd::Abrupt);
+    assert_eq!(receive_end(subscription).await, SubscriptionEnd::Abrupt);
     let wire = wire.await.expect("no panic");
     assert!(wire.ends_with("event: close\ndata:\n\n"), "{wire}");
     assert!(!wire.contains("result"), "{wire}");

@@ -56,7 +56,7 @@ async fn an_event_arrives_before_the_next_event_is_sent(kind: Kind, version: Ver
     let mut site = Site::start(Config::new(kind)).await;
     let mut client = site.open(version, "/events").await;
     client.until("data: hello\n\n").await;
-    site.instance_of(&client).send("again");
+    site.responder(&client).send("again");
     client.until("data: again\n\n").await;
 }
 
@@ -87,7 +87,7 @@ async fn c12_a_stream_that_failed_arrives_without_a_close_event(kind: Kind, vers
     let mut site = Site::start(Config::new(kind)).await;
     let mut client = site.open(version, "/events").await;
     client.until("data: hello\n\n").await;
-    site.instance_of(&client).fail();
+    site.responder(&client).fail();
     let (rest, end) = client.end().await;
     assert_eq!(rest, "");
     // HAProxy 2.6 turns a cut into a clean end for clients of HTTP/2, and Caddy 2.6 for all clients.
@@ -105,7 +105,7 @@ async fn c21_a_client_that_leaves_is_reported_as_dropped(kind: Kind, version: Ve
     let mut site = Site::start(Config::new(kind)).await;
     let mut client = site.open(version, "/events").await;
     client.until("data: hello\n\n").await;
-    let instance = site.instance_of(&client);
+    let instance = site.responder(&client);
     let _connection = client.leave();
     let ending = in_time("the stream ends", instance.next_ending()).await;
     assert_eq!(ending, Ending::Dropped);

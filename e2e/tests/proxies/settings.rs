@@ -46,7 +46,7 @@ async fn nginx_with_default_settings_does_not_buffer_if_a_response_disables_buff
     let mut site = Site::start(nginx_with_default_settings()).await;
     let mut client = site.open(Version::Http1, "/unbuffered").await;
     client.until("data: hello\n\n").await;
-    let instance = site.instance_of(&client);
+    let instance = site.responder(&client);
     instance.send("again");
     client.until("data: again\n\n").await;
     instance.shut_down();
@@ -59,7 +59,7 @@ async fn nginx_with_http_1_0_to_the_instances_turns_a_cut_into_a_clean_end() {
         Site::start(Config::new(Kind::Nginx).remove_line("proxy_http_version 1.1;")).await;
     let mut client = site.open(Version::Http1, "/events").await;
     client.until("data: hello\n\n").await;
-    site.instance_of(&client).fail();
+    site.responder(&client).fail();
     assert_eq!(client.end().await, (String::new(), End::Clean));
 }
 
@@ -102,7 +102,7 @@ async fn haproxy_without_abortonclose_does_not_close_the_stream_of_a_client_that
     let mut site = Site::start(Config::new(Kind::Haproxy).remove_line("option abortonclose")).await;
     let mut client = site.open(Version::Http1, "/events").await;
     client.until("data: hello\n\n").await;
-    let instance = site.instance_of(&client);
+    let instance = site.responder(&client);
     client.leave();
     let ended = time::timeout(A_WHILE, instance.next_ending()).await;
     assert!(ended.is_err(), "the stream has ended: {ended:?}");
@@ -171,7 +171,7 @@ async fn fastest_event(config: Config) -> Duration {
     let mut fastest = Duration::MAX;
     for _ in 0..10 {
         let sent = Instant::now();
-        site.instance_of(&client).send("again");
+        site.responder(&client).send("again");
         client.until("data: again\n\n").await;
         fastest = fastest.min(sent.elapsed());
     }

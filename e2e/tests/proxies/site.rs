@@ -87,7 +87,7 @@ impl Site {
     }
 
     /// Returns the instance that responded to this client.
-    pub fn instance_of(&mut self, client: &Client) -> &mut Instance {
+    pub fn responder(&mut self, client: &Client) -> &mut Instance {
         match client.header(&INSTANCE) {
             "a" => &mut self.a,
             _ => &mut self.b,

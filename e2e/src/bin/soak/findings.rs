@@ -85,10 +85,10 @@ impl Findings {
         });
         // The allocations are counted. The memory that the allocator cannot reuse must not grow without bound.
         let peaks = mem::take(&mut self.peaks);
-        let greatest = |peaks: &[u64]| peaks.iter().copied().max().unwrap_or_default();
+        let maximum = |peaks: &[u64]| peaks.iter().copied().max().unwrap_or_default();
         let third = peaks.len() / 3;
-        let middle = greatest(&peaks[third..2 * third]);
-        self.expect(greatest(&peaks[2 * third..]) <= middle + middle / 2, || {
+        let middle = maximum(&peaks[third..2 * third]);
+        self.expect(maximum(&peaks[2 * third..]) <= middle + middle / 2, || {
             format!("the peaks of the memory grow: {peaks:?}")
         });
         self.failures

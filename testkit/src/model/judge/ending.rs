@@ -114,7 +114,7 @@ impl StreamJudge {
             }
             Some(Item::CloseEvent) => {
                 assert_eq!(returned, UpstreamPoll::Data, "C9: the close event");
-                let event = CloseEventSpec::after(&self.output, &data);
+                let event = CloseEventSpec::strip_lf(&self.output, &data);
                 let spec = &self.options.close_event;
                 candidates.retain(|expected| spec(expected.ending).matches(event));
                 assert!(!candidates.is_empty(), "C8: {}", event.escape_ascii());
