@@ -49,8 +49,8 @@ pub fn assert_rest(rest: &str, close_event: &str) {
     assert_ticks(2, ticks.unwrap_or_else(|| panic!("not closed: {rest:?}")));
 }
 
-/// Asserts that these are consecutive ticks from this number on. Frameworks order the fields of an event as they like, and write a
-/// space after the colon, or none.
+/// Asserts that these are consecutive ticks from this number on. Frameworks order the fields of an event as they like, and
+/// write a space after the colon, or none.
 #[track_caller]
 fn assert_ticks(first: usize, ticks: &str) {
     let ticks = ticks.replace(": ", ":");
