@@ -55,7 +55,7 @@ pin_project! {
 impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// Wraps an event stream that is not the body of a Tower service's response.
     ///
-    /// For frameworks whose bodies are streams of bytes, such as actix-web, poem, salvo and Rocket: the handler returns this
+    /// For frameworks whose bodies are streams of bytes, such as actix-web, poem and Rocket: the handler returns this
     /// stream in place of its own. Every option of the layer applies. `request` is the head of the request that the handler
     /// serves; the closures of the layer, such as that of [`cancel_when`](Self::cancel_when), receive the head. In a framework
     /// with request types of its own, build a head from `http::Request::get(uri)` and the headers that the closures read.

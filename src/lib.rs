@@ -107,8 +107,8 @@
 //!
 //! # Body type change
 //!
-//! The layer changes the type of the response body to [`ResponseBody`]. axum boxes bodies. Elsewhere, name the new
-//! type ([`MakeCancellation`] has the example of a library) or erase it:
+//! The layer changes the type of the response body to [`ResponseBody`]. `Router::layer` of axum boxes bodies.
+//! Elsewhere, name the new type ([`MakeCancellation`] has the example of a library) or erase it:
 //!
 //! ```
 //! use bytes::Bytes;

@@ -23,7 +23,7 @@ pub(crate) async fn listen(commands: &[&str]) -> Result<TcpListener, Box<dyn Err
 }
 
 /// Returns the values of `--host` and `--port`. The variable `PORT` of the environment is the default of the latter.
-fn host_and_port() -> Result<(String, u16), String> {
+pub(crate) fn host_and_port() -> Result<(String, u16), String> {
     let mut host = "127.0.0.1".to_owned();
     let mut port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
     let mut arguments = env::args().skip(1);
