@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --features signal --example axum [-- --port 3000]
-//! curl -N http://127.0.0.1:3000/events?interval_ms=200
+//! curl -N 'http://127.0.0.1:3000/events?interval_ms=200'
 //! ```
 //!
 //! Open the page, and press Ctrl-C while a stream is open: the stream ends with a close event, and the process ends at

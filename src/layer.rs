@@ -117,6 +117,7 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     }
 
     /// Erases the type of the cancellation, for a layer in a field or in a signature. The future of each request is allocated.
+    /// A function can return the layer without the allocation: see [`MakeCancellation`](MakeCancellation#in-a-library).
     ///
     /// ```
     /// use tower_sse_completion::{BoxCancellation, SseCompletionLayer};

@@ -53,11 +53,9 @@
 //!         .layer(SseCompletionLayer::new().shutdown(&shutdown));
 //!
 //!     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
-//!     // axum's server does not fail.
-//!     let _ = axum::serve(listener, app)
+//!     axum::serve(listener, app)
 //!         .with_graceful_shutdown(shutdown.after(stop_signal()?))
-//!         .await;
-//!     Ok(())
+//!         .await
 //! }
 //! ```
 //!

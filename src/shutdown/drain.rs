@@ -169,7 +169,8 @@ impl Shutdown {
 }
 
 impl Drained {
-    /// Returns the number of streams that ended during the drain.
+    /// Returns the number of streams that ended during the drain. Streams that are [still open](Self::still_open) one second
+    /// after the grace period do not count, also if their connections are cut then.
     pub fn ended(&self) -> usize {
         self.ended
     }
