@@ -167,7 +167,8 @@
 //! # Features
 //!
 //! - `tokio`, enabled by default: [`Shutdown::drain`], [`Shutdown::connection`], deadlines and the keep-alive. Without it the
-//!   layer runs on any executor.
+//!   layer runs on any executor, and on `wasm32-unknown-unknown` with the clock and the random numbers of the JavaScript host.
+//!   The feature needs tokio's timer, which that target lacks.
 //! - `signal`: [`stop_signal`], a future that completes at Ctrl-C and SIGTERM.
 //! - `tracing`: an event for every stream that has ended, with the target `tower_sse_completion`, inside the span that was
 //!   current when its request arrived. Its fields are those of [`StreamReport`] with the prefix `sse.`, and
@@ -182,6 +183,7 @@
 mod body;
 mod byte_stream;
 mod cancel;
+mod clock;
 mod config;
 mod coop;
 #[cfg(feature = "tokio")]

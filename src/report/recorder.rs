@@ -5,17 +5,13 @@ use std::{
     time::Duration,
 };
 
-#[cfg(not(feature = "tokio"))]
-use std::time::Instant;
-#[cfg(feature = "tokio")]
-use tokio::time::Instant;
-
 use super::{
     ending::Ending,
     observer::StreamObserver,
     stream_report::{Counts, StreamReport},
     telemetry::Telemetry,
 };
+use crate::clock::Instant;
 
 #[derive(Debug)]
 pub(crate) struct Recorder {

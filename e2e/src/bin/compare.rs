@@ -1,7 +1,7 @@
 //! Prints the table of `COMPARE.md`: what a client sees in five situations, and whether the server returns, with each tool
 //! that ends event streams.
 
-use std::{future::IntoFuture, io, net::SocketAddr, time::Duration};
+use std::{env, future::IntoFuture, io, net::SocketAddr, process::Stdio, time::Duration};
 
 use axum::{
     Router,
@@ -24,8 +24,9 @@ use hyper::{Request, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use testkit::{client::connect, decoder::Decoder, listener::MapSocket, server::listen};
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::TcpListener,
+    process::{Child, Command},
     time::{self, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -49,10 +50,11 @@ enum Tool {
     Select,
     BodyTimeout,
     AxumServer,
+    SseStarlette,
     Layer { closes_failures: bool },
 }
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Situation {
     Idle,
     Empty,
@@ -61,7 +63,7 @@ enum Situation {
     Unread,
 }
 
-const TOOLS: [(&str, Tool); 7] = [
+const TOOLS: [(&str, Tool); 8] = [
     ("axum, with `KeepAlive`", Tool::KeepAlive),
     ("`take_until` and `chain`", Tool::Combinators),
     ("`select!` in the handler", Tool::Select),
@@ -70,6 +72,7 @@ const TOOLS: [(&str, Tool); 7] = [
         "axum-server's `Handle`, with a time limit",
         Tool::AxumServer,
     ),
+    ("sse-starlette on uvicorn", Tool::SseStarlette),
     (
         "this layer",
         Tool::Layer {
@@ -110,14 +113,20 @@ async fn main() {
 
 /// Serves one stream to one client, and returns what happened.
 async fn observe(tool: Tool, situation: Situation) -> String {
-    let (listener, address) = listen().await;
     let stop = CancellationToken::new();
-    let handler_stop = stop.clone();
-    let app = Router::new().route(
-        "/",
-        get(async move || respond(tool, situation, handler_stop)),
-    );
-    let server = tokio::spawn(serve(tool, listener, app, stop.clone()));
+    let (address, server) = if matches!(tool, Tool::SseStarlette) {
+        let (process, address) = start_python(situation).await;
+        (address, tokio::spawn(run_python(process, stop.clone())))
+    } else {
+        let (listener, address) = listen().await;
+        let handler_stop = stop.clone();
+        let handler = get(async move || respond(tool, situation, handler_stop));
+        let app = Router::new().route("/", handler);
+        (
+            address,
+            tokio::spawn(serve(tool, listener, app, stop.clone())),
+        )
+    };
 
     // The signal comes once the stream is open and has nothing more to send, or once all buffers are full.
     let returns = async {
@@ -218,6 +227,7 @@ fn respond(tool: Tool, situation: Situation, stop: CancellationToken) -> Respons
             }))
         }
         Tool::BodyTimeout | Tool::AxumServer | Tool::Layer { .. } => event_stream(upstream),
+        Tool::SseStarlette => unreachable!("its handlers are in Python"),
     }
 }
 
@@ -286,5 +296,58 @@ async fn serve(tool: Tool, listener: TcpListener, app: Router, stop: Cancellatio
                 tokio::join!(server.into_future(), shutdown.drain_after(signal, LIMIT));
             server.expect("axum's server does not fail");
         }
+        Tool::SseStarlette => unreachable!("its server is a process"),
     }
+}
+
+/// Starts the server in Python, and returns it with its address.
+async fn start_python(situation: Situation) -> (Child, SocketAddr) {
+    let python = env::var_os("PYTHON").expect("PYTHON is set by `e2e/run compare`");
+    let situation = match situation {
+        Situation::Idle => "idle",
+        Situation::Empty => "empty",
+        Situation::Failed => "failed",
+        Situation::Truncated => "truncated",
+        Situation::Unread => "unread",
+    };
+    let mut process = Command::new(python)
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/compare/sse_starlette_server.py"
+        ))
+        .arg(situation)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("Python starts");
+    let log = process.stderr.take().expect("a pipe");
+    let mut lines = BufReader::new(log).lines();
+    let mut seen = String::new();
+    let address = loop {
+        let line = lines.next_line().await.expect("UTF-8");
+        let line = line.unwrap_or_else(|| panic!("the server has ended:\n{seen}"));
+        let address = line
+            .split_once("running on http://")
+            .and_then(|(_, rest)| rest.split_once(' '));
+        if let Some((address, _)) = address {
+            break address.parse().expect("an address");
+        }
+        seen += &line;
+        seen.push('\n');
+    };
+    // The server must not wait for a reader of its log.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    (process, address)
+}
+
+/// Waits until the process returns. It is asked to once the token is cancelled.
+async fn run_python(mut process: Child, stop: CancellationToken) {
+    stop.cancelled().await;
+    let id = process.id().expect("the server runs").to_string();
+    let kill = Command::new("sh")
+        .args(["-c", "kill -TERM $0", &id])
+        .status();
+    assert!(kill.await.expect("a shell").success());
+    process.wait().await.expect("a status");
 }

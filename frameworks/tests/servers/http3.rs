@@ -67,6 +67,7 @@ async fn serve_connection(
         let Some(request) = accepted else { break };
         tokio::spawn(h3_axum::serve_h3_with_axum(app.clone(), request));
     }
+    // `accept` also ends when it refuses a request after the GOAWAY frame, and a connection of h3 is closed when it is dropped.
     quic.closed().await;
     Ok(())
 }
