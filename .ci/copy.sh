@@ -7,7 +7,7 @@ copy() {
     git ls-files -z "$@" | xargs -0 cp --parents --target-directory "$copy"
 }
 
-# copy_library: copies the library alone, because the dependencies of its tests and examples do not concern its users.
+# copy_library: copies the library alone, because its users do not build the dependencies of its tests and examples.
 copy_library() {
     copy src
     awk '/^\[/ { kept = !/^\[(dev-dependencies|\[example|\[test|workspace)/ } kept' Cargo.toml >"$copy/Cargo.toml"

@@ -1,6 +1,6 @@
-# Sourced by the scripts of this repository. Each function installs what is missing, and fails if it cannot.
+# Sourced by the scripts of this repository. Each function installs missing dependencies, and fails if it cannot.
 
-# need COMMAND PACKAGE...: these Debian packages, unless the command exists.
+# need COMMAND PACKAGE...: installs these Debian packages, unless the command exists.
 need() {
     local command=$1
     shift
@@ -11,7 +11,7 @@ need() {
     fi
 }
 
-# need_servers NAME...: these servers. Debian must not start them as services.
+# need_servers NAME...: installs these servers. Debian must not start them as services.
 need_servers() (
     policy=/usr/sbin/policy-rc.d
     for name in "$@"; do
@@ -27,8 +27,8 @@ need_servers() (
     done
 )
 
-# need_node DIRECTORY: Node.js 22 or newer. Debian 12 has an older one, which can fetch a newer one from npm into this
-# directory.
+# need_node DIRECTORY: installs Node.js 22 or newer. Debian 12 has an older version, whose npm installs a newer version into
+# this directory.
 need_node() {
     need node nodejs
     need npm npm
@@ -38,7 +38,7 @@ need_node() {
     fi
 }
 
-# need_venv DIRECTORY REQUIREMENTS: a Python environment in this directory, with the packages that this file names.
+# need_venv DIRECTORY REQUIREMENTS: makes a Python environment in this directory, with the packages that this file lists.
 need_venv() {
     need python3 python3
     python3 -c "import ensurepip" 2>/dev/null || need ensurepip python3-venv
@@ -46,7 +46,7 @@ need_venv() {
     "$1/bin/pip" install --quiet --disable-pip-version-check --requirement "$2"
 }
 
-# need_nightly [COMPONENT...]: a nightly toolchain with these components.
+# need_nightly [COMPONENT...]: installs a nightly toolchain with these components.
 need_nightly() {
     cargo +nightly --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
     if [ $# -gt 0 ]; then
@@ -54,15 +54,15 @@ need_nightly() {
     fi
 }
 
-# need_tool NAME: this cargo subcommand. It is built in a folder of its own, so that no other build waits for it.
+# need_tool NAME: installs this cargo subcommand. It is built in a separate folder, so that no other build waits for it.
 need_tool() {
     local -A versions=([deny]=0.20.2 [fuzz]=0.13.2 [public-api]=0.52.0)
     cargo "$1" --version >/dev/null 2>&1 ||
         env --unset CARGO_TARGET_DIR CARGO_PROFILE_DEV_DEBUG=none cargo install "cargo-$1@${versions[$1]}" --locked --debug
 }
 
-# build TARGET...: programs in the debug profile, with the features that `.ci/run` builds for the tests. With BUILT, they are
-# there.
+# build TARGET...: builds programs in the debug profile, with the features that `.ci/run` builds for the tests. With BUILT, the
+# programs exist already.
 build() {
     if [ -z "${BUILT:-}" ]; then
         cargo build --workspace --exclude frameworks --all-features "$@"

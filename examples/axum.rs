@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! cargo run --features signal --example axum [-- --port 3000]
-//! curl -N http://127.0.0.1:3000/events?interval_ms=200
+//! curl -N 'http://127.0.0.1:3000/events?interval_ms=200'
 //! ```
 //!
-//! Open the page, and press Ctrl-C while a stream is open: it ends with a close event, and the process is gone at
-//! once. With axum alone it would wait for the last client to leave.
+//! Open the page, and press Ctrl-C while a stream is open: the stream ends with a close event, and the process ends at
+//! once. With axum alone, the process would wait until the last client has left.
 //!
 //! The page opens the same stream with `EventSource`, htmx and Datastar. `e2e/browser/scripts` installs the latter two.
 
-use std::{convert::Infallible, env, error::Error, path::Path, process::ExitCode, time::Duration};
+use std::{convert::Infallible, error::Error, path::Path, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -24,32 +24,19 @@ use axum::{
     routing::get,
 };
 use futures_util::{Stream, StreamExt, stream};
-use tokio::{fs, net::TcpListener, time};
+use tokio::{fs, time};
 use tokio_stream::wrappers::IntervalStream;
 use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer, stop_signal};
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
+#[path = "support/listen.rs"]
+mod listen;
 
-async fn run() -> Result<(), Box<dyn Error>> {
-    let port = port()?;
-    let listener = TcpListener::bind(("127.0.0.1", port))
-        .await
-        .map_err(|error| format!("cannot listen on 127.0.0.1:{port}: {error}"))?;
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let listener = listen::listen(&["curl -N /events"]).await?;
     // A client that has not read for this long is disconnected, so that it does not keep the server from shutting down.
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(&listener).set_tcp_user_timeout(Some(Duration::from_secs(30)))?;
-    let address = listener.local_addr()?;
-    println!("http://{address}  (Ctrl-C ends all streams, and this process)");
-
     let shutdown = Shutdown::new();
     axum::serve(listener, app(&shutdown)?)
         .with_graceful_shutdown(shutdown.after(stop_signal()?))
@@ -58,7 +45,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
 }
 
 fn app(shutdown: &Shutdown) -> Result<Router, Box<dyn Error>> {
-    // Browsers that come back do so at different times, also when they were all closed at once.
+    // Browsers whose streams end at the same time reconnect at different times.
     let retry = Duration::from_secs(1)..=Duration::from_secs(3);
     let event = CloseEvent::new().retry_between(retry)?;
     let layer = SseCompletionLayer::new()
@@ -68,7 +55,7 @@ fn app(shutdown: &Shutdown) -> Result<Router, Box<dyn Error>> {
             let data = format!(r#"{{"reason":"{}"}}"#, report.ending());
             event.clone().data(data)
         });
-    // Routes with a layer of their own.
+    // Routes with their own layer.
     let cancelling = layer
         .clone()
         .cancel_when(|_| time::sleep(Duration::from_secs(3)));
@@ -104,7 +91,7 @@ struct Parameters {
     count: Option<u64>,
 }
 
-/// Counts for ever. A client that reconnects continues after the last number that the client has received.
+/// Returns the natural numbers, one in each interval. A client that reconnects continues after the last number that the client has received.
 fn numbers(parameters: &Parameters, headers: &HeaderMap) -> impl Stream<Item = u64> + use<> {
     let last = headers
         .get("last-event-id")
@@ -123,7 +110,7 @@ async fn events(
     Sse::new(numbers(&parameters, &headers).map(|number| Ok(numbered(number))))
 }
 
-/// The same events with HTML as their data, which htmx swaps into the page.
+/// Sends the events of `events` with HTML as their data, which htmx swaps into the page.
 async fn html_events(
     Query(parameters): Query<Parameters>,
     headers: HeaderMap,
@@ -134,7 +121,7 @@ async fn html_events(
     }))
 }
 
-/// The same events as patches of Datastar.
+/// Sends the events of `events` as patches of Datastar.
 async fn datastar_events(
     Query(parameters): Query<Parameters>,
     headers: HeaderMap,
@@ -153,7 +140,7 @@ fn list_item(number: u64) -> String {
     format!("<li>{number}  event {number}</li>")
 }
 
-/// A handler that chooses its own close event, which goes before that of the layer.
+/// Chooses a close event, which takes precedence over that of the layer.
 async fn chosen(parameters: Query<Parameters>, headers: HeaderMap) -> impl IntoResponse {
     let event = CloseEvent::new().data(r#"{"reason":"lunch break","back":"13:00"}"#);
     (Extension(event), events(parameters, headers).await)
@@ -166,7 +153,7 @@ async fn finite(
     Sse::new(stream::iter(numbers.map(|number| Ok(numbered(number)))))
 }
 
-/// Serves a script that `e2e/browser/scripts` has installed. Without it, the page says how to install it.
+/// Serves a script that `e2e/browser/scripts` has installed. Without the script, the page shows how to install it.
 async fn script(name: &str) -> impl IntoResponse + use<> {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/scripts"));
     let script = fs::read(folder.join(name)).await;
@@ -182,15 +169,4 @@ fn numbered(number: u64) -> Event {
     Event::default()
         .id(number.to_string())
         .data(format!("event {number}"))
-}
-
-/// From `--port`, or from `PORT`, or 3000.
-fn port() -> Result<u16, String> {
-    let mut arguments = env::args().skip(1);
-    let port = match (arguments.next().as_deref(), arguments.next()) {
-        (None, _) => env::var("PORT").unwrap_or_else(|_| "3000".to_owned()),
-        (Some("--port"), Some(port)) => port,
-        _ => return Err("usage: axum [--port PORT]".to_owned()),
-    };
-    port.parse().map_err(|_| format!("not a port: {port:?}"))
 }

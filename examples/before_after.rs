@@ -1,4 +1,4 @@
-//! The exact bytes that a client gets, without the layer and with it.
+//! The exact bytes that a client receives, without the layer and with it.
 //!
 //! ```text
 //! cargo run --example before_after
@@ -22,7 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::SseCompletionLayer;
 
-/// What the handler sends, and whether it ends after that by itself.
+/// The frames that a handler sends. `ends` is `true` for a handler that ends on its own after them.
 pub(crate) struct Case {
     title: &'static str,
     frames: &'static [&'static str],
@@ -41,23 +41,23 @@ pub(crate) const CASES: [Case; 3] = [
         ends: true,
     },
     Case {
-        title: "A stream that is cut in the middle of an event, and the server shuts down",
+        title: "A stream that is truncated inside an event, and the server shuts down",
         frames: &["id: 1\ndata: hello\n\n", "id: 2\ndata: {\"half\":"],
         ends: false,
     },
 ];
 
-/// A second from the shutdown.
-const PATIENCE: Duration = Duration::from_millis(1200);
+/// Time for which a client reads: one second after the shutdown.
+const READ_TIME: Duration = Duration::from_millis(1200);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     println!(
-        "What a client gets over HTTP/1.1, chunk by chunk. `0\\r\\n\\r\\n` is the last chunk: the clean end."
+        "Chunks that a client receives over HTTP/1.1. The clean end is the last chunk, `0\\r\\n\\r\\n`."
     );
     for case in &CASES {
-        let without = received(case, false, PATIENCE).await?;
-        let with = received(case, true, PATIENCE).await?;
+        let without = received(case, false, READ_TIME).await?;
+        let with = received(case, true, READ_TIME).await?;
         println!("\n{}\n", case.title);
         println!("  {:<46}with the layer", "without the layer");
         println!("  {:<46}{}", "─".repeat(44), "─".repeat(44));
@@ -69,11 +69,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Serves one case to one client, shuts down, and returns what the client got while it had patience.
+/// Serves one case to one client, shuts down, and returns the chunks that the client has received within `read_time`.
 pub(crate) async fn received(
     case: &'static Case,
     layered: bool,
-    patience: Duration,
+    read_time: Duration,
 ) -> Result<Vec<String>, Box<dyn Error>> {
     let shutdown = CancellationToken::new();
     let mut app = Router::new().route("/", get(async || event_stream(case)));
@@ -95,7 +95,7 @@ pub(crate) async fn received(
         time::sleep(Duration::from_millis(200)).await;
         shutdown.cancel();
     });
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + read_time;
     let mut bytes = Vec::new();
     let end = loop {
         match time::timeout_at(deadline, client.read_buf(&mut bytes)).await {
@@ -107,9 +107,9 @@ pub(crate) async fn received(
     };
     server.abort();
 
-    let answer = String::from_utf8(bytes)?;
-    let (_head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
-    // A line of the output for each chunk: its length, its data, and the line break behind it.
+    let response = String::from_utf8(bytes)?;
+    let (_head, body) = response.split_once("\r\n\r\n").ok_or("no response")?;
+    // The output has one line for each chunk: its length, its data and the line break after the data.
     let mut lines = Vec::new();
     let mut rest = body;
     while let Some((length, _)) = rest.split_once("\r\n") {

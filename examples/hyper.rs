@@ -1,4 +1,4 @@
-//! Event streams that end on purpose with no framework: hyper, over HTTP/1.1 and HTTP/2.
+//! Event streams that end on purpose, without a framework: hyper, over HTTP/1.1 and HTTP/2.
 //!
 //! ```text
 //! cargo run --features signal --example hyper [-- --port 3000]
@@ -6,8 +6,8 @@
 //! curl -N --http2-prior-knowledge http://127.0.0.1:3000/events
 //! ```
 //!
-//! Press Ctrl-C while both are open: they end with a close event, and then the server's own graceful shutdown has
-//! nothing left to wait for. `support/server.rs` has the server.
+//! Press Ctrl-C while both streams are open: both end with a close event, and the graceful shutdown of the server returns once the
+//! clients have read the event. `support/server.rs` has the server.
 
 use std::{convert::Infallible, error::Error, time::Duration};
 
@@ -45,11 +45,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
 pub(crate) async fn serve(listener: TcpListener, shutdown: &Shutdown) {
     let service = ServiceBuilder::new()
         .layer(SseCompletionLayer::new().shutdown(shutdown))
-        .service(service_fn(answer));
+        .service(service_fn(respond));
     server::serve(listener, service, shutdown).await;
 }
 
-async fn answer(request: Request<Incoming>) -> http::Result<Response<Body>> {
+async fn respond(request: Request<Incoming>) -> http::Result<Response<Body>> {
     match request.uri().path() {
         "/events" => Response::builder()
             .header(CONTENT_TYPE, "text/event-stream")

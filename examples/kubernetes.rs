@@ -1,4 +1,4 @@
-//! A server in a pod: it leaves the load balancer before its streams end, and it is gone in time.
+//! A server in a pod. It leaves the load balancer before its streams end, and it ends within the grace period of the pod.
 //!
 //! ```text
 //! cargo run --features signal --example kubernetes [-- --host 0.0.0.0 --port 3000]
@@ -8,10 +8,10 @@
 //!
 //! Then press Ctrl-C, or send SIGTERM as the kubelet does. The server takes four steps:
 //!
-//! 1. `/ready` responds with 503. Everything else goes on, because the load balancer still sends requests.
-//! 2. [`NOTICE`] later every load balancer knows. The drain begins: the server stops accepting connections,
+//! 1. `/ready` responds with 503. All other requests are still served, because the load balancer still sends requests.
+//! 2. [`NOTICE`] later, every load balancer has removed the pod. The drain begins: the server stops accepting connections,
 //!    subscriptions end with a close event, and their clients reconnect to another pod.
-//! 3. Other streams have [`GRACE`] to finish. Then they end with a close event, too.
+//! 3. Other streams have [`GRACE`] to finish. The rest then ends with a close event too.
 //! 4. One second after the grace, the connections of clients that do not read are cut. The process ends as soon as the
 //!    server has dropped them, and at most one second later.
 //!
@@ -56,17 +56,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = listen::listen(&["curl -N /events", "curl -i /ready"]).await?;
     // A second signal ends the process at once.
     let signal = stop_signal()?;
-    let drained = serve(listener, signal, time_of_notice(), GRACE).await?;
+    let drained = serve(listener, signal, time::sleep(NOTICE), GRACE).await?;
     println!(
         "{} streams ended, {} connections cut",
         drained.ended(),
         drained.connections_cut()
     );
     Ok(())
-}
-
-async fn time_of_notice() {
-    time::sleep(NOTICE).await;
 }
 
 /// Serves until the signal, and then until every stream and every connection has ended.
@@ -90,13 +86,13 @@ pub(crate) async fn serve(
         notice.await;
         shutdown.drain(grace).await
     };
-    // The server returns after the drain, because no connection is left then. axum's server does not fail.
+    // The server returns after the drain, once no connection is left. The server of axum does not fail.
     let (_, drained) = tokio::join!(server.into_future(), stop);
     Ok(drained)
 }
 
 fn app(shutdown: &Shutdown, is_stopping: &Arc<AtomicBool>) -> Result<Router, InvalidCloseEvent> {
-    // The clients of a pod come back at different times.
+    // The clients of a pod reconnect at different times.
     let retry = Duration::from_secs(1)..=Duration::from_secs(5);
     let completion = SseCompletionLayer::new()
         .shutdown(shutdown)
@@ -110,7 +106,7 @@ fn app(shutdown: &Shutdown, is_stopping: &Arc<AtomicBool>) -> Result<Router, Inv
     };
     Ok(Router::new()
         .route("/events", get(async || Sse::new(words("tick"))))
-        .route("/answer", post(async || Sse::new(words("word").take(20))))
+        .route("/words", post(async || Sse::new(words("word").take(20))))
         .layer(completion)
         .route("/ready", get(ready)))
 }

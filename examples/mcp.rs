@@ -2,7 +2,7 @@
 //! 2026-07-28 and for older ones.
 //!
 //! ```text
-//! cargo run --features signal --example mcp [-- --without-layer | --token-only]
+//! cargo run --features signal --example mcp [-- --port 3000]
 //! mcp() { curl -N http://127.0.0.1:3000/mcp -H 'accept: application/json, text/event-stream' "$@"; }
 //! post() { mcp -H 'content-type: application/json' "$@"; }
 //!
@@ -14,9 +14,9 @@
 //! ```
 //!
 //! Press Ctrl-C, or send SIGTERM, while the tool counts. The subscription by POST ends at once with its result, the GET with
-//! a close event, and the call has ten seconds to return its result. Then the process is gone. With `--without-layer` the
-//! server waits for the subscriptions, which never end. `--token-only` cancels rmcp's own token: every stream ends at once,
-//! and the results are lost.
+//! a close event, and the call has ten seconds to return its result. Then the process ends. With the environment variable
+//! `ENDED_BY=nothing`, the server waits for the subscriptions, which never end. `ENDED_BY=token` cancels rmcp's own token:
+//! every stream ends at once, and the results are lost.
 
 use std::{env, error::Error, ops::RangeInclusive, time::Duration};
 
@@ -46,6 +46,8 @@ use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer, stop_signal
 
 #[path = "support/cut_listener.rs"]
 mod cut_listener;
+#[path = "support/listen.rs"]
+mod listen;
 
 /// Time for calls to return their results.
 const GRACE: Duration = Duration::from_secs(10);
@@ -54,7 +56,7 @@ const RETRY: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::f
 
 pub(crate) type Mcp = StreamableHttpService<Tools, LocalSessionManager>;
 
-/// What ends the streams.
+/// The part of the server that ends the streams.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EndedBy {
     Layer,
@@ -85,7 +87,7 @@ impl Tools {
             time::sleep(Duration::from_millis(500)).await;
             if let Some(token) = meta.get_progress_token() {
                 let progress = ProgressNotificationParam::new(token, number.into());
-                // rmcp keeps it for a client that is away.
+                // rmcp keeps the notification for a client that is not connected.
                 let _ = client.notify_progress(progress.with_total(to.into())).await;
             }
         }
@@ -106,33 +108,34 @@ impl ServerHandler for Tools {
         &self,
         requested: &SubscriptionFilter,
     ) -> Option<SubscriptionFilter> {
-        // rmcp removes what `get_info` does not announce.
+        // rmcp removes the notifications that `get_info` does not announce.
         Some(requested.clone())
     }
 
     /// Runs a subscription of the revision 2026-07-28.
     async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
-        // A server whose tools change sends `context.sink().notify_tool_list_changed()` in a branch of its own.
+        // A server whose tools change sends `context.sink().notify_tool_list_changed()` in another branch.
         tokio::select! {
             () = context.cancelled() => {}
             () = self.shutdown.draining() => {}
         }
-        // rmcp sends the result of the request now, which tells the client that this end is deliberate.
+        // rmcp sends the result of the request now. A client recognizes a deliberate end by the result.
         Ok(())
     }
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let ended_by = match env::args().nth(1).as_deref() {
-        None => EndedBy::Layer,
-        Some("--token-only") => EndedBy::Token,
-        Some("--without-layer") => EndedBy::Nothing,
-        _ => return Err("usage: mcp [--token-only | --without-layer]".into()),
+    let ended_by = match env::var("ENDED_BY").as_deref() {
+        Err(_) => EndedBy::Layer,
+        Ok("token") => EndedBy::Token,
+        Ok("nothing") => EndedBy::Nothing,
+        Ok(other) => return Err(format!("ENDED_BY is token or nothing, not {other}").into()),
     };
-    let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
-    let listener = TcpListener::bind(("127.0.0.1", port.parse()?)).await?;
-    println!("http://{}", listener.local_addr()?);
+    let initialize = r#"curl -N /mcp -H 'accept: application/json, text/event-stream' -H 'content-type: application/json' \
+    -d '{"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-11-25", "capabilities": {},
+    "clientInfo": {"name": "curl", "version": "1"}}}'"#;
+    let listener = listen::listen(&[initialize]).await?;
     serve(listener, ended_by, stop_signal()?, GRACE).await
 }
 
@@ -173,8 +176,8 @@ pub(crate) async fn serve(
         .await?)
 }
 
-/// A subscription by POST is not ended by the layer: the stream could end before the result of `listen` is sent, and the client
-/// would take that for a loss.
+/// Returns the routes with the layer, which does not end a subscription by POST: the stream could end before the result of
+/// `listen` is sent, and the client would treat that end as a lost connection.
 fn with_layer(service: Mcp, shutdown: &Shutdown) -> Result<MethodRouter, Box<dyn Error>> {
     let responses = SseCompletionLayer::new()
         .shutdown(shutdown)
@@ -200,7 +203,7 @@ fn with_layer(service: Mcp, shutdown: &Shutdown) -> Result<MethodRouter, Box<dyn
 }
 
 /// Returns `true` for a GET, which clients up to 2025-11-25 subscribe with, unless the GET resumes the response to a POST.
-/// rmcp gives the events of such responses IDs such as `3/1`.
+/// The events of such responses have IDs such as `3/1`.
 fn subscribes(request: &Request) -> bool {
     let resumes = |id: &HeaderValue| id.as_bytes().contains(&b'/');
     request.method() == Method::GET && !request.headers().get("last-event-id").is_some_and(resumes)

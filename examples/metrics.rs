@@ -1,4 +1,4 @@
-//! How event streams end, as numbers for Prometheus.
+//! Counts of event streams by their ending, for Prometheus.
 //!
 //! ```text
 //! cargo run --features metrics,signal --example metrics [-- --port 3000]

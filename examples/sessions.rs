@@ -1,4 +1,4 @@
-//! Ends the streams of one user, with an event that tells why, and forgets users whose last stream has ended.
+//! Ends the streams of one user, with an event that has the reason, and forgets users whose last stream has ended.
 //!
 //! ```text
 //! cargo run --features signal --example sessions [-- --port 3000]
@@ -43,7 +43,7 @@ struct Visit {
 }
 
 impl Sessions {
-    fn of(&self, user: &str) -> Arc<Shutdown> {
+    fn session(&self, user: &str) -> Arc<Shutdown> {
         let mut sessions = self.lock();
         let known = sessions.get(user).and_then(Weak::upgrade);
         known.unwrap_or_else(|| {
@@ -57,7 +57,7 @@ impl Sessions {
         Visit {
             sessions: self.clone(),
             user: user.to_owned(),
-            session: Some(self.of(user)),
+            session: Some(self.session(user)),
         }
     }
 
@@ -128,7 +128,7 @@ async fn events(State(sessions): State<Sessions>, Path(user): Path<String>) -> R
     tokio::spawn(produce(sender, user.clone()));
     let mut response = Sse::new(ReceiverStream::new(receiver)).into_response();
     // The session ends this stream too.
-    sessions.of(&user).attach(response.extensions_mut());
+    sessions.session(&user).attach(response.extensions_mut());
     response
 }
 
@@ -144,7 +144,7 @@ async fn produce(sender: mpsc::Sender<Result<Event, Infallible>>, user: String) 
             () = sender.closed() => break,
         }
     }
-    println!("nobody listens for {user} any more");
+    println!("a stream of {user} is no longer read");
 }
 
 async fn online(State(sessions): State<Sessions>) -> String {
@@ -155,7 +155,7 @@ async fn log_out(
     State(sessions): State<Sessions>,
     Path(user): Path<String>,
 ) -> Result<&'static str, &'static str> {
-    let session = sessions.remove(&user).ok_or("nobody of that name")?;
+    let session = sessions.remove(&user).ok_or("no user of that name")?;
     session.close_with(CloseEvent::from_static("logged-out"));
     Ok("logged out\n")
 }

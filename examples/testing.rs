@@ -1,12 +1,12 @@
-//! Tests of what your own layers do to an event stream, without a server and without waiting.
+//! Tests of your own layers around an event stream, without a server and without waiting.
 //!
 //! ```text
 //! cargo test --example testing
-//! cargo run --example testing       # the same, and says what it has proved
+//! cargo run --example testing       # runs the same tests, and prints their names
 //! ```
 //!
-//! There is nothing to `curl`: tower-test stands in for the handlers, and the clock is paused, so a minute of
-//! silence takes no time.
+//! The example starts no server. tower-test stands in for the handlers, and the clock is paused, so a minute of silence
+//! takes no time.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -23,7 +23,7 @@ use tower_test::mock;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What the app puts around its handlers. Test the function that it uses itself.
+/// The layer of the app. Test the function that the app calls.
 fn completion(shutdown: &Shutdown) -> SseCompletionLayer {
     SseCompletionLayer::new()
         .shutdown(shutdown)
@@ -37,22 +37,22 @@ fn completion(shutdown: &Shutdown) -> SseCompletionLayer {
 #[cfg(not(test))]
 #[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() {
-    shutdown_tells_the_client_why().await;
-    println!("a shutdown tells the client why");
+    close_event_has_the_reason().await;
+    println!("the close event has the reason");
     unfinished_event_is_never_sent().await;
     println!("an unfinished event is never sent");
     silent_stream_ends_after_a_minute().await;
     println!("a silent stream ends after a minute");
-    other_answer_stays_as_it_is().await;
-    println!("an answer that is no event stream stays as it is");
+    other_response_is_forwarded_unchanged().await;
+    println!("a response that is not an event stream is forwarded unchanged");
 }
 
 // In your own tests this is `#[tokio::test(start_paused = true)]`.
 #[cfg_attr(test, tokio::test(start_paused = true))]
-async fn shutdown_tells_the_client_why() {
+async fn close_event_has_the_reason() {
     let shutdown = Shutdown::new();
-    let (mut handler, answer) = event_stream();
-    let mut body = through_the_layer(&shutdown, answer).await.into_body();
+    let (mut handler, response) = event_stream();
+    let mut body = send_through_layer(&shutdown, response).await.into_body();
 
     handler
         .send_data("data: 1\n\n".into())
@@ -66,7 +66,7 @@ async fn shutdown_tells_the_client_why() {
         text(body).await,
         "event: close\ndata: {\"reason\":\"cancelled\"}\n\n"
     );
-    // The handler's side is gone with the stream: this is how it notices.
+    // The receiver of the handler is dropped with the stream, so sending fails.
     handler
         .send_data("data: 2\n\n".into())
         .await
@@ -76,8 +76,8 @@ async fn shutdown_tells_the_client_why() {
 #[cfg_attr(test, tokio::test(start_paused = true))]
 async fn unfinished_event_is_never_sent() {
     let shutdown = Shutdown::new();
-    let (mut handler, answer) = event_stream();
-    let body = through_the_layer(&shutdown, answer).await.into_body();
+    let (mut handler, response) = event_stream();
+    let body = send_through_layer(&shutdown, response).await.into_body();
 
     let one_and_a_half = "data: 1\n\nid: 2\ndata: {\"half\":";
     handler
@@ -93,8 +93,8 @@ async fn unfinished_event_is_never_sent() {
 
 #[cfg_attr(test, tokio::test(start_paused = true))]
 async fn silent_stream_ends_after_a_minute() {
-    let (_handler, answer) = event_stream();
-    let body = through_the_layer(&Shutdown::new(), answer)
+    let (_handler, response) = event_stream();
+    let body = send_through_layer(&Shutdown::new(), response)
         .await
         .into_body();
 
@@ -107,40 +107,40 @@ async fn silent_stream_ends_after_a_minute() {
 }
 
 #[cfg_attr(test, tokio::test(start_paused = true))]
-async fn other_answer_stays_as_it_is() {
+async fn other_response_is_forwarded_unchanged() {
     let shutdown = Shutdown::new();
     shutdown.close();
-    let answer = Response::builder()
+    let response = Response::builder()
         .header(CONTENT_TYPE, "application/json")
         .header(CONTENT_LENGTH, 7)
         .body(Full::<Bytes>::from("{\"a\":1}"))
         .expect("a response");
-    let response = through_the_layer(&shutdown, answer).await;
+    let response = send_through_layer(&shutdown, response).await;
     assert_eq!(response.headers()[CONTENT_LENGTH], "7");
     assert_eq!(text(response.into_body()).await, "{\"a\":1}");
 }
 
-/// Sends one request through the layer, to a handler that gives this answer.
-async fn through_the_layer<B: Body>(
+/// Sends one request through the layer, to a handler that returns this response.
+async fn send_through_layer<B: Body>(
     shutdown: &Shutdown,
-    answer: Response<B>,
+    handled: Response<B>,
 ) -> Response<ResponseBody<B>> {
     let completion = completion(shutdown);
     let (mut service, mut handlers) = mock::spawn_layer(completion);
     assert!(service.poll_ready().is_ready());
     let response = service.call(Request::new(()));
     let (_request, send) = handlers.next_request().await.expect("the request");
-    send.send_response(answer);
+    send.send_response(handled);
     response.await.expect("the response")
 }
 
-/// The answer of a handler, and the end that the handler sends into.
+/// Returns the response of a handler, and the sender of its body.
 fn event_stream() -> (Sender<Bytes>, Response<Channel<Bytes, Infallible>>) {
     let (sender, body) = Channel::new(8);
-    let answer = Response::builder()
+    let response = Response::builder()
         .header(CONTENT_TYPE, "text/event-stream")
         .body(body);
-    (sender, answer.expect("a response"))
+    (sender, response.expect("a response"))
 }
 
 async fn text<B: Body<Data = Bytes, Error = Infallible>>(body: B) -> String {

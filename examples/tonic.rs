@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The last command is a hand-written gRPC call: the response is `08 01` (serving) after five bytes, and its trailer
-//! `grpc-status: 0`. One layer is around everything, and leaves gRPC as it is.
+//! `grpc-status: 0`. One layer wraps all routes, and forwards gRPC unchanged.
 
 use std::{convert::Infallible, error::Error, io, time::Duration};
 
@@ -51,14 +51,14 @@ pub(crate) async fn serve(listener: TcpListener, shutdown: &Shutdown) -> io::Res
         .await
 }
 
-/// tonic's routes are an axum router, and answer gRPC calls to anything else with `UNIMPLEMENTED`.
+/// Returns the routes of tonic, an axum router that responds to unknown gRPC calls with `UNIMPLEMENTED`, and `/events`.
 pub(crate) fn routes(health: HealthServer<impl Health>) -> Router {
     Routes::new(health)
         .into_axum_router()
         .route("/events", get(async || Sse::new(ticks())))
 }
 
-/// The layer ends event streams. A streaming gRPC call has a status to end with, and that is the service's to send.
+/// Ends the streaming gRPC calls, which the layer does not wrap. The service ends each call with a status.
 async fn end_health_watches(mut reporter: HealthReporter) {
     reporter
         .set_service_status("", ServingStatus::NotServing)

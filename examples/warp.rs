@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Press Ctrl-C while a stream is open: the stream ends with a close event, and the process ends as soon as the client has
-//! read that. `warp::serve` takes no layers, so the filters become a service, which hyper-util serves
+//! read the event. `warp::serve` takes no layers, so the filters become a service, which hyper-util serves
 //! (`support/server.rs`).
 
 use std::{convert::Infallible, error::Error, time::Duration};

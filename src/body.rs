@@ -16,9 +16,13 @@ use crate::{cancel::NeverCancel, event_stream::EventStream, frame::poll_bytes};
 pin_project! {
     /// Response body of [`SseCompletion`](crate::SseCompletion).
     ///
+    /// `B` is the body of the inner service, and `C` is the future of the cancellation: the body of an `SseCompletion<S, C>` is a
+    /// `ResponseBody<B, C::Cancellation>`. For a [`BoxCancellation`](crate::BoxCancellation), name the future as
+    /// `<BoxCancellation as MakeCancellation>::Cancellation`.
+    ///
     /// Its data is [`Bytes`], and its error is the error of the upstream: the body of the inner service. A response that is
     /// not an event stream passes through unchanged. The default is a pass-through of the upstream's default, so that layers
-    /// that answer by themselves, such as CORS and authorization, can stand around this one.
+    /// that make their own responses, such as CORS and authorization, can wrap this layer.
     ///
     /// An error of the upstream waits in the body until buffered bytes have been returned. Therefore the body is `Send` if the
     /// upstream, its error and the cancellation are, and `Sync` likewise.

@@ -55,12 +55,12 @@ pin_project! {
 impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// Wraps an event stream that is not the body of a Tower service's response.
     ///
-    /// For frameworks whose bodies are streams of bytes, such as actix-web, poem, salvo and Rocket: the handler returns this
+    /// For frameworks whose bodies are streams of bytes, such as actix-web, poem and Rocket: the handler returns this
     /// stream in place of its own. Every option of the layer applies. `request` is the head of the request that the handler
-    /// answers; the closures of the layer, such as that of [`cancel_when`](Self::cancel_when), receive the head. In a framework
+    /// serves; the closures of the layer, such as that of [`cancel_when`](Self::cancel_when), receive the head. In a framework
     /// with request types of its own, build a head from `http::Request::get(uri)` and the headers that the closures read.
-    /// Convert items of another type with `TryStreamExt::map_ok`. What a handler behind a layer sets in the extensions of its
-    /// response, a handler sets here on a clone of the layer:
+    /// Convert items of another type with `TryStreamExt::map_ok`. The options that a wrapped handler sets in the extensions of
+    /// its response are set here on a clone of the layer:
     ///
     /// ```
     /// use bytes::Bytes;
@@ -73,7 +73,7 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// let shutdown = Shutdown::new();
     /// let completion = SseCompletionLayer::new().shutdown(&shutdown);
     ///
-    /// // In a handler: an upstream that never ends by itself.
+    /// // In a handler: an upstream that never ends on its own.
     /// # let (request, ()) = http::Request::new(()).into_parts();
     /// let first = Ok::<_, Infallible>(Bytes::from("data: hello\n\n"));
     /// let upstream = stream::iter([first]).chain(stream::pending());
@@ -89,7 +89,7 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// ```
     ///
     /// The handler makes the response. It must have a body, the type `text/event-stream`, no `Content-Length` and no
-    /// `Content-Encoding`, and must not answer a `HEAD` request. If a layer is around the handler too, insert
+    /// `Content-Encoding`, and must not be the response to a `HEAD` request. If a layer is around the handler too, insert
     /// [`SkipCompletion`](crate::SkipCompletion) into the extensions of that response.
     ///
     /// # Fairness

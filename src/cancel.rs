@@ -14,7 +14,7 @@ use pin_project_lite::pin_project;
 
 pub use self::boxed::BoxCancellation;
 
-/// The cancellation of a layer without one: the layer never cancels a stream by itself.
+/// The cancellation of a layer without one: the layer never cancels a stream on its own.
 ///
 /// A layer that has only a [`Shutdown`](crate::Shutdown) keeps this type, because a shutdown is not part of the layer's type.
 #[derive(Debug, Clone, Copy, Default)]
@@ -91,7 +91,24 @@ pin_project! {
 /// `Response<ResponseBody<B, C::Cancellation>>` and the future `ResponseFuture<S::Future, C::Cancellation>`, where
 /// `S: Service<Request<R>, Response = Response<B>>`, `B: Body` and `C: MakeCancellation`.
 ///
-/// A layer in a field, with a cancellation that captures something and therefore has no name:
+/// A cancellation that captures something has no name. A function returns a layer with such a cancellation as
+/// `impl MakeCancellation`. With the bounds below, the layer fits `axum::Router::layer`:
+///
+/// ```
+/// use tokio_util::sync::CancellationToken;
+/// use tower_sse_completion::{MakeCancellation, SseCompletionLayer};
+///
+/// fn completion(
+///     token: CancellationToken,
+/// ) -> SseCompletionLayer<impl MakeCancellation<Cancellation: Send + 'static> + Clone> {
+///     SseCompletionLayer::new().cancel_when(move |_request| token.clone().cancelled_owned())
+/// }
+///
+/// let app = axum::Router::<()>::new().layer(completion(CancellationToken::new()));
+/// # let _ = app;
+/// ```
+///
+/// For a field, erase the type of the cancellation:
 ///
 /// ```
 /// use tokio_util::sync::CancellationToken;

@@ -20,7 +20,7 @@ use std::{
 #[cfg(feature = "tokio")]
 use tokio::task::coop;
 
-/// Polls the upstream of a stream that is about to end, and tells whether the upstream has nothing or must be polled again.
+/// Polls the upstream of a stream that is about to end, and returns whether the upstream must be polled again.
 ///
 /// An upstream that is pending may still have a message: tokio's budget is exhausted, or the upstream has woken its task and
 /// yielded. The upstream is polled within the budget, because the budget may be all that bounds that poll: of a filter over a

@@ -19,6 +19,8 @@ use crate::{
 
 pin_project! {
     /// Response future of [`SseCompletion`](crate::SseCompletion).
+    ///
+    /// `F` is the future of the inner service, and `C` is the future of the cancellation, as in [`ResponseBody`].
     #[derive(Debug)]
     pub struct ResponseFuture<F, C = NeverCancel> {
         #[pin]

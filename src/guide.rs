@@ -10,6 +10,7 @@ macro_rules! pages {
         #[doc = "[llm_proxies]: self::llm_proxies"]
         #[doc = "[mcp]: self::mcp"]
         #[doc = "[proxies]: self::proxies"]
+        #[doc = "[servers]: self::servers"]
         #[doc = "[shutdown]: self::shutdown"]
         #[doc = ""]
         #[doc = include_str!(concat!("../docs/", stringify!($page), ".md"))]
@@ -20,6 +21,7 @@ macro_rules! pages {
 pages! {
     clients
     shutdown
+    servers
     proxies
     instances
     llm_proxies

@@ -17,7 +17,7 @@ use crate::{
 
 /// Layer that ends the event streams of a service with a close event.
 ///
-/// The [crate's documentation](crate) tells what that means. A layer from [`new`](Self::new) closes streams that end empty. A
+/// The [crate's documentation](crate) describes the layer. A layer from [`new`](Self::new) closes streams that end empty. A
 /// [`shutdown`](Self::shutdown) or another cancellation also closes the streams that it cancels:
 ///
 /// ```
@@ -61,14 +61,14 @@ impl Default for SseCompletionLayer {
 impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// Cancels a stream when the future of its request completes.
     ///
-    /// The closure is called for every request, also for those that are not answered with an event stream, so keep it cheap.
+    /// The closure is called for every request, also if the response is not an event stream, so keep it cheap.
     /// A future that is not needed is dropped without a poll. The head of the request, which has the extensions of earlier
     /// middleware, can decide which streams end: all of them, or those of one user.
     ///
     /// A layer can have several cancellations. The first that completes cancels the stream, also if it was complete before
     /// the request. It is not polled again after that.
     ///
-    /// The stream is cancelled when the future completes, whatever the reason. If the future's source can disappear, such as
+    /// The stream is cancelled when the future completes, regardless of the reason. If the future's source can disappear, such as
     /// the sender of a channel, decide in the future what that means. For a `watch` channel it usually means "never":
     ///
     /// ```
@@ -117,6 +117,7 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     }
 
     /// Erases the type of the cancellation, for a layer in a field or in a signature. The future of each request is allocated.
+    /// A function can return the layer without the allocation: see [`MakeCancellation`](MakeCancellation#in-a-library).
     ///
     /// ```
     /// use tower_sse_completion::{BoxCancellation, SseCompletionLayer};
@@ -149,8 +150,8 @@ impl<C> SseCompletionLayer<C> {
     /// Sets which streams end as soon as a [drain](Shutdown::draining) of one of their shutdowns begins, without the grace
     /// period. The default is none.
     ///
-    /// For streams that never finish, such as subscriptions. The function receives the head of every request, also of those
-    /// that are not answered with an event stream, and returns `true` if the stream ends with the drain.
+    /// For streams that never finish, such as subscriptions. The function receives the head of every request, also if
+    /// the response is not an event stream, and returns `true` if the stream ends with the drain.
     ///
     /// ```
     /// use http::Method;
@@ -162,7 +163,7 @@ impl<C> SseCompletionLayer<C> {
     /// // On the route of the subscriptions:
     /// let of_route = completion.clone().end_on_drain(|_request| true);
     ///
-    /// // For all routes: a GET subscribes, and a POST is answered.
+    /// // For all routes: a GET is a subscription, and the response to a POST finishes.
     /// let of_app = completion.end_on_drain(|request| request.method == Method::GET);
     /// # let _ = (of_route, of_app);
     /// ```
@@ -203,8 +204,8 @@ impl<C> SseCompletionLayer<C> {
         self.configure(|config| config.observer = LayerObserver::shared(observer))
     }
 
-    /// Sets a function that makes an observer for each request, in place of [`on_end`](Self::on_end). The observer knows whose
-    /// stream has ended:
+    /// Sets a function that makes an observer for each request, in place of [`on_end`](Self::on_end). The observer can keep
+    /// data of the request, such as the user:
     ///
     /// ```
     /// use tower_sse_completion::SseCompletionLayer;
@@ -216,12 +217,12 @@ impl<C> SseCompletionLayer<C> {
     /// # let _ = layer;
     /// ```
     ///
-    /// The function is called for every request, also for those that are not answered with an event stream, and the observer
-    /// is allocated then. An observer that is not needed is dropped without a call.
+    /// The function is called for every request, also if the response is not an event stream, and the observer is
+    /// allocated then. An observer that is not needed is dropped without a call.
     ///
     /// # Panics
     ///
-    /// As [`on_end`](Self::on_end). A panic of the function reaches the caller of the service.
+    /// Panics as [`on_end`](Self::on_end) does. A panic of the function reaches the caller of the service.
     pub fn on_end_with<F, O>(self, make: F) -> Self
     where
         F: Fn(&Parts) -> O + Send + Sync + 'static,

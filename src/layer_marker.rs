@@ -1,4 +1,4 @@
-//! What a layer tells the layers around it, through an extension of the response.
+//! The state that a layer shares with the layers around it, in an extension of the response.
 
 use std::{
     mem,
@@ -16,7 +16,7 @@ use crate::{
 /// Marks a response that a layer has wrapped, and links the stream of that layer with the layer around it.
 ///
 /// A stream that an outer layer wraps hands over its count and its report when it ends. Therefore the report is made with the
-/// last frame that the client gets, and states the ending that the client saw.
+/// last frame that the client receives, and states the ending that the client saw.
 #[derive(Debug, Clone)]
 pub(crate) struct LayerMarker(Arc<Link>);
 
@@ -33,7 +33,7 @@ struct Link {
     takeover: Mutex<Takeover>,
 }
 
-/// How the stream ended at the client.
+/// The ending that the client saw.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ClientEnding {
     pub(crate) ending: Ending,
@@ -53,7 +53,7 @@ enum Takeover {
     Late(Option<ClientEnding>),
 }
 
-/// What an inner stream hands over. Dropping it completes that stream.
+/// The recorder and the guards that an inner stream hands over. Dropping them completes that stream.
 #[derive(Debug, Default)]
 pub(crate) struct Remains {
     pub(crate) recorder: Option<Box<Recorder>>,

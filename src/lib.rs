@@ -1,6 +1,6 @@
 //! Tower middleware that ends server-sent event streams with a close event.
 //!
-//! A client cannot tell a finished stream of [server-sent events][html] from a truncated one, and a stream that never ends
+//! A client cannot distinguish a finished stream of [server-sent events][html] from a truncated one, and a stream that never ends
 //! keeps a server from shutting down. [`SseCompletionLayer`] wraps the body of every `text/event-stream` response. When the
 //! stream is cancelled, or ends without an event, its last event is `event: close` and it ends cleanly. Handlers need no
 //! change.
@@ -17,7 +17,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // An event stream that never ends by itself.
+//! // An event stream that never ends on its own.
 //! let service = service_fn(|_request: Request<Full<Bytes>>| async {
 //!     let first = Ok::<_, Infallible>(Frame::data(Bytes::from("data: hello\n\n")));
 //!     let body = StreamBody::new(stream::iter([first]).chain(stream::pending()));
@@ -53,11 +53,9 @@
 //!         .layer(SseCompletionLayer::new().shutdown(&shutdown));
 //!
 //!     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
-//!     // axum's server does not fail.
-//!     let _ = axum::serve(listener, app)
+//!     axum::serve(listener, app)
 //!         .with_graceful_shutdown(shutdown.after(stop_signal()?))
-//!         .await;
-//!     Ok(())
+//!         .await
 //! }
 //! ```
 //!
@@ -102,13 +100,13 @@
 //! `tower::ServiceBuilder`, after it with axum's `Router::layer`. A body that has been compressed already passes through
 //! unchanged.
 //!
-//! If two of these layers wrap one stream, the client gets at most one close event, and the inner layer makes the report. The
-//! layers know of each other by an extension of the response, which middleware between them must keep.
+//! If two of these layers wrap one stream, the client receives at most one close event, and the inner layer makes the report. The
+//! layers recognize each other by an extension of the response, which middleware between them must keep.
 //!
 //! # Body type change
 //!
-//! The layer changes the type of the response body to [`ResponseBody`]. axum boxes bodies by itself. Elsewhere, name the new
-//! type ([`MakeCancellation`] has the example of a library) or erase it:
+//! The layer changes the type of the response body to [`ResponseBody`]. `Router::layer` of axum boxes bodies.
+//! Elsewhere, name the new type ([`MakeCancellation`] has the example of a library) or erase it:
 //!
 //! ```
 //! use bytes::Bytes;

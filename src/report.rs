@@ -1,4 +1,4 @@
-//! How event streams end, and how that is reported.
+//! The endings of event streams, and their reports.
 
 pub(crate) mod ending;
 pub(crate) mod observer;

@@ -51,7 +51,7 @@ use crate::{sync::Arc, wire::close_event::CloseEvent};
 /// # Streams of one user
 ///
 /// [`attach`](Self::attach) a `Shutdown` to a response, and it ends that stream too. Keep one for each session, and
-/// [`close_with`](Self::close_with) ends the streams of that session with an event that tells why. A shutdown that has closed
+/// [`close_with`](Self::close_with) ends the streams of that session with an event that states the reason. A shutdown that has closed
 /// stays closed: the next session of the user needs a new one.
 ///
 /// ```
@@ -101,7 +101,7 @@ impl Shutdown {
     ///
     /// # Panics
     ///
-    /// As [`close`](Self::close).
+    /// Panics as [`close`](Self::close) does.
     pub fn close_with(&self, event: CloseEvent) {
         self.shared.set_close_event(event);
         self.close();
@@ -110,7 +110,7 @@ impl Shutdown {
     /// Attaches this shutdown to a response: it ends that stream, beside the shutdowns of the layer and any other that is
     /// attached.
     ///
-    /// The stream gets the close event of the shutdown that ends it: of the layer's, if several have closed before the stream is
+    /// The stream ends with the close event of the shutdown that ends it: of the layer's, if several have closed before the stream is
     /// polled. Attaching a shutdown twice is the same as once. A `Shutdown` that is inserted into the extensions without this
     /// method has no effect.
     ///

@@ -58,6 +58,9 @@ pub struct StopSignal {
 /// All futures of a process complete at the same first signal. A future that is created after that completes at once. Dropping
 /// a future changes nothing. Signals that arrive before the thread has seen the first one count as one signal.
 ///
+/// A wrapper must send a signal only once. `timeout` of coreutils sends SIGTERM to its command and to the process group, so
+/// the command may receive the signal twice and end at once. With `timeout --foreground` it receives one signal.
+///
 /// # Errors
 ///
 /// Returns an error if the thread cannot be started or if the system refuses a handler.

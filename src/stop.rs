@@ -1,4 +1,4 @@
-//! What stops a stream besides its upstream.
+//! The reasons for which a stream stops before its upstream ends.
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(

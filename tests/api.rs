@@ -1,4 +1,4 @@
-//! The programs that a newcomer writes from the documentation, in small.
+//! Small programs that users write from the documentation.
 
 use std::{convert::Infallible, future::IntoFuture, pin::pin, time::Duration};
 
@@ -36,13 +36,13 @@ use tower_test::mock;
 
 const CLOSE: &str = "event: close\ndata:\n\n";
 
-/// A handler whose event stream never ends by itself.
+/// Returns an event stream that never ends on its own.
 async fn events() -> impl IntoResponse {
     let hello = Ok::<_, Infallible>(Event::default().data("hello"));
     Sse::new(stream::iter([hello]).chain(stream::pending()))
 }
 
-/// A service whose event stream never ends by itself.
+/// Responds with an event stream that never ends on its own.
 async fn respond(_request: Request<AxumBody>) -> Result<Response<AxumBody>, Infallible> {
     Ok(events().await.into_response())
 }
@@ -70,7 +70,7 @@ async fn axum_server_shuts_down() {
 }
 
 #[tokio::test]
-async fn routes_have_close_events_of_their_own() {
+async fn each_route_can_have_its_own_close_event() {
     let shutdown = Shutdown::new();
     let completion = SseCompletionLayer::new().shutdown(&shutdown);
     let named = |name| {
@@ -97,7 +97,7 @@ async fn routes_have_close_events_of_their_own() {
 }
 
 #[tokio::test]
-async fn stack_is_tested_with_tower_test() {
+async fn tower_test_can_drive_the_layer() {
     let shutdown = Shutdown::new();
     let layer = SseCompletionLayer::new().shutdown(&shutdown);
     let (mut service, mut handle) =
@@ -129,7 +129,7 @@ mod library {
 
     impl EventsLayer {
         pub(crate) fn new(shutdown: &Shutdown) -> Self {
-            // With a shutdown alone, the type stays.
+            // A shutdown does not change the type of the layer.
             let completion: SseCompletionLayer<NeverCancel> =
                 SseCompletionLayer::new().shutdown(shutdown);
             Self { completion }
@@ -182,7 +182,7 @@ mod library {
 }
 
 #[tokio::test]
-async fn library_names_all_types() {
+async fn types_of_the_layer_can_be_named_in_a_library() {
     let (shutdown, token) = (Shutdown::new(), CancellationToken::new());
     let of_shutdown = library::EventsLayer::new(&shutdown);
     let of_token = of_shutdown.clone().cancel_when({
@@ -219,7 +219,7 @@ struct Server {
 }
 
 #[tokio::test]
-async fn boxed_cancellation_fits_into_a_field() {
+async fn layer_with_a_boxed_cancellation_can_be_a_field() {
     let token = CancellationToken::new();
     let server = Server {
         completion: SseCompletionLayer::new()
@@ -244,7 +244,7 @@ async fn boxed_cancellation_fits_into_a_field() {
     token.cancel();
     let close = body.collect().await.expect("no error").to_bytes();
     assert_eq!(close, CLOSE);
-    // It can be boxed once more, and gain another cancellation.
+    // The layer can be boxed once more, with another cancellation.
     let twice = server.completion.boxed().cancel_when(|_| async {});
     let body = twice
         .layer(service_fn(respond))
@@ -274,9 +274,9 @@ where
 }
 
 #[tokio::test]
-async fn stack_is_erased() {
+async fn service_can_be_erased() {
     let shutdown = Shutdown::new();
-    // As it is, around a router, and as the fallback of a router.
+    // The erased service alone, around a router, and as the fallback of a router.
     let erased = erase(service_fn(respond), &shutdown);
     let router = Router::new().fallback_service(erased.clone());
     let services: Vec<Erased<_, _, _>> = vec![
@@ -294,7 +294,7 @@ async fn stack_is_erased() {
 }
 
 #[tokio::test]
-async fn all_common_layers_stand_in_one_builder() {
+async fn layer_composes_with_common_layers_in_one_builder() {
     async fn respond_or_fail(request: Request<AxumBody>) -> Result<Response<AxumBody>, BoxError> {
         match request.uri().path() {
             "/fail" => Err("an intended error".into()),

@@ -61,10 +61,10 @@ fn c23_public_types_are_send_sync_and_unpin_with_their_parts() {
 fn c23_shutdown_and_its_futures_are_send_and_sync() {
     use tower_sse_completion::{Closed, Connection, Drained, Draining, KeepAlive, Shutdown};
 
-    fn is_both<T: Send + Sync + Unpin + 'static>(_: &T) {}
+    fn is_send_sync_unpin<T: Send + Sync + Unpin + 'static>(_: &T) {}
     let shutdown = Shutdown::new();
-    is_both(&shutdown);
-    is_both(&shutdown.draining());
+    is_send_sync_unpin(&shutdown);
+    is_send_sync_unpin(&shutdown.draining());
     is_send::<Draining>();
     is_sync::<Drained>();
     is_send::<KeepAlive>();
@@ -72,24 +72,24 @@ fn c23_shutdown_and_its_futures_are_send_and_sync() {
     is_send_and_static(&shutdown.drain(std::time::Duration::ZERO));
     fn is_send_and_static(_: &(impl Send + 'static)) {}
     is_send_and_static(&shutdown.after(future::pending::<()>()));
-    is_both(
+    is_send_sync_unpin(
         &shutdown
             .connection(())
             .write_timeout(std::time::Duration::ZERO),
     );
     is_send::<Connection<Cell<()>>>();
-    // A connection needs nothing of what it wraps.
+    // A connection has no bound on the inner connection.
     let _: Connection<Rc<PhantomPinned>> = shutdown.connection(Rc::default());
 }
 
 #[cfg(feature = "signal")]
 #[test]
 fn c23_stop_signal_is_send_and_sync() {
-    fn is_both<T: Send + Sync + Unpin + 'static>() {}
-    is_both::<tower_sse_completion::StopSignal>();
+    fn is_send_sync_unpin<T: Send + Sync + Unpin + 'static>() {}
+    is_send_sync_unpin::<tower_sse_completion::StopSignal>();
 }
 
-/// A service that is neither `Send` nor `Sync` nor `'static`, and whose body and future are not, either.
+/// A service that is neither `Send` nor `Sync` nor `'static`, like its body and its future.
 struct Local<'a>(&'a Rc<Cell<usize>>);
 
 /// Data that is neither `Send` nor `Bytes`.

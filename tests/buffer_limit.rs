@@ -5,7 +5,7 @@ use std::{convert::Infallible, task::Poll};
 use bytes::{Buf, Bytes};
 use testkit::{
     driver::Driver,
-    exchange::{CLOSE, cancelled_by, drive, event_stream},
+    exchange::{CLOSE, cancellation_layer, drive, event_stream},
     script::{AfterScript, Script, ScriptError, Step, data},
 };
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ fn unfinished(length: usize) -> Vec<u8> {
 #[test]
 fn c7_close_event_is_possible_again_after_a_large_event() {
     let token = CancellationToken::new();
-    let layer = cancelled_by(&token).buffer_limit(0);
+    let layer = cancellation_layer(&token).buffer_limit(0);
     let frames = ["data: 1\n\n", "data: 2", "2\n\n"];
     let upstream = Script::frames(frames).then(AfterScript::Pending);
     let mut body = drive(&layer, upstream);
@@ -71,7 +71,7 @@ fn c7_frame_with_a_larger_unfinished_event_is_forwarded_whole() {
 fn c7_cancellation_after_a_larger_event_closes() {
     let token = CancellationToken::new();
     let upstream = Script::new([data(unfinished(200)), data("\n\n")]).then(AfterScript::Pending);
-    let layer = cancelled_by(&token).buffer_limit(100);
+    let layer = cancellation_layer(&token).buffer_limit(100);
     let mut body = drive(&layer, upstream);
     assert_eq!(body.data().len(), 200);
     token.cancel();
@@ -84,7 +84,7 @@ fn c7_error_after_a_cancellation_within_a_larger_event_is_forwarded() {
     let token = CancellationToken::new();
     token.cancel();
     let upstream = Script::new([data(unfinished(200)), Step::Error]);
-    let layer = cancelled_by(&token).buffer_limit(100);
+    let layer = cancellation_layer(&token).buffer_limit(100);
     let output = drive(&layer, upstream).rest();
     assert_eq!((output.frames.len(), output.error), (1, Some(ScriptError)));
 }
@@ -138,7 +138,7 @@ fn c7_upstream_with_an_endless_event_does_not_block_its_task() {
     let upstream =
         Script::new([data("data: 1\n\ndata: ")]).then(AfterScript::Repeat(Bytes::from("x")));
     let log = upstream.log();
-    let mut body = drive(&cancelled_by(&token), upstream);
+    let mut body = drive(&cancellation_layer(&token), upstream);
     body.data();
     assert!(body.poll().is_pending());
     assert!(log.polls() <= 65);

@@ -1,4 +1,4 @@
-//! Streams of bytes are completed as bodies are.
+//! Streams of bytes end like response bodies.
 
 use std::{
     pin::{Pin, pin},
@@ -15,14 +15,14 @@ use http::{Method, Request, request::Parts};
 use http_body_util::BodyDataStream;
 use testkit::{
     MIRI_STRIDE,
-    exchange::{CLOSE, cancelled_by, event_stream},
+    exchange::{CLOSE, cancellation_layer, event_stream},
     reports::Reports,
     script::{AfterScript, Script, ScriptError, Step, data},
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{CloseEvent, Ending, SseCompletionLayer};
 
-/// The head of the request that the streams answer.
+/// Returns the head of the request whose responses are the streams.
 fn head() -> Parts {
     let request = Request::get("/events?topic=news").body(());
     request.expect("a valid request").into_parts().0
@@ -51,7 +51,7 @@ where
     items
 }
 
-/// Every split into two frames, and then the end, an error, or a cancellation.
+/// Returns every split into two frames, each followed by the end, an error, or a cancellation.
 fn scripts() -> impl Iterator<Item = (Vec<Step>, bool)> {
     STREAMS.into_iter().flat_map(|bytes| {
         (0..=bytes.len()).flat_map(move |split| {
@@ -70,7 +70,7 @@ fn stream_and_body_return_the_same_bytes() {
     for (steps, is_cancelled) in scripts().step_by(MIRI_STRIDE) {
         let outputs: [Items; 2] = [false, true].map(|as_body| {
             let token = CancellationToken::new();
-            let layer = cancelled_by(&token);
+            let layer = cancellation_layer(&token);
             let upstream = Script::new(steps.clone());
             let stream: Pin<Box<dyn Stream<Item = Result<Bytes, ScriptError>>>> = if as_body {
                 Box::pin(BodyDataStream::new(event_stream(&layer, upstream)))
@@ -96,7 +96,7 @@ fn c13_end_is_final() {
     let mut stream = pin!(SseCompletionLayer::new().byte_stream(
         &head(),
         BodyDataStream::new(
-            // Panics when it is polled after its end.
+            // The script panics when it is polled after its end.
             Script::frames([":\n"])
         )
     ));
@@ -174,7 +174,7 @@ fn options_of_one_stream_are_set_on_a_clone_of_the_layer() {
 
 #[cfg(feature = "tokio")]
 #[tokio::test(start_paused = true)]
-async fn deadlines_and_shutdowns_hold_for_streams_too() {
+async fn deadlines_and_shutdowns_end_byte_streams() {
     use std::time::Duration;
     use tower_sse_completion::Shutdown;
 
@@ -219,7 +219,7 @@ async fn c18_drain_ends_the_byte_streams_of_the_requests_that_the_closure_choose
     let mut subscription = pin!(start(Method::GET, "/events"));
     let mut others = [
         start(Method::POST, "/events"),
-        start(Method::GET, "/answers"),
+        start(Method::GET, "/responses"),
     ];
     assert_eq!(items(&mut subscription), first);
     for other in &mut others {

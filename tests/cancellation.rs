@@ -20,7 +20,9 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use testkit::{
     driver::Driver,
-    exchange::{CLOSE, cancelled_by, drive, event_stream_response, spend_budget, through},
+    exchange::{
+        CLOSE, cancellation_layer, drive, event_stream_response, send_response, spend_budget,
+    },
     feed::feed,
     script::{AfterScript, EndStream, Script, ScriptError, Step, data, trailers},
 };
@@ -43,7 +45,7 @@ fn cancelled() -> CancellationToken {
 fn c10_close_event_follows_cancellation_while_upstream_is_pending() {
     let token = CancellationToken::new();
     let upstream = Script::frames([EVENT]).then(AfterScript::Pending);
-    let mut body = drive(&cancelled_by(&token), upstream);
+    let mut body = drive(&cancellation_layer(&token), upstream);
     assert_eq!(body.data(), EVENT);
     for _ in 0..100 {
         assert!(body.poll().is_pending());
@@ -60,7 +62,7 @@ fn c11_upstream_that_is_always_ready_cannot_outrun_the_cancellation() {
     for frames_before in [0, 1, 31, 32, 33, 100] {
         let (token, upstream) = (CancellationToken::new(), endless());
         let log = upstream.log();
-        let mut body = drive(&cancelled_by(&token), upstream);
+        let mut body = drive(&cancellation_layer(&token), upstream);
         for _ in 0..frames_before {
             assert_eq!(body.data(), EVENT);
         }
@@ -79,7 +81,7 @@ fn c11_frames_that_end_at_a_boundary_without_an_event_cannot_outrun_the_cancella
     for frame in [":\n", "\n", "data: x\n\n:\n", "data: x\r\r"] {
         let token = CancellationToken::new();
         let upstream = Script::frames([EVENT]).then(AfterScript::Repeat(frame.into()));
-        let mut body = drive(&cancelled_by(&token), upstream);
+        let mut body = drive(&cancellation_layer(&token), upstream);
         assert_eq!(body.data(), EVENT);
         assert_eq!(body.data(), frame);
         token.cancel();
@@ -91,7 +93,7 @@ fn c11_frames_that_end_at_a_boundary_without_an_event_cannot_outrun_the_cancella
 #[test]
 fn c11_upstream_that_yields_does_not_lose_its_last_message() {
     let upstream = Script::new([Step::Yield, data(EVENT)]).then(AfterScript::Pending);
-    let mut body = drive(&cancelled_by(&cancelled()), upstream);
+    let mut body = drive(&cancellation_layer(&cancelled()), upstream);
     assert_eq!(body.data(), EVENT);
     assert_eq!(body.data(), CLOSE);
 }
@@ -111,7 +113,7 @@ fn c11_upstream_that_wakes_by_value_does_not_lose_its_last_message() {
             None => Poll::Pending,
         }
     });
-    let mut body = drive(&cancelled_by(&cancelled()), StreamBody::new(stream));
+    let mut body = drive(&cancellation_layer(&cancelled()), StreamBody::new(stream));
     assert_eq!(body.data(), EVENT);
     assert_eq!(body.data(), CLOSE);
 }
@@ -120,7 +122,7 @@ fn c11_upstream_that_wakes_by_value_does_not_lose_its_last_message() {
 fn c11_upstream_that_only_yields_is_polled_once_more() {
     let upstream = Script::new(vec![Step::Yield; 100]);
     let log = upstream.log();
-    let mut body = drive(&cancelled_by(&cancelled()), upstream);
+    let mut body = drive(&cancellation_layer(&cancelled()), upstream);
     assert_eq!(body.data(), CLOSE);
     assert_eq!(log.polls(), 2);
 }
@@ -129,7 +131,7 @@ fn c11_upstream_that_only_yields_is_polled_once_more() {
 async fn c11_message_that_a_channel_queued_before_the_cancellation_is_forwarded() {
     let token = CancellationToken::new();
     let (events, upstream) = feed();
-    let mut body = drive(&cancelled_by(&token), upstream);
+    let mut body = drive(&cancellation_layer(&token), upstream);
     assert!(body.poll().is_pending());
     events.send(EVENT);
     token.cancel();
@@ -171,20 +173,20 @@ fn c11_end_of_the_upstream_after_the_cancellation_is_cancelled() {
         (Some(Step::Trailers), Some(trailers())),
     ] {
         let upstream = Script::new([data(EVENT)].into_iter().chain(end));
-        let output = drive(&cancelled_by(&cancelled()), upstream).rest();
+        let output = drive(&cancellation_layer(&cancelled()), upstream).rest();
         assert_eq!(output.frames, [EVENT, CLOSE]);
         assert_eq!((output.trailers, output.error), (expected, None));
     }
 }
 
 #[test]
-fn c11_handler_that_ends_by_the_same_signal_gets_its_close_event() {
+fn c11_stream_whose_handler_ends_by_the_same_signal_has_a_close_event() {
     for end_stream in [EndStream::Unknown, EndStream::Known] {
         for end in [None, Some(Step::Error), Some(Step::Trailers)] {
             let token = CancellationToken::new();
             let steps = [data(EVENT), data(EVENT)].into_iter().chain(end);
             let upstream = Script::new(steps).end_stream(end_stream);
-            let mut body = drive(&cancelled_by(&token), upstream);
+            let mut body = drive(&cancellation_layer(&token), upstream);
             assert_eq!(body.data(), EVENT);
             // The upstream ends before the next check of the cancellation.
             token.cancel();
@@ -228,7 +230,7 @@ fn c15_cancellation_during_a_poll_is_seen_in_that_poll() {
             Poll::<Option<Result<Frame<Bytes>, ScriptError>>>::Pending
         }
     });
-    let mut body = drive(&cancelled_by(&token), StreamBody::new(upstream));
+    let mut body = drive(&cancellation_layer(&token), StreamBody::new(upstream));
     assert_eq!(body.data(), CLOSE);
 }
 
@@ -265,13 +267,13 @@ fn cancellation_is_made_from_the_head_of_the_request() {
         let mut request = Request::new(());
         let value = HeaderValue::from_static("1");
         request.headers_mut().insert(name, value);
-        let response = through(&layer, request, event_stream_response(Script::silent()));
+        let response = send_response(&layer, request, event_stream_response(Script::silent()));
         let mut body = Driver::new(response.into_body());
         assert_eq!(body.poll_while_woken().is_ready(), is_cancelled);
     }
 }
 
-/// Counts its polls, and never completes.
+/// A cancellation that counts its polls, and never completes.
 #[derive(Clone, Default)]
 struct Counted(Arc<AtomicUsize>);
 
@@ -285,7 +287,7 @@ impl Counted {
         SseCompletionLayer::new().cancel_when(move |_| counted.clone())
     }
 
-    fn take(&self) -> usize {
+    fn take_polls(&self) -> usize {
         self.0.swap(0, Ordering::SeqCst)
     }
 }
@@ -308,22 +310,22 @@ fn c20_cancellation_is_polled_when_pending_and_before_every_32nd_ready_frame() {
         for _ in 0..320 {
             body.data();
         }
-        assert_eq!(counted.take(), 10, "ready frames");
+        assert_eq!(counted.take_polls(), 10, "ready frames");
 
         let frames = [b"data: x\n\ndata: y"; 320];
         let mut body = drive(&layer, Script::frames(frames).then(AfterScript::Pending));
         for _ in 0..320 {
             body.data();
         }
-        assert!(counted.take() <= 10, "frames of any kind");
+        assert!(counted.take_polls() <= 10, "frames of any kind");
 
         let mut body = drive(&layer, Script::silent());
         assert!(body.poll().is_pending());
-        counted.take();
+        counted.take_polls();
         for _ in 0..100 {
             assert!(body.poll().is_pending());
         }
-        assert_eq!(counted.take(), 100, "pending");
+        assert_eq!(counted.take_polls(), 100, "pending");
     }
 }
 
@@ -331,9 +333,9 @@ fn c20_cancellation_is_polled_when_pending_and_before_every_32nd_ready_frame() {
 fn cancellation_is_not_polled_for_other_responses() {
     let counted = Counted::default();
     let response = Response::new(Script::frames(["{}"]));
-    let response = through(&counted.layer(), Request::new(()), response);
+    let response = send_response(&counted.layer(), Request::new(()), response);
     Driver::new(response.into_body()).collect();
-    assert_eq!(counted.take(), 0);
+    assert_eq!(counted.take_polls(), 0);
 }
 
 #[test]

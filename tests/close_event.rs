@@ -49,7 +49,7 @@ fn c8_default_is_dispatched_by_a_conforming_client() {
 }
 
 #[test]
-fn c8_static_event_is_the_same_as_a_named_one() -> Result<(), InvalidCloseEvent> {
+fn c8_static_event_equals_a_named_event() -> Result<(), InvalidCloseEvent> {
     const BYE: CloseEvent = CloseEvent::from_static("bye");
     assert_eq!(BYE, CloseEvent::named("bye")?);
     assert_eq!(BYE, CloseEvent::try_from("bye")?);
@@ -75,7 +75,7 @@ fn c8_static_event_with_an_invalid_name_panics_with_the_reason() {
 }
 
 #[test]
-fn c8_name_and_data_are_what_the_client_sees() -> Result<(), InvalidCloseEvent> {
+fn c8_name_and_data_reach_the_client() -> Result<(), InvalidCloseEvent> {
     let event = CloseEvent::named("bye")?.data(r#"{"reason":"restart"}"#);
     assert_eq!(
         encoded(event),
@@ -104,19 +104,19 @@ fn c8_event_injection_through_data_is_impossible() {
     assert_eq!(
         decoded(event).data,
         "x\n\nevent: forged\ndata: y\nid: 9",
-        "all of it is data"
+        "the forged fields are data"
     );
 }
 
 #[test]
-fn c8_bad_names_are_refused_with_a_reason() {
+fn c8_invalid_names_are_refused_with_a_reason() {
     for (name, reason) in [
         ("", "the name of a close event is empty"),
         ("a\nb", "the name of a close event contains a line break"),
         ("a\rb", "the name of a close event contains a line break"),
         ("a\0b", "the name of a close event contains a NUL"),
     ] {
-        let error = CloseEvent::named(name).expect_err("a bad name");
+        let error = CloseEvent::named(name).expect_err("an invalid name");
         assert_eq!(error.to_string(), reason);
     }
 }
@@ -164,7 +164,7 @@ fn c8_retry_range_that_ends_before_it_starts_is_refused() {
 }
 
 #[test]
-fn c8_retry_between_draws_for_each_stream() -> Result<(), InvalidCloseEvent> {
+fn c8_retry_between_draws_a_value_for_each_stream() -> Result<(), InvalidCloseEvent> {
     let event = CloseEvent::new().retry_between(milliseconds(1000)..=milliseconds(60_000))?;
     let drawn: Vec<_> = (0..32)
         .filter_map(|_| decode(&encoded(event.clone())).retry)
@@ -192,7 +192,7 @@ fn c8_retry_range_of_one_value_works() -> Result<(), InvalidCloseEvent> {
 }
 
 #[test]
-fn events_are_equal_if_they_were_built_differently() -> Result<(), InvalidCloseEvent> {
+fn events_built_in_another_order_are_equal() -> Result<(), InvalidCloseEvent> {
     assert_eq!(CloseEvent::named("close")?, CloseEvent::new());
     assert_eq!(CloseEvent::new().data(""), CloseEvent::default());
     assert_ne!(CloseEvent::new().data("x"), CloseEvent::new());
@@ -201,7 +201,7 @@ fn events_are_equal_if_they_were_built_differently() -> Result<(), InvalidCloseE
 }
 
 #[test]
-fn debug_shows_what_was_set() -> Result<(), InvalidCloseEvent> {
+fn debug_output_has_the_name_the_data_and_the_retry() -> Result<(), InvalidCloseEvent> {
     let event = CloseEvent::named("bye")?.data("x").retry(milliseconds(5))?;
     assert_eq!(
         format!("{event:?}"),

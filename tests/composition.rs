@@ -1,5 +1,5 @@
-//! The layer inside of other layers: those that respond by themselves need a default body, and none of them may keep a stream
-//! from its close event.
+//! The layer inside of other layers. Layers that make their own responses need a default body, and no layer may suppress a
+//! close event.
 
 use std::{convert::Infallible, future::pending, time::Duration};
 
@@ -48,9 +48,9 @@ fn request(method: &str, path: &str) -> Request<AxumBody> {
     request.body(AxumBody::empty()).expect("a valid request")
 }
 
-/// Asserts that an event stream ends with its close event through this layer around the crate's own, and returns the
-/// response to another request.
-async fn around<L, B>(outer: L, other: Request<AxumBody>) -> Response<Driver<B>>
+/// Wraps the crate's layer in this layer, asserts that an event stream ends with its close event, and returns the response
+/// to another request.
+async fn respond_with_layer<L, B>(outer: L, other: Request<AxumBody>) -> Response<Driver<B>>
 where
     L: Layer<tower_sse_completion::SseCompletion<HandlerService>>,
     L::Service: Service<Request<AxumBody>, Response = Response<B>, Error = Infallible>,
@@ -119,7 +119,7 @@ fn assert_empty<B: Body<Data = Bytes, Error: std::fmt::Debug>>(
 }
 
 #[tokio::test]
-async fn c23_cors_layer_responds_by_itself() {
+async fn c23_cors_layer_makes_its_own_response() {
     let mut preflight = request("OPTIONS", "/");
     for (name, value) in [
         ("origin", "http://a"),
@@ -130,7 +130,7 @@ async fn c23_cors_layer_responds_by_itself() {
             .headers_mut()
             .insert(name, HeaderValue::from_static(value));
     }
-    let response = around(CorsLayer::permissive(), preflight).await;
+    let response = respond_with_layer(CorsLayer::permissive(), preflight).await;
     assert!(
         response
             .headers()
@@ -140,24 +140,24 @@ async fn c23_cors_layer_responds_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c23_timeout_layer_responds_by_itself() {
+async fn c23_timeout_layer_makes_its_own_response() {
     let layer = TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(5));
-    let response = around(layer, request("GET", "/never")).await;
+    let response = respond_with_layer(layer, request("GET", "/never")).await;
     assert_empty(response, StatusCode::GATEWAY_TIMEOUT);
 }
 
 #[tokio::test]
-async fn c23_authorization_layers_respond_by_themselves() {
+async fn c23_authorization_layers_make_their_own_responses() {
     let mut unauthorized = request("GET", "/");
     unauthorized.headers_mut().clear();
-    let response = around(bearer(), unauthorized).await;
+    let response = respond_with_layer(bearer(), unauthorized).await;
     assert_empty(response, StatusCode::FORBIDDEN);
 
     let mut other = request("GET", "/");
     other
         .headers_mut()
         .insert("accept", HeaderValue::from_static("image/png"));
-    let response = around(
+    let response = respond_with_layer(
         ValidateRequestHeaderLayer::accept("text/event-stream"),
         other,
     )
@@ -166,7 +166,7 @@ async fn c23_authorization_layers_respond_by_themselves() {
 
     #[expect(
         clippy::result_large_err,
-        reason = "the trait of tower-http asks for it"
+        reason = "the trait of tower-http requires this type"
     )]
     let refuse = |request: &mut Request<AxumBody>| match request.uri().path() {
         "/" => Ok(()),
@@ -176,7 +176,7 @@ async fn c23_authorization_layers_respond_by_themselves() {
             Err(refused)
         }
     };
-    let response = around(
+    let response = respond_with_layer(
         ValidateRequestHeaderLayer::custom(refuse),
         request("GET", "/other"),
     )
@@ -188,14 +188,14 @@ async fn c23_authorization_layers_respond_by_themselves() {
 async fn c23_layers_that_change_the_response_compose() {
     let name = HeaderName::from_static("x-added");
     let set_header = SetResponseHeaderLayer::overriding(name, HeaderValue::from_static("1"));
-    let response = around(set_header, request("GET", "/")).await;
+    let response = respond_with_layer(set_header, request("GET", "/")).await;
     assert_eq!(response.headers()["x-added"], "1");
     assert_eq!(response.headers()[CONTENT_TYPE], "text/event-stream");
 
-    let response = around(TraceLayer::new_for_http(), request("GET", "/")).await;
+    let response = respond_with_layer(TraceLayer::new_for_http(), request("GET", "/")).await;
     assert_eq!(response.status(), StatusCode::OK);
 
-    let response = around(CatchPanicLayer::new(), request("GET", "/panic")).await;
+    let response = respond_with_layer(CatchPanicLayer::new(), request("GET", "/panic")).await;
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
 }
 
@@ -229,7 +229,7 @@ async fn c23_all_layers_compose_in_one_builder_and_in_a_router() {
 
 #[tokio::test]
 #[cfg_attr(miri, ignore = "needs sockets")]
-async fn c1_close_event_is_compressed_by_a_layer_outside() {
+async fn c1_outer_layer_compresses_the_close_event() {
     use std::io::Read;
 
     for version in VERSIONS {
@@ -264,7 +264,7 @@ async fn c1_close_event_is_compressed_by_a_layer_outside() {
 }
 
 #[track_caller]
-fn assert_default_passes_through<B>()
+fn assert_default_is_pass_through<B>()
 where
     B: Body<Data = Bytes, Error: std::fmt::Debug> + Default,
 {
@@ -307,22 +307,22 @@ fn c23_default_body_is_a_pass_through_of_the_default_upstream() {
         }
     }
 
-    assert_default_passes_through::<Full<Bytes>>();
-    assert_default_passes_through::<Empty<Bytes>>();
-    assert_default_passes_through::<AxumBody>();
-    assert_default_passes_through::<NotEmpty>();
-    assert_default_passes_through::<ResponseBody<NotEmpty>>();
+    assert_default_is_pass_through::<Full<Bytes>>();
+    assert_default_is_pass_through::<Empty<Bytes>>();
+    assert_default_is_pass_through::<AxumBody>();
+    assert_default_is_pass_through::<NotEmpty>();
+    assert_default_is_pass_through::<ResponseBody<NotEmpty>>();
 }
 
 #[test]
-fn c1_body_that_is_encoded_inside_passes_through() {
+fn c1_body_that_an_inner_layer_has_encoded_passes_through() {
     let upstream = Script::new([Step::Data(Bytes::from_static(b"\x1f\x8b"))]);
     let mut response = event_stream_response(upstream);
     response
         .headers_mut()
         .insert("content-encoding", HeaderValue::from_static("gzip"));
     let response =
-        testkit::exchange::through(&SseCompletionLayer::new(), Request::new(()), response);
+        testkit::exchange::send_response(&SseCompletionLayer::new(), Request::new(()), response);
     let mut body = Driver::new(response.into_body());
     assert_eq!(
         body.collect().bytes(),

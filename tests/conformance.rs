@@ -1,4 +1,4 @@
-//! The rules of the HTML standard for event streams, case by case: for the decoder of the test kit, for published decoders,
+//! The rules of the HTML standard for event streams, case by case, for the decoder of the test kit, for published decoders,
 //! and for the layer. The cases are in `testkit::vectors`.
 
 #[path = "vectors/published.rs"]
@@ -10,7 +10,7 @@ use published::PUBLISHED;
 use testkit::{
     MIRI_STRIDE,
     decoder::{Decoded, Decoder, Event, boundaries, decode, deliveries},
-    exchange::{cancelled_by, drive},
+    exchange::{cancellation_layer, drive},
     reports::Reports,
     script::{AfterScript, Script},
     vectors::{Case, cases},
@@ -18,7 +18,7 @@ use testkit::{
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{CloseEvent, Ending, SseCompletionLayer, StreamReport};
 
-/// A close event whose type no case has. After an event of its own type, a close event is not added.
+/// A close event whose type occurs in no case, because a close event is not added after an event of its own type.
 const BYE: &[u8] = b"event: bye\ndata:\n\n";
 
 fn bye() -> CloseEvent {
@@ -76,7 +76,7 @@ fn decoder_of_the_test_kit_finds_the_boundaries_and_deliveries_at_every_length()
     }
 }
 
-/// A mark of a decoder that conforms is an error, too: marks disappear when decoders are corrected.
+/// A mark of a decoder that conforms is an error too, so that marks are removed when decoders are corrected.
 #[test]
 #[cfg_attr(miri, ignore = "checks no code of this repository")]
 fn published_decoders_conform_unless_marked() {
@@ -135,7 +135,7 @@ fn c6_cancellation_before_any_poll_discards_at_most_the_unfinished_event() {
                 for after in [AfterScript::Pending, AfterScript::End] {
                     let token = CancellationToken::new();
                     let upstream = Script::frames(&frames).then(after);
-                    let mut body = drive(&cancelled_by(&token).close_event(bye()), upstream);
+                    let mut body = drive(&cancellation_layer(&token).close_event(bye()), upstream);
                     let mut bytes = Vec::new();
                     for _ in 0..polls {
                         if let Poll::Ready(Some(frame)) = body.poll() {
@@ -215,7 +215,7 @@ fn cancelled(frames: &[&[u8]]) -> (Vec<u8>, Vec<u8>, StreamReport) {
     let token = CancellationToken::new();
     let reports = Reports::default();
     let upstream = Script::frames(frames).then(AfterScript::Pending);
-    let layer = cancelled_by(&token)
+    let layer = cancellation_layer(&token)
         .close_event(bye())
         .on_end(reports.observer());
     let mut body = drive(&layer, upstream);
@@ -235,7 +235,7 @@ fn ended(frames: &[&[u8]]) -> (Vec<u8>, StreamReport) {
     (bytes, reports.only())
 }
 
-/// Returns the last frame of a closed stream, of which these bytes have been forwarded.
+/// Returns the last frame of a closed stream that has forwarded these bytes.
 fn closing(out: &[u8]) -> Vec<u8> {
     let lf: &[u8] = if out.ends_with(b"\r") { b"\n" } else { b"" };
     [lf, BYE].concat()

@@ -1,4 +1,4 @@
-//! `Shutdown::connection`: transparent until the drain is over, and then cut. Without sockets.
+//! `Shutdown::connection`, without sockets: a connection is transparent until the drain is over, and is then cut.
 
 use std::{
     future,
@@ -93,7 +93,7 @@ async fn c24_connection_is_transparent_until_the_drain_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c24_connection_that_is_cut_fails_every_call_and_leaves_the_inner_one_alone() {
+async fn c24_cut_connection_fails_every_call_without_a_call_of_the_inner_connection() {
     for limit in [None, Some(LIMIT)] {
         let shutdown = Shutdown::new();
         let mut connection = shutdown.connection(Scripted::returning(Poll::Ready(Ok(5))));
@@ -115,7 +115,7 @@ async fn c24_connection_that_is_cut_fails_every_call_and_leaves_the_inner_one_al
 }
 
 #[tokio::test(start_paused = true)]
-async fn c24_cut_wakes_a_reader_and_a_writer_in_tasks_of_their_own() {
+async fn c24_cut_wakes_a_reader_and_a_writer_in_separate_tasks() {
     for call in WRITES {
         let shutdown = Shutdown::new();
         let mut connection = shutdown.connection(Scripted::pending());
@@ -130,7 +130,7 @@ async fn c24_cut_wakes_a_reader_and_a_writer_in_tasks_of_their_own() {
         assert_eq!((reader.wakes(), writer.wakes()), (1, 1), "{call:?}");
     }
 
-    // With tasks and halves of tokio.
+    // The same with tasks and halves of tokio.
     let shutdown = Shutdown::new();
     let (server, client) = duplex(16);
     let (mut read_half, mut write_half) = split(shutdown.connection(server));
@@ -161,7 +161,7 @@ async fn c24_cut_wakes_the_task_to_which_a_connection_has_moved() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c24_connection_that_is_dropped_leaves_no_waker_behind() {
+async fn c24_dropped_connection_leaves_no_waker() {
     let shutdown = Shutdown::new();
     let task = Task::new();
     let before = task.references();
@@ -186,7 +186,7 @@ async fn c24_drain_returns_as_soon_as_the_last_connection_has_been_dropped() {
         alive
     });
     let start = Instant::now();
-    // In a task of its own, which is polled only after a wake-up.
+    // The drain is in a separate task, which is polled only after a wake-up.
     let drain = tokio::spawn(shutdown.drain(GRACE));
     for connection in connections {
         sleep(SECOND).await;
@@ -222,7 +222,7 @@ async fn c24_drain_does_not_return_before_the_connection_inside_has_been_closed(
 }
 
 #[tokio::test(start_paused = true)]
-async fn c24_drain_closes_as_soon_as_no_stream_is_open_and_waits_for_connections_after_that() {
+async fn c24_drain_closes_as_soon_as_no_stream_is_open_and_then_waits_for_connections() {
     let shutdown = Shutdown::new();
     let connection = shutdown.connection(Scripted::pending());
     let mut drain = Box::pin(shutdown.drain(GRACE));
@@ -233,7 +233,7 @@ async fn c24_drain_closes_as_soon_as_no_stream_is_open_and_waits_for_connections
 }
 
 #[tokio::test(start_paused = true)]
-async fn c24_drain_cuts_what_is_left_one_second_after_the_grace() {
+async fn c24_drain_cuts_open_connections_one_second_after_the_grace() {
     let shutdown = Shutdown::new();
     let connections = [(); 3].map(|()| shutdown.connection(Scripted::pending()));
     let start = Instant::now();
@@ -309,7 +309,7 @@ async fn c24_connection_that_starts_after_the_drain_fails_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c24_connection_that_starts_during_the_drain_is_waited_for() {
+async fn c24_drain_waits_for_a_connection_that_starts_during_the_drain() {
     let shutdown = Shutdown::new();
     let first = shutdown.connection(Scripted::pending());
     let drain = tokio::spawn(shutdown.drain(GRACE));
@@ -336,7 +336,7 @@ async fn c24_drains_that_run_at_once_cut_a_connection_once() {
     assert_eq!(start.elapsed(), GRACE / 2 + SECOND * 2);
     assert_eq!(task.wakes(), 1);
     assert!((&mut long).now_or_never().is_none());
-    // The connection was cut during that drain, too.
+    // The connection was cut during that drain too.
     drop(connection);
     assert_eq!(long.now_or_never().map(counts), Some((0, 0, 1)));
     assert_eq!(counts(shutdown.drain(GRACE).await), (0, 0, 0));
@@ -353,7 +353,7 @@ async fn c24_drain_that_is_dropped_cuts_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c24_connection_that_is_unwrapped_is_not_counted_and_not_cut() {
+async fn c24_unwrapped_connection_is_not_counted_and_not_cut() {
     let shutdown = Shutdown::new();
     let connection = shutdown
         .connection(Scripted::pending())
@@ -411,7 +411,7 @@ async fn c24_write_timeout_counts_from_the_last_progress() {
     sleep(LIMIT).await;
     assert_eq!(task.wakes(), 0, "no write is pending");
 
-    // Neither reads nor a write of nothing are progress.
+    // Reads and empty writes are not progress.
     connection.get_mut().result = Poll::Pending;
     assert!(task.call(&mut connection, Call::Write).is_pending());
     sleep(LIMIT).await;
@@ -423,13 +423,13 @@ async fn c24_write_timeout_counts_from_the_last_progress() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c24_client_that_reads_slowly_is_not_timed_out() {
+async fn c24_client_that_reads_slowly_does_not_time_out() {
     let shutdown = Shutdown::new();
     let (server, mut client) = duplex(4);
     let mut server = shutdown.connection(server).write_timeout(2 * SECOND);
     let writer = tokio::spawn(async move {
         server.write_all(&[7; 16]).await?;
-        // The client reads no more.
+        // The client stops reading.
         server.write_all(&[7; 16]).await
     });
     for _ in 0..16 {
@@ -445,7 +445,7 @@ async fn c24_client_that_reads_slowly_is_not_timed_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c24_connection_without_a_write_timeout_waits_for_ever() {
+async fn c24_write_without_a_timeout_stays_pending() {
     for limit in [None, Some(Duration::MAX)] {
         let shutdown = Shutdown::new();
         let mut connection = shutdown.connection(Scripted::pending());
@@ -513,7 +513,7 @@ async fn c24_write_timeout_does_not_depend_on_the_budget() {
     sleep(LIMIT - SECOND).await;
     assert_eq!(task.wakes(), 0);
     sleep(SECOND).await;
-    assert_eq!(task.wakes(), 1, "the timer knows the task");
+    assert_eq!(task.wakes(), 1, "the timer has the waker");
 
     // The timeout is over, but perhaps only the budget is exhausted.
     connection = poll_without_budget(connection).await;
@@ -555,7 +555,7 @@ fn c24_cut_from_another_thread_is_never_missed() {
             polling.join().expect("no panic")
         });
         if polled.is_pending() {
-            assert!(task.wakes() > 0, "pending without a wake-up to come");
+            assert!(task.wakes() > 0, "pending, and nothing wakes the task");
         } else {
             assert_eq!(polled, ABORTED);
         }

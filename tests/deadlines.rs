@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use testkit::{
-    exchange::{cancelled_by, drive, spend_budget},
+    exchange::{cancellation_layer, drive, spend_budget},
     feed::feed,
     script::{AfterScript, EndStream, Script, Step, data},
 };
@@ -175,14 +175,14 @@ async fn c16_deadline_does_not_overrule_an_end_that_is_seen_first() {
         let upstream = Script::frames([EVENT, "data: [DONE]\n\n"]).end_stream(end_stream);
         let mut body = drive(&layer, upstream);
         body.data();
-        // The client reads slowly.
+        // The client reads slowly, so the deadline passes before the end is polled.
         advance(SECOND * 2).await;
         assert_eq!(body.rest().text(), "data: [DONE]\n\n");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn c16_deadline_does_not_overrule_an_end_within_the_frames_that_are_still_forwarded() {
+async fn c16_deadline_does_not_overrule_an_end_within_32_more_frames() {
     let layer = layer().idle_timeout(SECOND).max_age(SECOND);
     for (end, closes) in [
         (None, false),
@@ -213,7 +213,7 @@ async fn c16_deadline_does_not_overrule_an_end_within_the_frames_that_are_still_
 }
 
 #[tokio::test(start_paused = true)]
-async fn c16_zero_ends_the_stream_as_soon_as_it_starts() {
+async fn c16_deadline_of_zero_ends_the_stream_as_soon_as_it_starts() {
     let zero = [
         (layer().max_age(Duration::ZERO), EXPIRED),
         (layer().idle_timeout(Duration::ZERO), IDLE),
@@ -253,7 +253,7 @@ async fn c16_endless_durations_never_end_a_stream() {
 #[tokio::test(start_paused = true)]
 async fn c16_deadlines_wake_no_stream_that_has_ended() {
     let token = CancellationToken::new();
-    let layer = cancelled_by(&token).max_age(SECOND * 10);
+    let layer = cancellation_layer(&token).max_age(SECOND * 10);
     let mut body = drive(&layer, Script::silent());
     body.assert_pending();
     token.cancel();

@@ -11,7 +11,9 @@ use http::{Method, Request};
 use testkit::{
     MIRI_STRIDE,
     driver::Driver,
-    exchange::{CLOSE, drive, event_stream_response, extended, idle, shut_down_by, through},
+    exchange::{
+        CLOSE, drive, event_stream_response, extended, idle, send_response, shutdown_layer,
+    },
     script::{AfterScript, Script},
     wait::within,
 };
@@ -25,9 +27,9 @@ fn counts(drained: Drained) -> (usize, usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c18_drain_does_not_count_streams_that_ended_before_it() {
+async fn c18_drain_does_not_count_streams_that_ended_earlier() {
     let shutdown = Shutdown::new();
-    drop(idle(&shut_down_by(&shutdown)));
+    drop(idle(&shutdown_layer(&shutdown)));
     assert_eq!(counts(shutdown.drain(GRACE).await), (0, 0));
 }
 
@@ -39,7 +41,7 @@ async fn c18_drain_returns_as_soon_as_no_stream_is_open() {
     assert_eq!(start.elapsed(), Duration::ZERO);
 
     let shutdown = Shutdown::new();
-    let body = idle(&shut_down_by(&shutdown));
+    let body = idle(&shutdown_layer(&shutdown));
     tokio::spawn(async move {
         sleep(Duration::from_secs(3)).await;
         drop(body);
@@ -66,7 +68,7 @@ async fn c24_drain_returns_as_soon_as_the_last_connection_is_dropped() {
 #[tokio::test(start_paused = true)]
 async fn c18_drain_closes_streams_when_the_grace_is_over() {
     let shutdown = Shutdown::new();
-    let mut body = idle(&shut_down_by(&shutdown));
+    let mut body = idle(&shutdown_layer(&shutdown));
     let draining = tokio::spawn({
         let shutdown = shutdown.clone();
         async move { shutdown.drain(GRACE).await }
@@ -81,7 +83,7 @@ async fn c18_drain_closes_streams_when_the_grace_is_over() {
 #[tokio::test(start_paused = true)]
 async fn c18_drain_is_bounded_when_a_client_has_stopped_reading() {
     let shutdown = Shutdown::new();
-    let _never_polled = idle(&shut_down_by(&shutdown));
+    let _never_polled = idle(&shutdown_layer(&shutdown));
     let start = Instant::now();
     let drained = shutdown.drain(GRACE).await;
     assert_eq!(start.elapsed(), GRACE + Duration::from_secs(1));
@@ -89,9 +91,9 @@ async fn c18_drain_is_bounded_when_a_client_has_stopped_reading() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c18_drain_without_a_grace_or_with_an_endless_one_is_defined() {
+async fn c18_grace_of_zero_ends_streams_at_once_and_an_endless_grace_never() {
     let shutdown = Shutdown::new();
-    let mut body = idle(&shut_down_by(&shutdown));
+    let mut body = idle(&shutdown_layer(&shutdown));
     let drained = tokio::join!(shutdown.drain(Duration::ZERO), async {
         tokio::task::yield_now().await;
         body.rest().bytes()
@@ -99,7 +101,7 @@ async fn c18_drain_without_a_grace_or_with_an_endless_one_is_defined() {
     assert_eq!((counts(drained.0), &drained.1[..]), ((1, 0), CLOSE));
 
     let shutdown = Shutdown::new();
-    let body = idle(&shut_down_by(&shutdown));
+    let body = idle(&shutdown_layer(&shutdown));
     let (drained, ()) = tokio::join!(shutdown.drain(Duration::MAX), async {
         sleep(Duration::from_secs(1_000_000)).await;
         drop(body);
@@ -110,8 +112,8 @@ async fn c18_drain_without_a_grace_or_with_an_endless_one_is_defined() {
 #[tokio::test(start_paused = true)]
 async fn c18_stream_that_starts_during_a_drain_has_what_is_left_of_the_grace() {
     let shutdown = Shutdown::new();
-    let old = idle(&shut_down_by(&shutdown));
-    let watching = shut_down_by(&shutdown).end_on_drain(|_| true);
+    let old = idle(&shutdown_layer(&shutdown));
+    let watching = shutdown_layer(&shutdown).end_on_drain(|_| true);
     assert!(!shutdown.is_draining());
     let mut draining = Box::pin(shutdown.drain(GRACE));
     assert!((&mut draining).now_or_never().is_none());
@@ -119,10 +121,14 @@ async fn c18_stream_that_starts_during_a_drain_has_what_is_left_of_the_grace() {
     assert!(format!("{shutdown:?}").contains("Draining"));
 
     let mut subscription = drive(&watching, Script::silent());
-    assert_eq!(subscription.rest().bytes(), CLOSE, "it ends on drain");
+    assert_eq!(
+        subscription.rest().bytes(),
+        CLOSE,
+        "the subscription ends on drain"
+    );
     assert!(!shutdown.is_closed());
 
-    let mut new = drive(&shut_down_by(&shutdown), Script::silent());
+    let mut new = drive(&shutdown_layer(&shutdown), Script::silent());
     sleep(GRACE / 2).await;
     assert!(new.poll().is_pending(), "the grace is not over");
     drop(old);
@@ -132,14 +138,14 @@ async fn c18_stream_that_starts_during_a_drain_has_what_is_left_of_the_grace() {
     });
     assert_eq!((counts(drained), &new[..]), ((3, 0), CLOSE));
     assert!(shutdown.is_closed());
-    let mut late = drive(&shut_down_by(&shutdown), Script::silent());
+    let mut late = drive(&shutdown_layer(&shutdown), Script::silent());
     assert_eq!(late.rest().bytes(), CLOSE, "after the close");
 }
 
 #[tokio::test(start_paused = true)]
 async fn c18_drain_that_is_dropped_leaves_streams_open_until_close() {
     let shutdown = Shutdown::new();
-    let mut body = idle(&shut_down_by(&shutdown));
+    let mut body = idle(&shutdown_layer(&shutdown));
     let _ = tokio::time::timeout(Duration::from_secs(1), shutdown.drain(GRACE)).await;
     sleep(GRACE * 2).await;
     assert!(body.poll().is_pending());
@@ -150,35 +156,35 @@ async fn c18_drain_that_is_dropped_leaves_streams_open_until_close() {
 #[tokio::test(start_paused = true)]
 async fn c18_streams_that_end_on_drain_end_at_the_start_of_a_drain() {
     let shutdown = Shutdown::new();
-    let layer = shut_down_by(&shutdown).end_on_drain(|request| request.method == Method::GET);
+    let layer = shutdown_layer(&shutdown).end_on_drain(|request| request.method == Method::GET);
     let start = |method| {
         let mut request = Request::new(());
         *request.method_mut() = method;
         let upstream = Script::frames(["data: x\n\n"]).then(AfterScript::Pending);
-        let response = through(&layer, request, event_stream_response(upstream));
+        let response = send_response(&layer, request, event_stream_response(upstream));
         let mut body = Driver::new(response.into_body());
         body.data();
         assert!(body.poll().is_pending());
         body
     };
-    let (mut subscription, mut answer) = (start(Method::GET), start(Method::POST));
+    let (mut subscription, mut response) = (start(Method::GET), start(Method::POST));
     let mut draining = Box::pin(shutdown.drain(GRACE));
     assert!((&mut draining).now_or_never().is_none());
     assert_eq!(subscription.wakes(), 1);
     assert_eq!(subscription.rest().bytes(), CLOSE);
-    assert_eq!(answer.wakes(), 0, "the answer has the grace");
-    assert!(answer.poll().is_pending());
+    assert_eq!(response.wakes(), 0, "the response has the grace");
+    assert!(response.poll().is_pending());
     let (drained, ()) = tokio::join!(draining, async {
         sleep(GRACE + Duration::from_millis(1)).await;
-        assert_eq!(answer.rest().bytes(), CLOSE);
+        assert_eq!(response.rest().bytes(), CLOSE);
     });
     assert_eq!(counts(drained), (2, 0));
 }
 
 #[test]
-fn c18_stream_that_ends_on_drain_ends_with_the_close_too() {
+fn c18_stream_that_ends_on_drain_ends_at_a_close_without_a_drain() {
     let shutdown = Shutdown::new();
-    let mut body = idle(&shut_down_by(&shutdown).end_on_drain(|_| true));
+    let mut body = idle(&shutdown_layer(&shutdown).end_on_drain(|_| true));
     shutdown.close();
     assert_eq!(body.wakes(), 1);
     assert_eq!(body.rest().bytes(), CLOSE);
@@ -188,10 +194,10 @@ fn c18_stream_that_ends_on_drain_ends_with_the_close_too() {
 #[tokio::test(start_paused = true)]
 async fn c18_stream_ends_on_drain_of_an_attached_shutdown() {
     let (room, process) = (Shutdown::new(), Shutdown::new());
-    let layer = shut_down_by(&process).end_on_drain(|_| true);
+    let layer = shutdown_layer(&process).end_on_drain(|_| true);
     let mut response = event_stream_response(Script::silent());
     room.attach(response.extensions_mut());
-    let mut body = Driver::new(through(&layer, Request::new(()), response).into_body());
+    let mut body = Driver::new(send_response(&layer, Request::new(()), response).into_body());
     body.assert_pending();
     let (drained, bytes) = tokio::join!(room.drain(GRACE), async { body.rest().bytes() });
     assert_eq!((counts(drained), &bytes[..]), ((1, 0), CLOSE));
@@ -202,18 +208,18 @@ async fn c18_stream_ends_on_drain_of_an_attached_shutdown() {
 async fn c15_drain_with_an_event_ends_its_streams_with_that_event() {
     let shutdown = Shutdown::new();
     let event = CloseEvent::from_static("restart");
-    let mut subscription = idle(&shut_down_by(&shutdown).end_on_drain(|_| true));
-    let mut answer = idle(&shut_down_by(&shutdown));
-    let mut own = extended(&shut_down_by(&shutdown), CloseEvent::from_static("own"));
+    let mut subscription = idle(&shutdown_layer(&shutdown).end_on_drain(|_| true));
+    let mut response = idle(&shutdown_layer(&shutdown));
+    let mut own = extended(&shutdown_layer(&shutdown), CloseEvent::from_static("own"));
     own.assert_pending();
     let mut draining = Box::pin(shutdown.drain_with(GRACE, event));
     assert!(!shutdown.is_draining(), "not before the first poll");
     assert!((&mut draining).now_or_never().is_none());
     assert_eq!(subscription.rest().text(), "event: restart\ndata:\n\n");
-    answer.assert_pending();
+    response.assert_pending();
     let (drained, ()) = tokio::join!(draining, async {
         sleep(GRACE + Duration::from_millis(1)).await;
-        assert_eq!(answer.rest().text(), "event: restart\ndata:\n\n");
+        assert_eq!(response.rest().text(), "event: restart\ndata:\n\n");
         assert_eq!(own.rest().text(), "event: own\ndata:\n\n");
     });
     assert_eq!(counts(drained), (3, 0));
@@ -222,9 +228,9 @@ async fn c15_drain_with_an_event_ends_its_streams_with_that_event() {
 #[tokio::test(start_paused = true)]
 async fn c18_drain_after_waits_for_the_signal_and_then_drains() {
     let shutdown = Shutdown::new();
-    let mut body = idle(&shut_down_by(&shutdown));
+    let mut body = idle(&shutdown_layer(&shutdown));
     let (signal, signalled) = tokio::sync::oneshot::channel::<()>();
-    // The future can be spawned.
+    // The future is `Send` and `'static`.
     let drain = tokio::spawn(shutdown.drain_after(signalled, GRACE));
     sleep(GRACE * 2).await;
     assert!(!shutdown.is_draining());
@@ -241,7 +247,7 @@ async fn c18_drain_after_waits_for_the_signal_and_then_drains() {
 async fn c18_last_stream_that_ends_as_a_drain_begins_is_never_missed() {
     for _ in (0..2_000).step_by(MIRI_STRIDE) {
         let shutdown = Shutdown::new();
-        let body = idle(&shut_down_by(&shutdown));
+        let body = idle(&shutdown_layer(&shutdown));
         let start = Arc::new(Barrier::new(2));
         let ender = thread::spawn({
             let start = Arc::clone(&start);
@@ -258,9 +264,9 @@ async fn c18_last_stream_that_ends_as_a_drain_begins_is_never_missed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c18_client_that_reconnects_during_a_drain_comes_back_once() {
+async fn c18_client_that_reconnects_during_a_drain_reconnects_once() {
     let shutdown = Shutdown::new();
-    let with_grace = shut_down_by(&shutdown);
+    let with_grace = shutdown_layer(&shutdown);
     let first = idle(&with_grace);
     let drain = tokio::spawn(shutdown.drain(GRACE));
     sleep(GRACE / 10).await;
@@ -277,7 +283,7 @@ async fn c18_client_that_reconnects_during_a_drain_comes_back_once() {
         body.drop_body();
         tokio::task::yield_now().await;
     }
-    // The drain ends as soon as no stream is open, so the client comes back only if it does so before that.
+    // The drain ends as soon as no stream is open, so the client may reconnect before the end or not at all.
     assert!(streams <= 2, "{streams} streams of one client");
     drain.await.expect("no panic");
 }

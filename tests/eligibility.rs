@@ -6,7 +6,7 @@ use http_body::{Body, SizeHint};
 use http_body_util::{BodyExt, Full};
 use testkit::{
     driver::Driver,
-    exchange::{CLOSE, through},
+    exchange::{CLOSE, send_response},
     script::{EndStream, Script, ScriptError, Step, data, trailers},
 };
 use tower_sse_completion::{CloseEvent, SkipCompletion, SseCompletionLayer};
@@ -32,7 +32,7 @@ fn response(status: u16, headers: &[(&str, &str)]) -> Response<Script> {
 
 #[track_caller]
 fn is_wrapped(request: Request<()>, response: Response<Script>) -> bool {
-    let response = through(&SseCompletionLayer::new(), request, response);
+    let response = send_response(&SseCompletionLayer::new(), request, response);
     let bytes = Driver::new(response.into_body()).collect().bytes();
     match bytes.strip_prefix(b": nothing\n\n") {
         Some(b"") => false,
@@ -115,7 +115,7 @@ fn c1_encoded_bodies_pass_through() {
         (&["identity, br"], false),
         (&["identity", "gzip"], false),
         (&["zstd"], false),
-        // Not a registered coding, but servers send it.
+        // `none` is not a registered coding, but servers send it.
         (&["none"], true),
         (&["None"], true),
         (&["identity, none"], true),
@@ -142,17 +142,17 @@ fn close_event_of_the_response_takes_precedence() {
     let mut response = response(200, &[("content-type", EVENT_STREAM)]);
     response
         .extensions_mut()
-        .insert(CloseEvent::new().data("mine"));
-    let layer = SseCompletionLayer::new().close_event(CloseEvent::new().data("the layer's"));
-    let response = through(&layer, request(Method::GET), response);
+        .insert(CloseEvent::new().data("of the response"));
+    let layer = SseCompletionLayer::new().close_event(CloseEvent::new().data("of the layer"));
+    let response = send_response(&layer, request(Method::GET), response);
     assert_eq!(
         Driver::new(response.into_body()).collect().text(),
-        ": nothing\n\nevent: close\ndata: mine\n\n"
+        ": nothing\n\nevent: close\ndata: of the response\n\n"
     );
 }
 
 #[test]
-fn c2_other_responses_pass_through_untouched() {
+fn c2_other_responses_pass_through_unchanged() {
     let upstream = Script::new([data("{\"a\":"), data(""), data("1}"), Step::Trailers])
         .size_hint(SizeHint::with_exact(7))
         .end_stream(EndStream::Known);
@@ -170,7 +170,7 @@ fn c2_other_responses_pass_through_untouched() {
     response.extensions_mut().insert("kept");
     let expected = response.headers().clone();
 
-    let response = through(&SseCompletionLayer::new(), request(Method::GET), response);
+    let response = send_response(&SseCompletionLayer::new(), request(Method::GET), response);
     assert_eq!(response.status(), StatusCode::CREATED);
     assert_eq!(response.headers(), &expected);
     assert_eq!(response.extensions().get(), Some(&"kept"));
@@ -189,11 +189,11 @@ fn c2_end_and_error_of_other_responses_pass_through() {
     ended
         .headers_mut()
         .insert("content-type", "text/plain".parse().expect("a header"));
-    let body = through(&SseCompletionLayer::new(), request(Method::GET), ended).into_body();
+    let body = send_response(&SseCompletionLayer::new(), request(Method::GET), ended).into_body();
     assert!(body.is_end_stream());
 
     let failing = Response::new(Script::new([data("data: x\n\n"), Step::Error]));
-    let body = through(&SseCompletionLayer::new(), request(Method::GET), failing).into_body();
+    let body = send_response(&SseCompletionLayer::new(), request(Method::GET), failing).into_body();
     let output = Driver::new(body).collect();
     assert_eq!(output.frames, ["data: x\n\n"]);
     assert_eq!(output.error, Some(ScriptError));
@@ -203,7 +203,8 @@ fn c2_end_and_error_of_other_responses_pass_through() {
 fn c2_data_of_other_responses_is_not_copied() {
     let json = Bytes::from_static(b"{}");
     let response = Response::new(Full::new(json.clone()));
-    let mut body = through(&SseCompletionLayer::new(), request(Method::GET), response).into_body();
+    let mut body =
+        send_response(&SseCompletionLayer::new(), request(Method::GET), response).into_body();
     let polled = futures_util::FutureExt::now_or_never(body.frame());
     let data = polled
         .flatten()
@@ -226,7 +227,7 @@ fn c3_wrapped_response_loses_length_and_digests_only() {
         ("repr-digest", "e"),
         ("etag", "\"f\""),
     ];
-    let response = through(
+    let response = send_response(
         &SseCompletionLayer::new(),
         request(Method::GET),
         response(200, &headers),
@@ -243,7 +244,7 @@ fn c3_wrapped_response_loses_length_and_digests_only() {
 #[test]
 fn c3_response_to_head_keeps_its_length() {
     let headers = [("content-type", EVENT_STREAM), ("content-length", "12")];
-    let response = through(
+    let response = send_response(
         &SseCompletionLayer::new(),
         request(Method::HEAD),
         response(200, &headers),
@@ -292,7 +293,7 @@ fn c1_last_valid_content_type_wins() {
 fn c1_marker_is_the_only_extension_that_is_added() {
     let mut response = response(200, &[("content-type", EVENT_STREAM)]);
     response.extensions_mut().insert(7_u8);
-    let response = through(&SseCompletionLayer::new(), request(Method::GET), response);
+    let response = send_response(&SseCompletionLayer::new(), request(Method::GET), response);
     assert_eq!(response.extensions().len(), 2);
     assert_eq!(response.extensions().get(), Some(&7_u8));
 }

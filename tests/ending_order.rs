@@ -20,7 +20,7 @@ use http_body_util::{BodyExt, Empty};
 use testkit::{
     MIRI_STRIDE,
     driver::Driver,
-    exchange::{CLOSE, OneResponse, drive, event_stream, event_stream_response, through},
+    exchange::{CLOSE, OneResponse, drive, event_stream, event_stream_response, send_response},
     reports::Reports,
     script::{AfterScript, EndStream, Script, ScriptError, Step, data},
     server::{self, VERSIONS},
@@ -39,7 +39,7 @@ const EVENT: &str = "data: 1\n\n";
 const UNFINISHED: &str = "data: 1\n\ndata: 2";
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A kind of end.
+/// A kind of end of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EndKind {
     Completed,
@@ -164,7 +164,7 @@ impl EndKind {
     }
 }
 
-/// What ends the streams of a test.
+/// The triggers that end the streams of a test.
 #[derive(Default)]
 struct Triggers {
     shutdown: Shutdown,
@@ -211,7 +211,7 @@ async fn assert_not_counted_in_its_report<B>(
     });
     let body = Driver::new(make(layer));
     kind.end(body, triggers, |is_end_stream| {
-        // C13 and C19: the count, the report and the hint change together, unless `None` is still to come.
+        // C13 and C19: the count, the report and the hint change together, unless `None` follows.
         let is_reported = reports.count() == 1;
         assert!(
             is_reported || !is_end_stream,
@@ -247,7 +247,7 @@ async fn c19_stream_is_not_counted_in_its_own_report() {
                     layer.shutdown(&triggers.shutdown)
                 };
                 let layer = layer.cancel_when(triggers.cancellation());
-                through(&layer, Request::new(()), response).into_body()
+                send_response(&layer, Request::new(()), response).into_body()
             };
             assert_not_counted_in_its_report(kind, &triggers, make, true).await;
         }
@@ -328,7 +328,7 @@ async fn c19_stream_is_counted_until_its_last_frame_is_returned() {
         let layer = layer.shutdown(&shutdown);
         assert_counted_until_the_last_frame(&layer, &steps, &shutdown, &reports);
 
-        // The shutdown of the inner layer, and of the outer one.
+        // The shutdown of the inner layer, and that of the outer layer.
         let (inner, shutdown, reports) = new();
         let both = Stack::new(inner.shutdown(&shutdown), plain());
         assert_counted_until_the_last_frame(&both, &steps, &shutdown, &reports);
@@ -351,7 +351,7 @@ fn read(body: ResponseBody<Script>, close_events: &Arc<AtomicUsize>) -> JoinHand
     })
 }
 
-/// Drains streams that other threads read, and checks what has happened by the time that the drain returns.
+/// Drains streams that other threads read, and asserts that every report and close event precedes the end of the drain.
 async fn drain_rounds(rounds: usize, streams: usize, slow: Duration) {
     for round in 0..rounds {
         let shutdown = Shutdown::new();
@@ -430,7 +430,7 @@ fn counting(
 }
 
 #[tokio::test(start_paused = true)]
-async fn c13_middleware_learns_of_the_end_once() {
+async fn c13_middleware_detects_the_end_once() {
     for kind in END_KINDS {
         let is_clean = !matches!(kind.ending(), Ending::Dropped | Ending::Failed)
             || kind == EndKind::FailedAndClosed;
@@ -456,7 +456,7 @@ async fn c13_middleware_learns_of_the_end_once() {
 
 #[tokio::test]
 #[cfg_attr(miri, ignore = "needs sockets")]
-async fn c13_middleware_in_a_server_learns_of_the_end_once() {
+async fn c13_middleware_in_a_server_detects_the_end_once() {
     for version in VERSIONS {
         let (shutdown, ends) = (Shutdown::new(), Arc::default());
         let trace = TraceLayer::new_for_http().on_eos(counting(&ends));

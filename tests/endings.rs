@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body::{Body, SizeHint};
 use http_body_util::{Empty, Full};
 use testkit::{
-    exchange::{CLOSE, cancelled_by, drive},
+    exchange::{CLOSE, cancellation_layer, drive},
     reports::Reports,
     script::{EndStream, Script, ScriptError, Step, data},
 };
@@ -32,7 +32,7 @@ fn c9_close_event_is_made_once_from_the_ending_and_only_when_it_is_due() {
         (false, delivered(), true, Some(Ending::Cancelled)),
     ] {
         let (token, made) = (CancellationToken::new(), Arc::new(Mutex::new(Vec::new())));
-        let layer = cancelled_by(&token)
+        let layer = cancellation_layer(&token)
             .close_on_completed(closes)
             .close_on_failed(closes)
             .close_event_with({
@@ -71,7 +71,7 @@ fn c14_empty_body_has_not_ended_before_its_close_event() {
 }
 
 #[test]
-fn c14_hints_promise_nothing_if_the_upstream_promises_its_end() {
+fn c14_hints_are_unknown_although_the_upstream_reports_its_end() {
     let upstream = Script::frames([":\n", "data: x"])
         .size_hint(SizeHint::with_exact(0))
         .end_stream(EndStream::Wrong);
@@ -102,7 +102,7 @@ fn c13_last_frame_of_a_buffered_event_ends_and_reports_the_stream() {
 }
 
 #[test]
-fn upstream_that_is_wrong_about_its_end_loses_nothing() {
+fn frames_after_a_wrong_is_end_stream_are_forwarded() {
     let layer = SseCompletionLayer::new();
     let frames = [EVENT, "data: y", "\n\n", ":\n", "data: z\n\n"];
     let upstream = Script::frames(frames).end_stream(EndStream::Wrong);

@@ -1,4 +1,4 @@
-//! Every way for a stream to end, after every content, with every policy: the bytes, the hints after every poll, and the
+//! Every end of a stream, after every content, with every policy: the bytes, the hints after every poll, and the
 //! report, compared with the model of the contract.
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ use http_body::SizeHint;
 use testkit::{
     MIRI_STRIDE,
     driver::Driver,
-    exchange::{cancelled_by, event_stream},
+    exchange::{cancellation_layer, event_stream},
     model::{
         Expected, Forwarding, Judge, Options, Policy, Progress, Stop, StreamJudge, UpstreamEnd,
     },
@@ -21,7 +21,7 @@ use tower_sse_completion::Ending;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// In bytes. More than the unfinished event, less than the large one.
+/// Limit of the buffer in bytes: above the unfinished event, below the large event.
 const BUFFER_LIMIT: usize = 16;
 
 /// The frames that the upstream sends before its end.
@@ -35,7 +35,7 @@ const CONTENTS: [&[&str]; 7] = [
     &["data: more than fits"],
 ];
 
-/// What happens after the content.
+/// The end that follows the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EndKind {
     End,
@@ -79,7 +79,7 @@ async fn c4_to_c21_every_ending_after_every_content_with_every_policy() {
     let mut combinations = 0;
     for content in CONTENTS {
         for end_kind in END_KINDS {
-            // Miri runs one of the policies each, in turns.
+            // Miri runs one policy for each combination, in turn.
             for bits in (combinations % MIRI_STRIDE.min(16)..16).step_by(MIRI_STRIDE.min(16)) {
                 let policy = Policy {
                     close_on_empty: bits & 1 != 0,
@@ -110,7 +110,7 @@ impl Combination {
             buffer_limit: BUFFER_LIMIT,
             ..Options::default()
         };
-        let mut layer = cancelled_by(&token)
+        let mut layer = cancellation_layer(&token)
             .buffer_limit(BUFFER_LIMIT)
             .close_on_empty(self.policy.close_on_empty)
             .close_on_completed(self.policy.close_on_completed)
@@ -149,7 +149,7 @@ impl Combination {
                     EndKind::CancelWhilePending => cancel(),
                     EndKind::MaxAge | EndKind::IdleTimeout => advance(MINUTE).await,
                     EndKind::DropMidStream => is_over = true,
-                    _ => panic!("the stream waits for nothing"),
+                    _ => panic!("the stream is pending without a reason"),
                 },
             }
             judge.advance_to(response.elapsed());

@@ -1,11 +1,11 @@
-//! Errors of the upstream: what the client has before them, and what takes their place.
+//! Errors of the upstream: the frames that reach the client before the error, and the close event in place of the error.
 
 use std::{convert::Infallible, task::Poll};
 
 use http::Request;
 use hyper::body::Incoming;
 use testkit::{
-    exchange::{CLOSE, cancelled_by, drive, event_stream_response},
+    exchange::{CLOSE, cancellation_layer, drive, event_stream_response},
     reports::Reports,
     script::{Script, ScriptError, Step, data},
     server::{self, VERSIONS, receive},
@@ -95,7 +95,7 @@ async fn c12_close_on_failed_ends_the_response_cleanly() {
 }
 
 #[test]
-fn c12_error_waits_for_another_poll_once_something_was_sent() {
+fn c12_error_waits_for_another_poll_after_a_frame_was_sent() {
     for frames in [
         &[EVENT][..],
         &[EVENT, EVENT],
@@ -153,10 +153,10 @@ async fn c12_error_after_a_keep_alive_comment_waits() {
 }
 
 #[test]
-fn c12_error_that_waits_is_the_end_whatever_comes_meanwhile() {
+fn c12_pending_error_is_the_end_although_a_cancellation_fires() {
     for is_dropped in [false, true] {
         let (token, reports) = (CancellationToken::new(), Reports::default());
-        let layer = cancelled_by(&token).on_end(reports.observer());
+        let layer = cancellation_layer(&token).on_end(reports.observer());
         let upstream = failing(&[EVENT]);
         let log = upstream.log();
         let mut body = drive(&layer, upstream);
@@ -183,7 +183,7 @@ fn c12_error_that_waits_is_the_end_whatever_comes_meanwhile() {
 #[test]
 fn c12_error_after_the_cancellation_is_replaced_by_the_close_event() {
     let (token, reports) = (CancellationToken::new(), Reports::default());
-    let layer = cancelled_by(&token).on_end(reports.observer());
+    let layer = cancellation_layer(&token).on_end(reports.observer());
     let mut body = drive(&layer, failing(&[EVENT, "data: unfinished"]));
     token.cancel();
     let output = body.rest();

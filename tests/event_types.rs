@@ -1,5 +1,5 @@
-//! A close event is never added after an event of its own type. The bytes decide, because a marker beside them is lost when
-//! middleware rebuilds a response, and does not exist between two processes.
+//! A close event is never added after an event of its own type. The bytes decide, because middleware that rebuilds a response
+//! loses the marker, and the marker does not exist between two processes.
 
 use std::{
     convert::Infallible,
@@ -18,7 +18,7 @@ use testkit::{
     MIRI_STRIDE,
     decoder::decode,
     driver::Driver,
-    exchange::{CLOSE, cancelled_by, drive, event_stream_response, through},
+    exchange::{CLOSE, cancellation_layer, drive, event_stream_response, send_response},
     reports::Reports,
     script::{AfterScript, EndStream, Script, Step, data},
     server::{self, VERSIONS, Version, next_data, receive},
@@ -37,7 +37,7 @@ const CLOSE_EVENTS: [&str; 10] = [
     "event:close\ndata\n\n",
     "event: close\r\ndata: bye\r\n\r\n",
     "event: close\rdata: bye\r\r",
-    // After it, the check covers everything.
+    // After the cancellation is seen, the check covers all frames.
     "data: bye\nevent: close\n\n",
     ": a comment\nid: 7\nevent: close\ndata: a\ndata: b\n\n",
     "event: other\nevent: close\ndata:\n\n",
@@ -73,10 +73,10 @@ fn assert_one_close_event(stream: &[u8], case: impl std::fmt::Debug) {
     assert_eq!(close_events(stream), 1, "{case:?}: {text:?}");
 }
 
-/// Cancels a stream as soon as its upstream is pending, and returns all that the client gets.
+/// Cancels a stream as soon as its upstream is pending, and returns all bytes that the client receives.
 fn cancelled_while_pending(steps: impl IntoIterator<Item = Step>, after: AfterScript) -> String {
     let token = CancellationToken::new();
-    let mut body = drive(&cancelled_by(&token), Script::new(steps).then(after));
+    let mut body = drive(&cancellation_layer(&token), Script::new(steps).then(after));
     let mut bytes = body.ready_data().concat();
     token.cancel();
     bytes.extend(body.rest().bytes());
@@ -94,7 +94,7 @@ fn ends() -> [(Vec<Step>, AfterScript); 4] {
 }
 
 #[test]
-fn c9_event_that_the_handler_writes_after_the_cancellation_is_the_only_one() {
+fn c9_event_that_the_handler_writes_after_the_cancellation_is_the_only_close_event() {
     for event in CLOSE_EVENTS {
         for cut in (0..=event.len()).step_by(MIRI_STRIDE) {
             for (last, after) in ends() {
@@ -128,7 +128,7 @@ fn c9_event_that_the_handler_writes_after_the_cancellation_is_the_only_one() {
 }
 
 #[test]
-fn c9_event_that_was_forwarded_before_the_cancellation_is_seen_is_the_only_one() {
+fn c9_event_that_was_forwarded_before_the_cancellation_is_seen_is_the_only_close_event() {
     for event in &CLOSE_EVENTS[..4] {
         for cut in (0..event.len()).step_by(MIRI_STRIDE) {
             for (last, after) in ends() {
@@ -146,7 +146,7 @@ fn c9_event_that_was_forwarded_before_the_cancellation_is_seen_is_the_only_one()
 }
 
 #[test]
-fn c9_policies_add_no_event_after_one_of_the_same_type() {
+fn c9_policies_add_no_event_after_an_event_of_the_same_type() {
     for end_stream in [EndStream::Unknown, EndStream::Known] {
         for (last, is_failure) in [(vec![], false), (vec![Step::Error], true)] {
             let layer = SseCompletionLayer::new()
@@ -181,7 +181,7 @@ fn c9_named_events_before_the_cancellation_do_not_replace_the_close_event() {
     let frames = [1, 31, 32, 33, 100].into_iter();
     for frames in frames.step_by(MIRI_STRIDE.min(3)) {
         for earlier in [EVENT, named, "event: close\ndata: 1\n\n"] {
-            // The last one looks like an `event` field in its second frame, which continues a line.
+            // The last event looks like an `event` field in its second frame, which continues a line.
             for last in [
                 &[named][..],
                 &[EVENT],
@@ -200,7 +200,7 @@ fn c9_named_events_before_the_cancellation_do_not_replace_the_close_event() {
 }
 
 #[test]
-fn c9_unfinished_event_after_one_of_the_same_type_is_discarded() {
+fn c9_unfinished_event_after_an_event_of_the_same_type_is_discarded() {
     for is_early in [false, true] {
         let mut steps = vec![data([CLOSE, b"data: 2"].concat()), Step::Pending];
         if !is_early {
@@ -216,7 +216,7 @@ fn c9_unfinished_event_after_one_of_the_same_type_is_discarded() {
 }
 
 #[test]
-fn c9_event_after_a_large_one_that_was_unfinished_at_the_cancellation_is_the_only_one() {
+fn c9_event_after_an_unfinished_large_event_is_the_only_close_event() {
     let shutdown = Shutdown::new();
     let large = "data: more than fits";
     let rest = "\n\nevent: close\ndata:\n\n";
@@ -232,7 +232,7 @@ fn c9_event_after_a_large_one_that_was_unfinished_at_the_cancellation_is_the_onl
     assert_eq!(body.rest().text(), rest);
 }
 
-/// The memory for a line is bounded, so a type that exceeds it is not known in full.
+/// The memory for a line is bounded, so a type that exceeds the bound is never equal to the type of the close event.
 #[test]
 fn c7_type_that_is_too_long_is_not_the_type_of_the_close_event() {
     for length in [500, 504, 505, 506, 507, 520] {
@@ -240,7 +240,7 @@ fn c7_type_that_is_too_long_is_not_the_type_of_the_close_event() {
         let event = format!("event: {shorter}x\ndata:\n\n");
         let token = CancellationToken::new();
         let close_event = CloseEvent::named(&shorter).expect("a valid name");
-        let layer = cancelled_by(&token).close_event(close_event);
+        let layer = cancellation_layer(&token).close_event(close_event);
         let steps = [Step::Pending, data(&event[..300]), data(&event[300..])];
         let mut body = drive(&layer, Script::new(steps));
         body.assert_pending();
@@ -250,11 +250,11 @@ fn c7_type_that_is_too_long_is_not_the_type_of_the_close_event() {
     }
 }
 
-/// Makes a layer that sends this close event.
+/// Returns a layer that sends this close event.
 type Source = fn(CloseEvent, &Shutdown, &mut Response<Script>) -> SseCompletionLayer;
 
 #[test]
-fn c9_type_of_the_event_that_would_be_added_decides() -> Result<(), InvalidCloseEvent> {
+fn c9_type_of_the_close_event_of_the_stream_decides() -> Result<(), InvalidCloseEvent> {
     let bye = CloseEvent::named("bye")?.data("x");
     let sources: [Source; 4] = [
         |event, _, _| SseCompletionLayer::new().close_event(event),
@@ -277,7 +277,7 @@ fn c9_type_of_the_event_that_would_be_added_decides() -> Result<(), InvalidClose
             let mut response = event_stream_response(Script::frames([EVENT, last]));
             let layer = source(bye.clone(), &shutdown, &mut response).shutdown(&shutdown);
             shutdown.close();
-            let response = through(&layer, Request::new(()), response);
+            let response = send_response(&layer, Request::new(()), response);
             let text = Driver::new(response.into_body()).rest().text();
             let added = if is_added {
                 "event: bye\ndata: x\n\n"
@@ -303,13 +303,13 @@ fn c9_gateway_adds_nothing_to_the_close_event_of_its_app() {
             &app[1][..second],
             &app[1][second..],
         ];
-        // The signal of the gateway comes after any number of polls: before, between and after the frames of the app.
+        // The gateway receives the signal after any number of polls: before, between and after the frames of the app.
         for polls in 0..=6 {
             let token = CancellationToken::new();
             let steps = frames
                 .into_iter()
                 .flat_map(|frame| [data(frame), Step::Pending]);
-            let mut gateway = drive(&cancelled_by(&token), Script::new(steps));
+            let mut gateway = drive(&cancellation_layer(&token), Script::new(steps));
             let mut bytes = Vec::new();
             for _ in 0..polls {
                 if let Poll::Ready(Some(Ok(frame))) = gateway.poll() {
@@ -364,14 +364,14 @@ async fn open(address: SocketAddr, version: Version) -> Incoming {
     body
 }
 
-/// A body between two layers that keeps its data, and holds back what the inner layer returns after a number of frames.
-struct HoldsBack<B> {
+/// A body between two layers that delays the frames of the inner layer after a number of frames.
+struct Delayed<B> {
     inner: Pin<Box<B>>,
     frames: usize,
     heartbeat: Option<&'static str>,
 }
 
-impl<B: Body<Data = Bytes>> Body for HoldsBack<B> {
+impl<B: Body<Data = Bytes>> Body for Delayed<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -380,7 +380,7 @@ impl<B: Body<Data = Bytes>> Body for HoldsBack<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         if self.frames == 0 {
-            // A flush that has not come yet, after a heartbeat that has.
+            // The heartbeat is returned, and the delayed frame is still pending.
             let heartbeat = self.heartbeat.take();
             return heartbeat.map_or(Poll::Pending, |comment| {
                 Poll::Ready(Some(Ok(Frame::data(comment.into()))))
@@ -393,7 +393,7 @@ impl<B: Body<Data = Bytes>> Body for HoldsBack<B> {
 }
 
 #[test]
-fn c9_end_that_a_body_between_two_layers_holds_back_adds_no_close_event() {
+fn c9_end_that_a_body_between_two_layers_delays_adds_no_close_event() {
     // Without the extensions, a comment after the close event hides it.
     for (keeps_extensions, heartbeat) in [(false, None), (true, None), (true, Some(": ping\n\n"))] {
         for frames in [0, 1, 31, 32, 33] {
@@ -403,16 +403,16 @@ fn c9_end_that_a_body_between_two_layers_holds_back_adds_no_close_event() {
                 if !keeps_extensions {
                     head.extensions = http::Extensions::new();
                 }
-                let body = HoldsBack {
+                let body = Delayed {
                     inner: Box::pin(inner),
-                    // The events and the close event pass.
+                    // The events and the close event are forwarded.
                     frames: frames + 1,
                     heartbeat,
                 };
                 Response::from_parts(head, body)
             });
-            let inner = Stack::new(cancelled_by(&tokens[0]), hold_back);
-            let layers = Stack::new(inner, cancelled_by(&tokens[1]));
+            let inner = Stack::new(cancellation_layer(&tokens[0]), hold_back);
+            let layers = Stack::new(inner, cancellation_layer(&tokens[1]));
             let upstream = Script::frames(vec![EVENT; frames]).then(AfterScript::Pending);
             let mut body = drive(&layers, upstream);
             let mut bytes = Vec::new();
@@ -432,7 +432,7 @@ fn c9_end_that_a_body_between_two_layers_holds_back_adds_no_close_event() {
     }
 }
 
-/// Makes a new response without the extensions, as middleware does that replaces the body.
+/// Returns a new response without the extensions, like middleware that replaces the body.
 fn rebuild<B>(response: Response<B>) -> Response<B> {
     let (head, body) = response.into_parts();
     let mut rebuilt = Response::new(body);
@@ -468,8 +468,8 @@ fn c22_layers_around_a_response_that_was_rebuilt_write_one_close_event() {
 }
 
 #[test]
-fn c22_layers_write_one_close_event_however_many_frames_come_before() {
-    // Without the hints of the inner body, an outer layer does not know that the inner one has ended.
+fn c22_layers_write_one_close_event_after_any_number_of_frames() {
+    // Without the hints of the inner body, the outer layer cannot detect that the inner layer has ended.
     let map_frame = || {
         MapResponseLayer::new(|response: Response<_>| {
             response.map(|body| BodyExt::map_frame(body, |frame| frame))
@@ -479,7 +479,7 @@ fn c22_layers_write_one_close_event_however_many_frames_come_before() {
         for polls in [0, 1, 20, 31, 32, 33, 64] {
             for trailers in [false, true] {
                 let token = CancellationToken::new();
-                let layer = || cancelled_by(&token);
+                let layer = || cancellation_layer(&token);
                 let two = Stack::new(Stack::new(layer(), map_frame()), layer());
                 let three = Stack::new(two, layer());
                 let mut steps = vec![data(EVENT); frames];

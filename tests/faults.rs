@@ -1,4 +1,5 @@
-//! Clients that leave at the worst moment, over loopback sockets: nothing is left of them, and each is reported once.
+//! Clients that leave at the worst moment, over loopback sockets: the server keeps no state of them, and each stream is
+//! reported once.
 
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use tracing::{Level, subscriber::DefaultGuard};
 const CLIENTS: usize = 32;
 const ROUNDS: usize = 2;
 
-/// More than the runtime and the server keep for later, and less than one allocation for each client.
+/// Above the allocations that the runtime and the server retain, and below one allocation for each client.
 const KEPT_ALLOCATIONS: i64 = 20;
 const KEPT_BYTES: i64 = 16 * 1024;
 
@@ -45,7 +46,7 @@ const EMPTY: (&str, bool) = ("empty", true);
 
 #[test]
 fn reset_before_the_request_ends_leaves_nothing() {
-    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
+    let reports = assert_clean_rounds(&VERSIONS, async |site, version| {
         let request = match version {
             Version::Http1 => &b"GET /half HTTP/1.1\r\nhost: localhost\r\naccept: */*\r\n\r\n"[..],
             // The preface, SETTINGS, and the HEADERS of `GET /`.
@@ -65,10 +66,10 @@ fn reset_before_the_request_ends_leaves_nothing() {
 
 #[test]
 fn reset_within_the_body_of_the_request_leaves_nothing() {
-    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
+    let reports = assert_clean_rounds(&VERSIONS, async |site, version| {
         drop(open_with_unfinished_request(site, version).await);
         match version {
-            // hyper reads no body that the handler does not read. It notices the reset when it writes.
+            // hyper reads no body that the handler does not read, and detects the reset when it writes.
             Version::Http1 => site.shutdown.close(),
             Version::Http2 => site.server.until_open(0).await,
         }
@@ -78,40 +79,40 @@ fn reset_within_the_body_of_the_request_leaves_nothing() {
 }
 
 #[test]
-fn reset_within_the_body_of_the_request_is_noticed_by_keep_alive() {
+fn keep_alive_detects_a_reset_within_the_body_of_the_request() {
     let layer = SseCompletionLayer::new().keep_alive(Duration::from_millis(20));
-    let reports = assert_nothing_is_left_of(&VERSIONS, layer, false, async |site, version| {
+    let reports = assert_clean_rounds_of_layer(&VERSIONS, layer, false, async |site, version| {
         drop(open_with_unfinished_request(site, version).await);
     });
-    assert_eq!(reports, each_is(DROPPED));
+    assert_eq!(reports, expected_tally(DROPPED));
 }
 
 #[test]
 fn reset_before_the_first_event_leaves_nothing() {
-    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
+    let reports = assert_clean_rounds(&VERSIONS, async |site, version| {
         drop(open(site, version, "/silent").await);
     });
-    assert_eq!(reports, each_is(DROPPED));
+    assert_eq!(reports, expected_tally(DROPPED));
 }
 
 #[test]
 fn reset_within_an_event_leaves_nothing() {
     // One half of the event is buffered by the layer, or by the sockets.
     for path in ["/half", "/large"] {
-        let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
+        let reports = assert_clean_rounds(&VERSIONS, async |site, version| {
             let mut clients = open(site, version, path).await;
             for (_, events) in &mut clients {
                 next_data(events).await;
             }
             drop(clients);
         });
-        assert_eq!(reports, each_is(DROPPED), "{path}");
+        assert_eq!(reports, expected_tally(DROPPED), "{path}");
     }
 }
 
 #[test]
 fn reset_after_the_close_event_leaves_nothing() {
-    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
+    let reports = assert_clean_rounds(&VERSIONS, async |site, version| {
         let mut clients = open(site, version, "/silent").await;
         site.shutdown.close();
         for (_, events) in &mut clients {
@@ -119,12 +120,12 @@ fn reset_after_the_close_event_leaves_nothing() {
         }
         drop(clients);
     });
-    assert_eq!(reports, each_is(CANCELLED));
+    assert_eq!(reports, expected_tally(CANCELLED));
 }
 
 #[test]
 fn reset_at_the_moment_of_the_close_leaves_nothing() {
-    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
+    let reports = assert_clean_rounds(&VERSIONS, async |site, version| {
         let clients = open(site, version, "/half").await;
         for (number, client) in clients.into_iter().enumerate() {
             if number == CLIENTS / 2 {
@@ -140,7 +141,7 @@ fn reset_at_the_moment_of_the_close_leaves_nothing() {
 
 #[test]
 fn reset_of_one_stream_does_not_affect_other_streams_of_its_connection() {
-    let reports = assert_nothing_is_left(&[Version::Http2], async |site, version| {
+    let reports = assert_clean_rounds(&[Version::Http2], async |site, version| {
         let mut clients = open(site, version, "/silent").await;
         for (client, events) in &mut clients {
             let mut other = client.get("/half").await.into_body();
@@ -160,17 +161,20 @@ fn reset_of_one_stream_does_not_affect_other_streams_of_its_connection() {
 
 #[test]
 fn half_close_drops_the_stream() {
-    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
+    let reports = assert_clean_rounds(&VERSIONS, async |site, version| {
         let clients = open(site, version, "/silent").await;
         for (client, _) in &clients {
             client.half_close();
         }
         site.server.until_open(0).await;
         for (_client, events) in clients {
-            assert!(receive(events).await.error.is_some(), "the server cuts it");
+            assert!(
+                receive(events).await.error.is_some(),
+                "the server ends the connection"
+            );
         }
     });
-    assert_eq!(reports, each_is(DROPPED));
+    assert_eq!(reports, expected_tally(DROPPED));
 }
 
 #[test]
@@ -190,14 +194,14 @@ fn half_close_that_the_server_allows_leaves_the_close_event_to_be_read() {
         }
     };
     let layer = SseCompletionLayer::new();
-    let reports = assert_nothing_is_left_of(&[Version::Http1], layer, true, scenario);
+    let reports = assert_clean_rounds_of_layer(&[Version::Http1], layer, true, scenario);
     let expected = [(CANCELLED, ROUNDS * CLIENTS), (EMPTY, ROUNDS)];
     assert_eq!(reports, expected.into());
 }
 
 #[test]
 fn client_that_has_stopped_reading_is_open_until_it_leaves() {
-    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
+    let reports = assert_clean_rounds(&VERSIONS, async |site, version| {
         let clients = open(site, version, "/flood").await;
         for (client, _) in &clients {
             client.stop_reading();
@@ -207,12 +211,12 @@ fn client_that_has_stopped_reading_is_open_until_it_leaves() {
         assert_eq!((drained.ended(), drained.still_open()), (0, CLIENTS));
         drop(clients);
     });
-    assert_eq!(reports, each_is(DROPPED));
+    assert_eq!(reports, expected_tally(DROPPED));
 }
 
 #[test]
-fn client_that_had_stopped_reading_has_its_close_event_when_it_reads_on() {
-    let reports = assert_nothing_is_left(&VERSIONS, async |site, version| {
+fn client_that_continues_to_read_receives_its_close_event() {
+    let reports = assert_clean_rounds(&VERSIONS, async |site, version| {
         let clients = open(site, version, "/flood").await;
         for (client, _) in &clients {
             client.stop_reading();
@@ -220,32 +224,32 @@ fn client_that_had_stopped_reading_has_its_close_event_when_it_reads_on() {
         site.server.until_blocked().await;
         site.shutdown.close();
         for (client, events) in clients {
-            client.read_on();
+            client.resume_reading();
             assert_all_and_close(receive(events).await.text().as_bytes(), &event(FLOOD));
         }
     });
-    assert_eq!(reports, each_is(CANCELLED));
+    assert_eq!(reports, expected_tally(CANCELLED));
 }
 
 #[test]
 fn slow_client_reads_its_close_event_byte_by_byte_over_http_1_1() {
-    let reports = assert_nothing_is_left(&[Version::Http1], async |site, _| {
+    let reports = assert_clean_rounds(&[Version::Http1], async |site, _| {
         let slow = (0..CLIENTS).map(async |_| {
             let mut client = connect_narrow(site.server.address).await;
             let request = b"GET /drops HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
             client.write_all(request).await.expect("room in the socket");
-            let mut answer = read_slowly(&mut client, 100).await;
+            let mut received = read_slowly(&mut client, 100).await;
             site.server.until_blocked().await;
             site.shutdown.close();
             // The buffers are full, and the server fills them as slowly as the client reads.
-            answer.extend(read_slowly(&mut client, 500).await);
+            received.extend(read_slowly(&mut client, 500).await);
             while let Ok(byte) = client.read_u8().await {
-                answer.push(byte);
+                received.push(byte);
             }
-            answer
+            received
         });
-        for answer in join_all(slow).await {
-            assert_chunks_of_drops_and_close(&answer);
+        for received in join_all(slow).await {
+            assert_chunks_of_drops_and_close(&received);
         }
     });
     let expected = [(CANCELLED, ROUNDS * CLIENTS)];
@@ -254,7 +258,7 @@ fn slow_client_reads_its_close_event_byte_by_byte_over_http_1_1() {
 
 #[test]
 fn slow_client_reads_its_close_event_byte_by_byte_over_http_2() {
-    let reports = assert_nothing_is_left(&[Version::Http2], async |site, version| {
+    let reports = assert_clean_rounds(&[Version::Http2], async |site, version| {
         let slow = (0..CLIENTS).map(async |_| {
             let mut client = Client::with_window(site.server.address, version, 1).await;
             let mut events = client.get("/drops").await.into_body();
@@ -278,10 +282,10 @@ fn slow_client_reads_its_close_event_byte_by_byte_over_http_2() {
 }
 
 #[test]
-fn twenty_thousand_clients_that_come_and_go_leave_memory_as_it_was() {
+fn twenty_thousand_clients_leave_no_allocation() {
     const WARM_UP: usize = 2_000;
     const MEASURED: usize = 18_000;
-    /// Clients at a time. The number is no multiple of four, so that each client leaves in all four ways.
+    /// Clients at a time. The number is not a multiple of four, so that each client leaves in all four ways.
     const VISITORS: usize = 31;
     let witness = Witness::new();
     let mut streams = 0;
@@ -303,7 +307,7 @@ fn twenty_thousand_clients_that_come_and_go_leave_memory_as_it_was() {
         assert_eq!(count(EMPTY), (WARM_UP + MEASURED) / 4, "{reports:?}");
         streams += reports.values().sum::<usize>();
     }
-    witness.saw(streams);
+    witness.assert_events(streams);
 }
 
 /// Connects and leaves, sooner or later: with new connections over HTTP/1.1, with new streams of one connection over
@@ -352,7 +356,7 @@ fn upstream(path: &str) -> Script {
         "/flood" => Script::new([]).then(AfterScript::Repeat(event(FLOOD).into())),
         "/drops" => Script::new([]).then(AfterScript::Repeat(DROPS.into())),
         "/empty" => Script::new([]),
-        other => panic!("no such path: {other}"),
+        other => panic!("unexpected path: {other}"),
     }
 }
 
@@ -396,10 +400,10 @@ fn assert_all_and_close(received: &[u8], each: &[u8]) {
     assert!(whole, "{:?}", String::from_utf8_lossy(received));
 }
 
-/// Asserts the same of a response of HTTP/1.1.
+/// Asserts that a response over HTTP/1.1 has whole events in chunks, the close event and a clean end.
 #[track_caller]
-fn assert_chunks_of_drops_and_close(answer: &[u8]) {
-    let text = String::from_utf8_lossy(answer);
+fn assert_chunks_of_drops_and_close(response: &[u8]) {
+    let text = String::from_utf8_lossy(response);
     let (_, chunks) = text.split_once("\r\n\r\n").expect("a head");
     let last = "14\r\nevent: close\ndata:\n\n\r\n0\r\n\r\n";
     let events = chunks.strip_suffix(last).expect("a clean end");
@@ -409,11 +413,11 @@ fn assert_chunks_of_drops_and_close(answer: &[u8]) {
 
 /// Runs a scenario with a server for each version, twice: the first round warms up, and after the second round nothing
 /// may be left. Returns all reports.
-fn assert_nothing_is_left(versions: &[Version], scenario: impl AsyncFn(&Site, Version)) -> Tally {
-    assert_nothing_is_left_of(versions, SseCompletionLayer::new(), false, scenario)
+fn assert_clean_rounds(versions: &[Version], scenario: impl AsyncFn(&Site, Version)) -> Tally {
+    assert_clean_rounds_of_layer(versions, SseCompletionLayer::new(), false, scenario)
 }
 
-fn assert_nothing_is_left_of(
+fn assert_clean_rounds_of_layer(
     versions: &[Version],
     layer: SseCompletionLayer,
     half_close: bool,
@@ -436,7 +440,7 @@ fn assert_nothing_is_left_of(
         round();
         assert_nothing_kept(allocation_counter::measure(round));
     }
-    witness.saw(reports.values().sum());
+    witness.assert_events(reports.values().sum());
     reports
 }
 
@@ -446,8 +450,8 @@ fn runtime() -> Runtime {
     runtime.expect("a runtime")
 }
 
-/// The expected reports if each client of every version has one stream.
-fn each_is(ending: (&'static str, bool)) -> Tally {
+/// Returns the expected reports if each client of every version has one stream with this ending.
+fn expected_tally(ending: (&'static str, bool)) -> Tally {
     [(ending, VERSIONS.len() * ROUNDS * CLIENTS)].into()
 }
 
@@ -495,7 +499,7 @@ impl Witness {
 
     /// Asserts one log event for each stream, no warning, no error, and no panic.
     #[track_caller]
-    fn saw(&self, streams: usize) {
+    fn assert_events(&self, streams: usize) {
         assert_eq!(self.logged.count(Level::ERROR), 0);
         assert_eq!(self.logged.count(Level::WARN), 0);
         assert_eq!(self.logged.total(), streams);

@@ -6,7 +6,7 @@ use testkit::{
     MIRI_STRIDE,
     decoder::decode,
     driver::Driver,
-    exchange::{CLOSE, cancelled_by, drive},
+    exchange::{CLOSE, cancellation_layer, drive},
     feed::{Feed, feed},
     reports::Reports,
     script::{AfterScript, Script},
@@ -36,13 +36,13 @@ async fn c17_comment_is_written_after_each_silent_interval() {
     let (events, mut body) = kept_alive(10, |layer| layer);
     let expected = [(10, COMMENT.into()), (20, COMMENT.into())];
     assert_eq!(body.advance(25).await, expected);
-    events.send(": the handler's own\n");
-    assert_eq!(body.ready_data(), [": the handler's own\n"]);
+    events.send(": of the handler\n");
+    assert_eq!(body.ready_data(), [": of the handler\n"]);
     let output = body.advance(12).await;
     assert_eq!(
         output,
         [(10, COMMENT.into())],
-        "any data reset the interval"
+        "the comment of the handler has reset the interval"
     );
 }
 
@@ -56,7 +56,7 @@ async fn c17_comment_is_written_at_a_boundary_only() {
     events.send("\n\n");
     assert_eq!(body.ready_data(), ["data: 2", "\n\n"]);
 
-    // An unfinished event that was forwarded does.
+    // An unfinished event that was forwarded defers the comment.
     let (events, mut body) = kept_alive(1, |layer| layer.buffer_limit(0));
     events.send("data: 1");
     assert_eq!(body.ready_data(), ["data: 1"]);
@@ -129,7 +129,7 @@ async fn c17_second_byte_order_mark_after_a_comment_is_forwarded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c21_frames_that_are_joined_after_a_comment_are_counted_one_by_one() {
+async fn c21_frames_that_are_joined_after_a_comment_are_counted_individually() {
     let reports = Reports::default();
     let (events, mut body) = kept_alive(1, |layer| layer.on_end(reports.observer()));
     assert_eq!(body.advance(1).await, [(1, COMMENT.into())]);
@@ -144,7 +144,7 @@ async fn c21_frames_that_are_joined_after_a_comment_are_counted_one_by_one() {
 #[tokio::test(start_paused = true)]
 async fn c17_close_event_follows_a_comment() {
     let token = CancellationToken::new();
-    let layer = cancelled_by(&token).keep_alive(SECOND);
+    let layer = cancellation_layer(&token).keep_alive(SECOND);
     let upstream = Script::frames(["data: 1\n\n"]).then(AfterScript::Pending);
     let mut body = drive(&layer, upstream);
     assert_eq!(body.ready_data(), ["data: 1\n\n"]);
@@ -163,8 +163,8 @@ async fn c17_comment_is_due_in_a_late_first_poll() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn interval_is_at_least_one_millisecond() {
-    // A shorter interval would be over in every poll, and the server would never stop polling.
+async fn c16_interval_of_keep_alive_is_at_least_one_millisecond() {
+    // A shorter interval would end in every poll, and the server would poll in a loop.
     let (_events, upstream) = feed();
     let layer = SseCompletionLayer::new().keep_alive(Duration::from_nanos(1));
     let mut body = drive(&layer, upstream);
@@ -177,8 +177,8 @@ async fn interval_is_at_least_one_millisecond() {
     }
 }
 
-/// A client that does not follow the HTML standard: it splits the stream at blank lines, and takes the blocks that start with
-/// `data: `, as published SDKs do.
+/// Decodes a stream as published SDKs do that deviate from the HTML standard: splits the stream at blank lines, and returns
+/// the blocks that start with `data: `.
 fn split_at_blank_lines(stream: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(stream).replace("\r\n", "\n");
     let blocks = text

@@ -1,5 +1,5 @@
-//! A server whose handlers, upstreams, cancellations and observers panic at random, under load. In a program of its own, because
-//! it silences these panics.
+//! A server whose handlers, upstreams, cancellations and observers panic at random, under load. A separate program, because
+//! the test silences these panics.
 
 use std::{
     collections::BTreeMap,
@@ -37,7 +37,7 @@ const SEEDS: [u64; 2] = [1, 2];
 
 const INTENDED: &str = "an intended panic";
 
-/// What the request of this number causes.
+/// The panic that a request causes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Plan {
     PanicInHandler,
@@ -63,7 +63,7 @@ const PLANS: [Plan; 8] = [
 
 impl Plan {
     /// Returns the plan of a request, and a number of frames.
-    fn of(seed: u64, number: u64) -> (Self, usize) {
+    fn new(seed: u64, number: u64) -> (Self, usize) {
         let mut rng = fastrand::Rng::with_seed(seed << 32 | number);
         (PLANS[rng.usize(..PLANS.len())], rng.usize(1..80))
     }
@@ -73,7 +73,7 @@ impl Plan {
         let mut parts = uri.path()[1..]
             .split('/')
             .map(|part| part.parse().expect("a number"));
-        Self::of(
+        Self::new(
             parts.next().expect("a seed"),
             parts.next().expect("a number"),
         )
@@ -111,16 +111,16 @@ impl Plan {
 type Tally = BTreeMap<&'static str, usize>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn c21_panics_at_random_leave_no_stream_and_no_connection_behind() {
+async fn c21_panics_at_random_leave_no_stream_and_no_connection() {
     silence_intended_panics();
     for version in VERSIONS {
         for seed in SEEDS {
-            within(come_and_go(version, seed)).await;
+            within(connect_and_leave(version, seed)).await;
         }
     }
 }
 
-async fn come_and_go(version: Version, seed: u64) {
+async fn connect_and_leave(version: Version, seed: u64) {
     let case = format!("{version:?}, seed {seed}");
     let shutdown = Shutdown::new();
     let (upstreams, reports) = (Arc::<Log>::default(), Arc::<Mutex<Tally>>::default());
@@ -162,7 +162,7 @@ async fn come_and_go(version: Version, seed: u64) {
     let mut expected = Tally::new();
     let mut closed = 0;
     for number in 0..CLIENTS {
-        let (plan, _) = Plan::of(seed, number);
+        let (plan, _) = Plan::new(seed, number);
         if let Some(ending) = plan.ending() {
             *expected.entry(ending.as_str()).or_default() += 1;
         }
@@ -228,7 +228,7 @@ async fn serve(listener: TcpListener, service: impl HttpService, shutdown: Shutd
         let io = TokioIo::new(shutdown.connection(stream));
         let service = TowerToHyperService::new(service.clone());
         tokio::spawn(async move {
-            // A connection whose stream panics takes this task with it.
+            // A panic of a stream ends the task of its connection.
             let _ = builder.serve_connection(io, service).await;
         });
     }
@@ -241,7 +241,7 @@ fn silence_intended_panics() {
         let payload = info.payload();
         let text = payload.downcast_ref::<&str>().copied();
         let text = text.or(payload.downcast_ref::<String>().map(String::as_str));
-        // The script's own panic names itself.
+        // The panics of the script have their own message.
         if !text.is_some_and(|text| text == INTENDED || text.starts_with("the script has")) {
             print(info);
         }

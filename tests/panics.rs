@@ -1,4 +1,4 @@
-//! Panics of code of the user: of the upstream, of the cancellation, of the observer and of a waker.
+//! Panics in code of the user: of the upstream, of the cancellation, of the observer and of a waker.
 
 use std::{
     future::{Future, poll_fn},
@@ -82,7 +82,7 @@ fn c21_panic_in_the_destructor_of_the_upstream_is_failed() {
         ),
         (vec![data(EVENT), Step::Error], AfterScript::End, false, 10),
         (vec![data(EVENT)], AfterScript::Pending, true, 10),
-        // The body is dropped in mid-stream.
+        // The body is dropped before its end.
         (vec![data(EVENT)], AfterScript::Pending, false, 2),
     ] {
         let (shutdown, reports) = (Shutdown::new(), Reports::default());
@@ -220,7 +220,7 @@ impl Wake for CountingWaker {
 }
 
 #[test]
-fn c10_waker_that_panics_in_close_keeps_no_other_from_waking() {
+fn c10_waker_that_panics_in_close_does_not_stop_other_wakers() {
     const TASKS: usize = 5;
     for panicking in (1..1 << TASKS).step_by(MIRI_STRIDE) {
         for waits_for_drain in [false, true] {
@@ -249,7 +249,7 @@ fn c10_waker_that_panics_in_close_keeps_no_other_from_waking() {
                 wakers.push(waker);
             }
             let closed = catch_unwind(AssertUnwindSafe(|| shutdown.close()));
-            assert!(closed.is_err(), "the panic is passed on");
+            assert!(closed.is_err(), "the panic is propagated");
             let woken = wakers
                 .iter()
                 .map(|waker| waker.wakes.load(Ordering::SeqCst));

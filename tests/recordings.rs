@@ -1,8 +1,7 @@
 //! The promise of C6 for the streams of public APIs and libraries: *the events seen with the layer are a prefix of the events
 //! seen without it, followed by at most the close event*, for every decoder, every cut and a cancellation at every byte.
 //!
-//! The streams in `recordings/` are written in the formats that the documentation of these APIs shows. Their line ends are
-//! part of them.
+//! The streams in `recordings/` have the formats that the documentation of these APIs shows, line ends included.
 
 #[path = "vectors/published.rs"]
 mod published;
@@ -13,12 +12,12 @@ use published::{PUBLISHED, Published};
 use testkit::{
     MIRI_STRIDE,
     decoder::{Decoded, decode, deliveries},
-    exchange::{CLOSE, cancelled_by, drive},
+    exchange::{CLOSE, cancellation_layer, drive},
     script::{AfterScript, Script},
 };
 use tokio_util::sync::CancellationToken;
 
-/// Where three frames are tried: the distance between the first cuts. In a debug build, that is a sample.
+/// Distance between the first of two cuts, for streams in three frames. A debug build tests a sample.
 const STRIDE: usize = if cfg!(debug_assertions) { 41 } else { 1 } * MIRI_STRIDE;
 
 struct Recording {
@@ -26,7 +25,7 @@ struct Recording {
     bytes: &'static [u8],
     /// The number of events.
     events: usize,
-    /// The published decoders that decode the recording in another way.
+    /// The published decoders whose results deviate.
     deviating: &'static [&'static str],
 }
 
@@ -68,7 +67,7 @@ const RECORDINGS: [Recording; 22] = recordings! {
 
 #[test]
 #[cfg_attr(miri, ignore = "checks no code of this repository")]
-fn recordings_are_complete_and_decoders_agree_on_them() {
+fn recordings_are_complete_and_published_decoders_agree() {
     let mut wrong = Vec::new();
     for recording in &RECORDINGS {
         let mut decoded = decode(recording.bytes);
@@ -99,11 +98,11 @@ fn c4_recording_is_forwarded_unchanged_in_every_framing() {
         for cut in (0..=len).step_by(MIRI_STRIDE) {
             let (first, second) = recording.bytes.split_at(cut);
             let token = CancellationToken::new();
-            let mut body = drive(&cancelled_by(&token), Script::frames([first, second]));
+            let mut body = drive(&cancellation_layer(&token), Script::frames([first, second]));
             assert_eq!(
                 body.rest().bytes(),
                 recording.bytes,
-                "{}, cut at {cut}",
+                "{}, split at {cut}",
                 recording.name
             );
         }
@@ -123,7 +122,7 @@ fn c6_cancellation_at_every_byte_of_a_recording_leaves_whole_events_in_every_fra
             for frames in framings.chain(bytes) {
                 let token = CancellationToken::new();
                 let upstream = Script::frames(frames).then(AfterScript::Pending);
-                let mut body = drive(&cancelled_by(&token), upstream);
+                let mut body = drive(&cancellation_layer(&token), upstream);
                 let mut output = body.ready_data().concat();
                 token.cancel();
                 output.extend(body.rest().bytes());
@@ -144,7 +143,7 @@ fn c6_cancellation_at_every_poll_of_a_recording_leaves_whole_events_at_every_cut
             for polls in 0..=3 {
                 let token = CancellationToken::new();
                 let upstream = Script::frames([first, second]).then(AfterScript::Pending);
-                let mut body = drive(&cancelled_by(&token), upstream);
+                let mut body = drive(&cancellation_layer(&token), upstream);
                 let mut output = Vec::new();
                 for _ in 0..polls {
                     if let Poll::Ready(Some(frame)) = body.poll() {
@@ -153,7 +152,7 @@ fn c6_cancellation_at_every_poll_of_a_recording_leaves_whole_events_at_every_cut
                 }
                 token.cancel();
                 output.extend(body.rest().bytes());
-                // What the upstream has ready is still forwarded.
+                // Ready frames of the upstream are still forwarded.
                 judge.judge(output, recording.bytes.len(), true);
             }
         }
@@ -190,7 +189,7 @@ fn c6_and_c7_cancellation_within_a_large_event_leaves_whole_events() {
         for &length in &lengths {
             let frames = recording.bytes[..length].chunks(FRAME);
             let token = CancellationToken::new();
-            let layer = cancelled_by(&token).buffer_limit(limit);
+            let layer = cancellation_layer(&token).buffer_limit(limit);
             let mut body = drive(&layer, Script::frames(frames).then(AfterScript::Pending));
             let mut output = body.ready_data().concat();
             token.cancel();
@@ -202,7 +201,7 @@ fn c6_and_c7_cancellation_within_a_large_event_leaves_whole_events() {
     }
 }
 
-/// Judges what clients see of one recording.
+/// Judges the events that clients receive of one recording.
 struct Judge<'a> {
     recording: &'a Recording,
     /// The positions after which an event is delivered.
@@ -212,7 +211,7 @@ struct Judge<'a> {
     judged: HashSet<(Vec<u8>, usize)>,
 }
 
-/// A published decoder or that of the test kit, and what it sees without the layer.
+/// A published decoder or that of the test kit, and its result without the layer.
 struct Decoder {
     published: Option<&'static Published>,
     without: Decoded,

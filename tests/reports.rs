@@ -17,7 +17,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use testkit::{
     driver::Driver,
-    exchange::{drive, event_stream_response, through},
+    exchange::{drive, event_stream_response, send_response},
     reports::Reports,
     script::{AfterScript, Script, Step, data},
 };
@@ -106,7 +106,7 @@ fn c21_dropped_body_is_reported_with_its_forwarded_frames() {
 fn c21_other_responses_are_not_reported() {
     let (reports, layer) = observed();
     let response = Response::new(Script::frames(["{}"]));
-    let response = through(&layer, Request::new(()), response);
+    let response = send_response(&layer, Request::new(()), response);
     Driver::new(response.into_body()).collect();
     assert_eq!(reports.count(), 0);
 }
@@ -186,7 +186,7 @@ fn c21_stream_without_an_event_has_no_time_to_the_first_event() {
 }
 
 #[test]
-fn c21_received_bytes_include_what_is_discarded_and_sent_bytes_what_is_added() {
+fn c21_received_bytes_include_discarded_bytes_and_sent_bytes_the_close_event() {
     let (reports, layer) = observed();
     let shutdown = Shutdown::new();
     let upstream = Script::frames([EVENT, "data: un", "finished"]).then(AfterScript::Pending);
@@ -217,7 +217,7 @@ async fn c21_sent_bytes_include_comments_and_received_bytes_a_dropped_byte_order
 }
 
 #[test]
-fn c21_observer_of_a_request_knows_the_request() {
+fn c21_observer_of_a_request_is_made_from_its_head() {
     let reports = Arc::new(Mutex::new(Vec::new()));
     let layer = SseCompletionLayer::new().on_end_with({
         let reports = Arc::clone(&reports);
@@ -233,17 +233,17 @@ fn c21_observer_of_a_request_knows_the_request() {
         let mut request = Request::new(());
         *request.uri_mut() = path;
         let response = event_stream_response(Script::frames([EVENT]));
-        Driver::new(through(&layer, request, response).into_body())
+        Driver::new(send_response(&layer, request, response).into_body())
     };
     let mut first = start(Uri::from_static("/1"));
     let mut second = start(Uri::from_static("/2"));
     second.data();
     drop(second);
     first.rest();
-    // Of a body that is dropped unpolled, and of a response that is not an event stream, nothing is reported.
+    // A body that is dropped unpolled, and a response that is not an event stream, are not reported.
     drop(start(Uri::from_static("/3")));
     let response = Response::new(Script::frames([EVENT]));
-    Driver::new(through(&layer, Request::new(()), response).into_body()).collect();
+    Driver::new(send_response(&layer, Request::new(()), response).into_body()).collect();
     let expected = [("/2", Ending::Dropped), ("/1", Ending::Completed)];
     let expected = expected.map(|(path, ending)| (path.to_owned(), ending));
     assert_eq!(*reports.lock().expect("no panic"), expected);
@@ -258,8 +258,8 @@ fn c21_panic_of_the_observer_of_a_request_is_contained() {
 }
 
 #[test]
-fn c8_closure_that_makes_the_close_event_gets_the_report_so_far() {
-    // Alone, and around another layer, which reports in place of this one.
+fn c8_closure_that_makes_the_close_event_receives_the_report_so_far() {
+    // The layer alone, and around another layer, which reports in its place.
     for wraps_another_layer in [false, true] {
         let so_far = Arc::new(Mutex::new(None));
         let shutdown = Shutdown::new();
@@ -274,10 +274,10 @@ fn c8_closure_that_makes_the_close_event_gets_the_report_so_far() {
         let upstream = Script::frames([EVENT, "data"]).then(AfterScript::Pending);
         let upstream = event_stream_response(upstream);
         let mut body = match wraps_another_layer {
-            false => Driver::new(boxed(through(&layer, Request::new(()), upstream))),
+            false => Driver::new(boxed(send_response(&layer, Request::new(()), upstream))),
             true => {
-                let inner = through(&SseCompletionLayer::new(), Request::new(()), upstream);
-                Driver::new(boxed(through(&layer, Request::new(()), inner)))
+                let inner = send_response(&SseCompletionLayer::new(), Request::new(()), upstream);
+                Driver::new(boxed(send_response(&layer, Request::new(()), inner)))
             }
         };
         body.data();
@@ -335,7 +335,7 @@ fn report_can_be_built() {
 }
 
 #[test]
-fn ending_is_displayed_as_its_word() {
+fn ending_is_displayed_in_lower_case() {
     assert_eq!(Ending::Cancelled.to_string(), "cancelled");
     assert_eq!(Ending::Cancelled.to_string(), Ending::Cancelled.as_str());
 }

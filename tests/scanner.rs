@@ -1,13 +1,13 @@
 //! The scanner of event streams agrees with the decoder of the test kit on every stream, in every framing; and the buffer
-//! forwards what the model of the contract says, for every short stream, framing and limit.
+//! forwards the bytes that the model of the contract predicts, for every short stream, framing and limit.
 //!
 //! The proof for the scanner is an induction whose steps are loops of this program:
 //!
 //! 1. **States.** A scanner that is fed byte by byte has 25 states, which are found by feeding every symbol to every state. Step
 //!    2 shows that the other bytes lead to no other state. Each state keeps the decoder that was fed the same bytes.
 //! 2. **Bytes.** From every state, each of the 256 bytes has the same boundary and delivery in the scanner and in the decoder.
-//!    Afterwards, the decoder answers all [`PROBES`] as the decoder of the scanner's new state does. Therefore the two agree on
-//!    streams of any length that are fed byte by byte.
+//!    Afterwards, the decoder returns the same for all [`PROBES`] as the decoder of the scanner's new state. Therefore the
+//!    two agree on streams of any length that are fed byte by byte.
 //! 3. **Pieces.** From every state, every short string of [`SYMBOLS`], [`WORDS`] and [`LONG`] parts has the same result in
 //!    one piece as byte by byte, and leaves the same state. Therefore the cuts do not matter.
 //!
@@ -17,7 +17,7 @@
 //! **The probes are complete.** The decoder keeps whole lines, so the number of its states is not finite. However, of a line the
 //! decoder reads the mark, whether the line is empty, and the name before the first colon; and of an event only a `data` field
 //! matters here. The probes complete a mark and a `data` line from each of their prefixes. They divide the 25 states into 15
-//! groups, and step 2 checks that no byte tells the states of a group apart. The decoder is also fed every short string of
+//! groups, and step 2 checks that no byte distinguishes the states of a group. The decoder is also fed every short string of
 //! symbols after each state.
 //!
 //! **The pieces are complete.** The shortcuts of the scanner search the whole piece, but each of them decides by a bounded part:
@@ -31,7 +31,7 @@
 //! The buffer is tested through the layer. Of the bytes that lead a scanner from one state to the same state with the same
 //! result, the streams for the buffer have one.
 
-#[allow(dead_code, reason = "the crate uses more of it")]
+#[allow(dead_code, reason = "the crate uses more of the scanner")]
 #[path = "../src/wire/scanner.rs"]
 mod scanner;
 
@@ -40,7 +40,7 @@ use std::fmt;
 use testkit::{
     MIRI_STRIDE,
     decoder::Decoder,
-    exchange::{CLOSE, cancelled_by, drive},
+    exchange::{CLOSE, cancellation_layer, drive},
     model::Forwarding,
     script::{AfterScript, Script},
 };
@@ -48,10 +48,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::scanner::{Scanned, Scanner};
 
-/// One byte of each kind. `x` stands for all that have no meaning.
+/// One byte of each kind. `x` stands for all bytes without a meaning.
 const SYMBOLS: &[u8] = b"x\n\r:dat\xEF\xBB\xBF";
 
-/// Streams that tell the states of a decoder apart by their boundaries and deliveries.
+/// Streams that distinguish the states of a decoder by their boundaries and deliveries.
 const PROBES: [&[u8]; 11] = [
     b"x\n\n",
     b"\n\n",
@@ -99,7 +99,7 @@ struct Pair {
     decoder: Decoder,
 }
 
-/// A piece of a stream, and what a scanner returns for the piece byte by byte.
+/// A piece of a stream, and the results of a scanner for the piece byte by byte.
 #[derive(Clone)]
 struct Piece {
     bytes: Vec<u8>,
@@ -110,10 +110,10 @@ struct Piece {
 #[test]
 fn c5_scanner_and_decoder_agree_byte_by_byte_from_every_state() {
     let states = states();
-    let answers: Vec<_> = states.iter().map(Pair::answers).collect();
+    let results: Vec<_> = states.iter().map(Pair::probe_results).collect();
     let mut strings = 0;
     for (index, state) in states.iter().enumerate().step_by(MIRI_STRIDE) {
-        let twin = answers.iter().position(|twin| *twin == answers[index]);
+        let twin = results.iter().position(|twin| *twin == results[index]);
         let twin = &states[twin.expect("at least this state")];
         for byte in (0..=u8::MAX).step_by(MIRI_STRIDE) {
             let (scanned, next) = state.next(byte);
@@ -121,13 +121,13 @@ fn c5_scanner_and_decoder_agree_byte_by_byte_from_every_state() {
                 .iter()
                 .position(|known| known.scanner == next.scanner);
             let known = known.expect("all states are known");
-            assert_eq!(next.answers(), answers[known], "{next}");
+            assert_eq!(next.probe_results(), results[known], "{next}");
 
             let (twin_scanned, twin_next) = twin.next(byte);
             assert_eq!(scanned, twin_scanned, "{next} and {twin_next}");
             assert_eq!(
-                answers[known],
-                twin_next.answers(),
+                results[known],
+                twin_next.probe_results(),
                 "{next} and {twin_next}"
             );
 
@@ -139,7 +139,7 @@ fn c5_scanner_and_decoder_agree_byte_by_byte_from_every_state() {
         }
         strings += state.feed_strings(LENGTHS[0].div_ceil(MIRI_STRIDE));
     }
-    let distinct = (0..states.len()).filter(|&index| !answers[..index].contains(&answers[index]));
+    let distinct = (0..states.len()).filter(|&index| !results[..index].contains(&results[index]));
     assert_eq!((states.len(), distinct.count()), (25, 15));
     println!("{strings} strings");
 }
@@ -166,9 +166,9 @@ fn c5_scanner_returns_the_same_for_a_piece_as_for_its_bytes_from_every_state() {
 }
 
 #[test]
-fn c6_and_c7_buffer_is_that_of_the_contract_for_every_stream_framing_and_limit() {
+fn c6_and_c7_buffer_agrees_with_the_model_for_every_stream_framing_and_limit() {
     let mut runs = 0;
-    // Nothing, an event that a few bytes complete, and a delivered event.
+    // An empty start, an event that a few bytes complete, and a delivered event.
     for start in ["", "data", "data:\n\n"] {
         let mut state = Pair::new();
         for byte in start.bytes() {
@@ -203,7 +203,7 @@ fn assert_buffered(frames: &[&[u8]], limit: usize) {
     let mut expected = Forwarding::new(limit);
     frames.iter().for_each(|frame| expected.receive(frame));
     let token = CancellationToken::new();
-    let layer = cancelled_by(&token).buffer_limit(limit);
+    let layer = cancellation_layer(&token).buffer_limit(limit);
     let mut body = drive(&layer, Script::frames(frames).then(AfterScript::Pending));
 
     let shown = || {
@@ -252,7 +252,7 @@ impl Pair {
         scanned
     }
 
-    /// Returns what follows this state when both are fed this byte.
+    /// Returns the result and the next state when both are fed this byte.
     fn next(&self, byte: u8) -> (Scanned, Self) {
         let mut next = self.clone();
         (next.feed(byte), next)
@@ -286,13 +286,13 @@ impl Pair {
         }
     }
 
-    /// Returns what the decoder does with each byte of the probes.
-    fn answers(&self) -> Vec<Scanned> {
-        let answers = PROBES.iter().flat_map(|probe| {
+    /// Returns the result of the decoder for each byte of the probes.
+    fn probe_results(&self) -> Vec<Scanned> {
+        let results = PROBES.iter().flat_map(|probe| {
             let mut decoder = self.decoder.clone();
             probe.iter().map(move |&byte| decode(&mut decoder, byte))
         });
-        answers.collect()
+        results.collect()
     }
 }
 
@@ -341,7 +341,7 @@ impl Piece {
     }
 }
 
-/// Returns what a scanner has to return for this byte.
+/// Returns the result that a scanner has to return for this byte.
 fn decode(decoder: &mut Decoder, byte: u8) -> Scanned {
     let delivered = !decoder.feed(&[byte]).is_empty();
     let boundary = (!decoder.is_pending()).then_some(1);

@@ -16,7 +16,8 @@ use testkit::{
     MIRI_STRIDE,
     driver::Driver,
     exchange::{
-        CLOSE, drive, event_stream, event_stream_response, extended, idle, shut_down_by, through,
+        CLOSE, drive, event_stream, event_stream_response, extended, idle, send_response,
+        shutdown_layer,
     },
     script::{AfterScript, Script},
 };
@@ -27,7 +28,7 @@ use tower_sse_completion::{
 #[test]
 fn c10_close_wakes_and_ends_every_stream() {
     let shutdown = Shutdown::new();
-    let mut bodies: Vec<_> = (0..20).map(|_| idle(&shut_down_by(&shutdown))).collect();
+    let mut bodies: Vec<_> = (0..20).map(|_| idle(&shutdown_layer(&shutdown))).collect();
     assert_eq!(shutdown.open_streams(), 20);
     shutdown.close();
     for body in &mut bodies {
@@ -43,15 +44,15 @@ fn c15_close_before_the_stream_starts_ends_it_at_once() {
     shutdown.close();
     shutdown.close();
     let upstream = Script::frames(["data: x\n\n"]).then(AfterScript::Pending);
-    let output = drive(&shut_down_by(&shutdown), upstream).rest();
+    let output = drive(&shutdown_layer(&shutdown), upstream).rest();
     assert_eq!(output.text(), "data: x\n\nevent: close\ndata:\n\n");
 }
 
 #[test]
-fn c15_shutdown_that_is_dropped_means_never() {
+fn c15_dropped_shutdown_never_fires() {
     let shutdown = Shutdown::new();
     let mut body = {
-        let layer = shut_down_by(&shutdown);
+        let layer = shutdown_layer(&shutdown);
         idle(&layer)
     };
     drop(shutdown);
@@ -62,25 +63,25 @@ fn c15_shutdown_that_is_dropped_means_never() {
 }
 
 #[test]
-fn c18_clones_are_the_same_shutdown_for_many_layers() {
+fn c18_clones_in_several_layers_are_one_shutdown() {
     let shutdown = Shutdown::new();
-    let mut first = idle(&shut_down_by(&shutdown));
-    let mut second = idle(&shut_down_by(&shutdown.clone()));
+    let mut first = idle(&shutdown_layer(&shutdown));
+    let mut second = idle(&shutdown_layer(&shutdown.clone()));
     shutdown.clone().close();
     assert_eq!(first.rest().bytes(), CLOSE);
     assert_eq!(second.rest().bytes(), CLOSE);
 }
 
 #[test]
-fn c18_close_with_sends_its_event_unless_the_response_brought_one() {
+fn c18_close_with_sends_its_event_unless_the_response_has_its_own() {
     let shutdown = Shutdown::new();
-    let layer = shut_down_by(&shutdown).close_event(CloseEvent::new().data("the layer's"));
-    let mut with_its_own = extended(&layer, CloseEvent::new().data("the handler's"));
+    let layer = shutdown_layer(&shutdown).close_event(CloseEvent::new().data("the layer's"));
+    let mut with_own_event = extended(&layer, CloseEvent::new().data("the handler's"));
     let mut without = idle(&layer);
     shutdown.close_with(CloseEvent::new().data("the shutdown's"));
     shutdown.close_with(CloseEvent::new().data("too late"));
     assert_eq!(
-        with_its_own.rest().text(),
+        with_own_event.rest().text(),
         "event: close\ndata: the handler's\n\n"
     );
     assert_eq!(
@@ -92,16 +93,16 @@ fn c18_close_with_sends_its_event_unless_the_response_brought_one() {
 #[test]
 fn c18_shutdown_in_the_response_ends_that_stream_alone() {
     let (all, session) = (Shutdown::new(), Shutdown::new());
-    let layer = shut_down_by(&all);
+    let layer = shutdown_layer(&all);
     let mut response = event_stream_response(Script::silent());
     session.attach(response.extensions_mut());
-    let response = through(&layer, Request::new(()), response);
-    let mut of_the_session = Driver::new(response.into_body());
+    let response = send_response(&layer, Request::new(()), response);
+    let mut session_stream = Driver::new(response.into_body());
     let mut other = idle(&layer);
-    assert!(of_the_session.poll().is_pending());
+    assert!(session_stream.poll().is_pending());
     assert_eq!((all.open_streams(), session.open_streams()), (2, 1));
-    session.close_with(CloseEvent::named("logged-out").expect("a good name"));
-    assert_eq!(of_the_session.rest().text(), "event: logged-out\ndata:\n\n");
+    session.close_with(CloseEvent::named("logged-out").expect("a valid name"));
+    assert_eq!(session_stream.rest().text(), "event: logged-out\ndata:\n\n");
     assert!(other.poll().is_pending());
     assert_eq!((all.open_streams(), session.open_streams()), (1, 0));
 }
@@ -109,9 +110,9 @@ fn c18_shutdown_in_the_response_ends_that_stream_alone() {
 #[test]
 fn c18_open_streams_counts_event_streams_until_they_end_or_are_dropped() {
     let shutdown = Shutdown::new();
-    let layer = shut_down_by(&shutdown);
+    let layer = shutdown_layer(&shutdown);
     let json = Response::new(Script::frames(["{}"]));
-    let json = through(&layer, Request::new(()), json);
+    let json = send_response(&layer, Request::new(()), json);
     assert_eq!(shutdown.open_streams(), 0, "other responses do not count");
     drop(json);
 
@@ -154,7 +155,7 @@ fn c18_after_waits_for_the_signal_and_then_closes() {
     let after = shutdown.after(future::pending::<()>());
     is_static(&after);
     assert!(after.now_or_never().is_none());
-    let mut body = idle(&shut_down_by(&shutdown));
+    let mut body = idle(&shutdown_layer(&shutdown));
     let failed = future::ready(Err::<(), _>("the output does not matter"));
     assert_eq!(shutdown.after(failed).now_or_never(), Some(()));
     assert_eq!(body.rest().bytes(), CLOSE);
@@ -186,7 +187,7 @@ fn c18_close_wakes_the_task_to_which_a_stream_has_moved() {
 #[test]
 fn c20_quiet_poll_does_not_touch_the_registered_waker() {
     let shutdown = Shutdown::new();
-    let mut body = idle(&shut_down_by(&shutdown));
+    let mut body = idle(&shutdown_layer(&shutdown));
     let references = body.waker_references();
     for _ in 0..100 {
         assert!(body.poll().is_pending());
@@ -195,10 +196,10 @@ fn c20_quiet_poll_does_not_touch_the_registered_waker() {
 }
 
 #[test]
-fn c18_stream_that_ended_leaves_no_waker_behind() {
+fn c18_stream_that_ended_leaves_no_waker() {
     let shutdown = Shutdown::new();
     let upstream = Script::frames(["data: x\n\n"]).then(AfterScript::Pending);
-    let mut body = drive(&shut_down_by(&shutdown), upstream);
+    let mut body = drive(&shutdown_layer(&shutdown), upstream);
     let before = body.waker_references();
     body.data();
     assert!(body.poll().is_pending());
@@ -220,15 +221,19 @@ fn c15_close_from_another_thread_is_never_missed() {
             }
         });
         start.wait();
-        let mut body = drive(&shut_down_by(&shutdown), Script::silent());
+        let mut body = drive(&shutdown_layer(&shutdown), Script::silent());
         let polled = body.poll_while_woken();
         closer.join().expect("no panic");
         if polled.is_pending() {
-            assert!(body.wakes() > 0, "pending without a wake-up to come");
+            assert!(body.wakes() > 0, "pending, and nothing wakes the task");
             assert_eq!(body.rest().bytes(), CLOSE);
         }
         body.drop_body();
-        assert_eq!(body.waker_references(), 2, "only the driver's own are left");
+        assert_eq!(
+            body.waker_references(),
+            2,
+            "only the references of the driver are left"
+        );
     }
 }
 
@@ -240,7 +245,7 @@ fn c18_streams_that_start_and_end_on_many_threads_are_counted_once() {
         for _ in 0..4 {
             scope.spawn(|| {
                 for round in 0..500 / MIRI_STRIDE {
-                    let mut body = idle(&shut_down_by(&shutdown));
+                    let mut body = idle(&shutdown_layer(&shutdown));
                     if round % 2 == 0 {
                         body.drop_body();
                     } else if let Poll::Ready(Some(Ok(_))) = body.poll() {
@@ -261,7 +266,7 @@ fn attached(layer: &SseCompletionLayer, shutdowns: &[&Shutdown]) -> Driver<Respo
     for shutdown in shutdowns {
         shutdown.attach(response.extensions_mut());
     }
-    let response = through(layer, Request::new(()), response);
+    let response = send_response(layer, Request::new(()), response);
     let mut body = Driver::new(response.into_body());
     body.data();
     assert!(body.poll().is_pending());
@@ -313,9 +318,9 @@ fn c15_close_event_is_that_of_the_shutdown_that_fired() -> Result<(), InvalidClo
 }
 
 #[test]
-fn c15_shutdowns_that_both_fired_send_the_event_of_one_of_them() -> Result<(), InvalidCloseEvent> {
+fn c15_two_shutdowns_that_fired_send_one_close_event() -> Result<(), InvalidCloseEvent> {
     let (process, session) = (Shutdown::new(), Shutdown::new());
-    let mut body = attached(&shut_down_by(&process), &[&session]);
+    let mut body = attached(&shutdown_layer(&process), &[&session]);
     session.close_with(CloseEvent::named("logged-out")?);
     process.close();
     let text = body.rest().text();
@@ -333,7 +338,7 @@ fn c15_every_shutdown_that_is_attached_ends_the_stream() {
             let each: Vec<_> = shutdowns.iter().collect();
             // A shutdown that is attached again ends and counts the stream once.
             let twice = [&each[..], &each[..]].concat();
-            let mut body = attached(&shut_down_by(&process), &twice);
+            let mut body = attached(&shutdown_layer(&process), &twice);
             let open = |shutdown: &Shutdown| shutdown.open_streams() == 1;
             assert!(
                 shutdowns.iter().all(open),

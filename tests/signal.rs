@@ -1,6 +1,7 @@
-//! `stop_signal`, in processes of their own that get signals.
+//! `stop_signal`, in separate processes that receive signals.
 //!
-//! Each test starts its own program once more, with the environment variable [`CHILD`], and the test in that process serves.
+//! Each test starts its own program once more, with the environment variable [`CHILD`]. The same test in that process is the
+//! server.
 #![cfg(unix)]
 
 use std::{
@@ -160,7 +161,7 @@ fn c25_second_signal_ends_the_process_although_the_runtime_is_blocked() {
 #[test]
 fn c25_signals_count_although_the_future_has_been_dropped() {
     if is_child() {
-        // Not within a runtime.
+        // The first call is outside of a runtime.
         drop(stop_signal().expect("a signal handler"));
         let observer = stop_signal().expect("a signal handler");
         eprintln!("waiting");

@@ -15,7 +15,9 @@ use http_body_util::{BodyStream, StreamBody};
 use testkit::{
     MIRI_STRIDE,
     driver::Driver,
-    exchange::{CLOSE, cancelled_by, drive, event_stream_response, shut_down_by, through},
+    exchange::{
+        CLOSE, cancellation_layer, drive, event_stream_response, send_response, shutdown_layer,
+    },
     reports::Reports,
     script::{AfterScript, Script, Step, data},
 };
@@ -25,7 +27,7 @@ use tower_sse_completion::{Ending, ResponseBody, Shutdown, SseCompletionLayer};
 
 const EVENT: &str = "data: 1\n\n";
 
-fn reported_to(reports: &Reports) -> SseCompletionLayer {
+fn observed_layer(reports: &Reports) -> SseCompletionLayer {
     SseCompletionLayer::new().on_end(reports.observer())
 }
 
@@ -42,7 +44,7 @@ fn wrap<B>(layer: &SseCompletionLayer, response: Response<B>) -> Response<Respon
 where
     B: http_body::Body<Data = Bytes>,
 {
-    through(layer, Request::new(()), response)
+    send_response(layer, Request::new(()), response)
 }
 
 #[track_caller]
@@ -55,13 +57,13 @@ fn assert_one_close_event(text: &str, case: impl std::fmt::Debug) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c22_report_counts_the_comments_of_an_outer_layer_whichever_layer_ends_the_stream() {
+async fn c22_report_counts_the_comments_of_an_outer_layer_if_either_layer_ends_the_stream() {
     let second = std::time::Duration::from_secs(1);
     for ends_inside in [false, true] {
         let shutdowns = [Shutdown::new(), Shutdown::new()];
         let reports = Reports::default();
-        let inner = reported_to(&reports).shutdown(&shutdowns[0]);
-        let outer = shut_down_by(&shutdowns[1]).keep_alive(second);
+        let inner = observed_layer(&reports).shutdown(&shutdowns[0]);
+        let outer = shutdown_layer(&shutdowns[1]).keep_alive(second);
         let mut body = Driver::new(wrap(&outer, wrap(&inner, silent(None))).into_body());
         body.assert_pending();
         let comments = body.advance(3).await;
@@ -75,11 +77,11 @@ async fn c22_report_counts_the_comments_of_an_outer_layer_whichever_layer_ends_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn c22_outer_layer_ends_on_drain_what_an_inner_layer_counts() {
+async fn c22_outer_layer_ends_on_drain_a_stream_that_an_inner_layer_counts() {
     let shutdown = Shutdown::new();
     let reports = Reports::default();
-    let inner = reported_to(&reports).shutdown(&shutdown);
-    let outer = shut_down_by(&shutdown).end_on_drain(|_| true);
+    let inner = observed_layer(&reports).shutdown(&shutdown);
+    let outer = shutdown_layer(&shutdown).end_on_drain(|_| true);
     let mut body = Driver::new(wrap(&outer, wrap(&inner, silent(None))).into_body());
     body.assert_pending();
     assert_eq!(shutdown.open_streams(), 1, "counted once");
@@ -98,7 +100,7 @@ fn c22_stacked_layers_write_one_close_event_at_a_natural_end() {
     for steps in [vec![], vec![data(EVENT)], vec![Step::Error]] {
         let (inner, outer) = (Reports::default(), Reports::default());
         let [inner_layer, outer_layer] = [&inner, &outer].map(|reports| {
-            reported_to(reports)
+            observed_layer(reports)
                 .close_on_completed(true)
                 .close_on_failed(true)
         });
@@ -123,8 +125,8 @@ fn c22_stacked_layers_write_one_close_event_when_both_are_cancelled() {
     for frames in [0, 1, 31, 32, 33, 100] {
         let reports = Reports::default();
         let shutdowns = [Shutdown::new(), Shutdown::new()];
-        let inner = reported_to(&reports).shutdown(&shutdowns[0]);
-        let both = Stack::new(inner, shut_down_by(&shutdowns[1]));
+        let inner = observed_layer(&reports).shutdown(&shutdowns[0]);
+        let both = Stack::new(inner, shutdown_layer(&shutdowns[1]));
         let upstream = Script::frames(vec![EVENT; frames]).then(AfterScript::Pending);
         let mut body = drive(&both, upstream);
         shutdowns.iter().for_each(Shutdown::close);
@@ -142,8 +144,8 @@ fn c22_stacked_layers_write_one_close_event_before_trailers() {
         for polls in [0, 1, 20, 31, 32, 33, 64] {
             let token = CancellationToken::new();
             let reports = Reports::default();
-            let inner = cancelled_by(&token).on_end(reports.observer());
-            let both = Stack::new(inner, cancelled_by(&token));
+            let inner = cancellation_layer(&token).on_end(reports.observer());
+            let both = Stack::new(inner, cancellation_layer(&token));
             let steps = (0..frames).map(|_| data(EVENT));
             let mut body = drive(&both, Script::new(steps.chain([Step::Trailers])));
             for _ in 0..polls.min(frames) {
@@ -162,9 +164,9 @@ fn c22_stacked_layers_write_one_close_event_before_trailers() {
 }
 
 #[test]
-fn c22_inner_layer_that_ends_within_a_large_event_decides_what_is_reported() {
+fn c22_inner_layer_that_ends_within_a_large_event_decides_the_report() {
     let (reports, shutdown) = (Reports::default(), Shutdown::new());
-    let inner = reported_to(&reports).shutdown(&shutdown).buffer_limit(8);
+    let inner = observed_layer(&reports).shutdown(&shutdown).buffer_limit(8);
     let both = Stack::new(inner, SseCompletionLayer::new());
     let upstream = Script::frames(["data: more than fits"]).then(AfterScript::Pending);
     let mut body = drive(&both, upstream);
@@ -177,7 +179,7 @@ fn c22_inner_layer_that_ends_within_a_large_event_decides_what_is_reported() {
 #[test]
 fn c22_outer_layer_adds_its_cancellation() {
     let (reports, shutdown) = (Reports::default(), Shutdown::new());
-    let both = Stack::new(reported_to(&reports), shut_down_by(&shutdown));
+    let both = Stack::new(observed_layer(&reports), shutdown_layer(&shutdown));
     let upstream = Script::frames([EVENT]).then(AfterScript::Pending);
     let mut body = drive(&both, upstream);
     body.data();
@@ -193,7 +195,7 @@ fn c22_outer_layer_adds_its_cancellation() {
 fn c22_stream_that_the_inner_layer_forwards_does_not_outrun_the_outer_layer() {
     let token = CancellationToken::new();
     token.cancel();
-    let both = Stack::new(SseCompletionLayer::new(), cancelled_by(&token));
+    let both = Stack::new(SseCompletionLayer::new(), cancellation_layer(&token));
     let upstream = Script::new([]).then(AfterScript::Repeat(EVENT.into()));
     let frames = drive(&both, upstream).rest().frames;
     assert_eq!(frames.len(), 33);
@@ -201,13 +203,13 @@ fn c22_stream_that_the_inner_layer_forwards_does_not_outrun_the_outer_layer() {
 }
 
 #[test]
-fn c22_shutdown_counts_and_closes_a_stream_once_however_often_it_is_attached() {
+fn c22_shutdown_that_is_attached_several_times_counts_and_closes_a_stream_once() {
     for places in 0..3_usize.pow(3) * 2 {
         let (shutdown, reports) = (Shutdown::new(), Reports::default());
         let layers = [
             SseCompletionLayer::new(),
-            shut_down_by(&shutdown),
-            shut_down_by(&shutdown).shutdown(&shutdown),
+            shutdown_layer(&shutdown),
+            shutdown_layer(&shutdown).shutdown(&shutdown),
         ];
         let extension = (places % 2 == 1).then_some(&shutdown);
         let [inner, middle, outer] = [2, 6, 18].map(|divisor| &layers[places / divisor % 3]);
@@ -235,8 +237,8 @@ fn c22_shutdown_in_the_response_of_an_inner_layer_ends_the_stream() {
     let plain = SseCompletionLayer::new;
     for (outer, inserted) in [
         (plain(), &session),
-        (shut_down_by(&all), &session),
-        (shut_down_by(&all), &all),
+        (shutdown_layer(&all), &session),
+        (shutdown_layer(&all), &all),
     ] {
         // The handler may have added another shutdown to the response.
         for previous in [None, Some(Shutdown::new())] {
@@ -254,7 +256,7 @@ fn c22_shutdown_in_the_response_of_an_inner_layer_ends_the_stream() {
     assert_eq!(Driver::new(body).rest().bytes(), CLOSE);
 }
 
-/// How an outer layer stops its streams.
+/// A reason for which an outer layer stops its streams.
 #[derive(Debug, Clone, Copy)]
 enum Trigger {
     Shutdown,
@@ -292,8 +294,8 @@ impl Trigger {
 
 const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Asserts that these layers, one of which is stopped, end the stream with one close event and report that once.
-async fn assert_reported_as_seen<L, T>(
+/// Asserts that these layers, one of which is stopped, end the stream with one close event and one report.
+async fn assert_reported_with_close_event<L, T>(
     layers: &L,
     trigger: Trigger,
     shutdown: &Shutdown,
@@ -313,7 +315,7 @@ async fn assert_reported_as_seen<L, T>(
     assert_eq!(body.data(), CLOSE, "{trigger:?}");
     assert!(
         log.dropped(),
-        "{trigger:?}: the upstream goes before the close event"
+        "{trigger:?}: the upstream is dropped before the close event"
     );
     assert_eq!(shutdown.open_streams(), 0, "{trigger:?}");
     let report = reports.only();
@@ -344,13 +346,13 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn c22_stream_that_an_outer_layer_stops_is_reported_as_the_client_saw_it() {
+async fn c22_stream_that_an_outer_layer_stops_is_reported_with_the_ending_of_the_client() {
     let plain = SseCompletionLayer::new;
     for trigger in TRIGGERS {
         for is_shared in [false, true] {
             let new = || {
                 let (shutdown, reports) = (Shutdown::new(), Reports::default());
-                let inner = reported_to(&reports);
+                let inner = observed_layer(&reports);
                 // An inner layer that has the shutdown too ends the stream itself.
                 let inner = if is_shared {
                     inner.shutdown(&shutdown)
@@ -361,24 +363,24 @@ async fn c22_stream_that_an_outer_layer_stops_is_reported_as_the_client_saw_it()
             };
             let (inner, outer, shutdown, reports) = new();
             let layers = Stack::new(inner, outer);
-            assert_reported_as_seen(&layers, trigger, &shutdown, &reports).await;
+            assert_reported_with_close_event(&layers, trigger, &shutdown, &reports).await;
 
             let (inner, outer, shutdown, reports) = new();
             let layers = Stack::new(Stack::new(inner, plain()), outer);
-            assert_reported_as_seen(&layers, trigger, &shutdown, &reports).await;
+            assert_reported_with_close_event(&layers, trigger, &shutdown, &reports).await;
 
             let (inner, middle, shutdown, reports) = new();
             let layers = Stack::new(Stack::new(inner, middle), plain());
-            assert_reported_as_seen(&layers, trigger, &shutdown, &reports).await;
+            assert_reported_with_close_event(&layers, trigger, &shutdown, &reports).await;
 
             let (inner, outer, shutdown, reports) = new();
             let layers = Stack::new(Stack::new(inner, outer.clone()), outer);
-            assert_reported_as_seen(&layers, trigger, &shutdown, &reports).await;
+            assert_reported_with_close_event(&layers, trigger, &shutdown, &reports).await;
 
             let (inner, outer, shutdown, reports) = new();
             let between = Stack::new(inner, MapResponseLayer::new(boxed));
             let layers = Stack::new(Stack::new(between, MapResponseLayer::new(boxed)), outer);
-            assert_reported_as_seen(&layers, trigger, &shutdown, &reports).await;
+            assert_reported_with_close_event(&layers, trigger, &shutdown, &reports).await;
         }
     }
 }
@@ -414,12 +416,12 @@ impl<B: 'static> Drop for KeepsInner<B> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c22_inner_body_that_is_dropped_late_is_reported_as_the_client_saw_it() {
+async fn c22_inner_body_that_is_dropped_late_is_reported_with_the_ending_of_the_client() {
     for trigger in TRIGGERS {
-        for ends_by_itself in [false, true] {
+        for ends_on_its_own in [false, true] {
             let (shutdown, other) = (Shutdown::new(), Shutdown::new());
             let (kept, reports) = (Kept::default(), Reports::default());
-            let inner = reported_to(&reports).shutdown(&other);
+            let inner = observed_layer(&reports).shutdown(&other);
             let keep = MapResponseLayer::new({
                 let kept = Rc::clone(&kept);
                 move |response: Response<_>| {
@@ -431,7 +433,7 @@ async fn c22_inner_body_that_is_dropped_late_is_reported_as_the_client_saw_it() 
             });
             let layers = Stack::new(Stack::new(inner, keep), trigger.layer(&shutdown));
             let steps = [data(EVENT), Step::Pending];
-            let after = if ends_by_itself {
+            let after = if ends_on_its_own {
                 AfterScript::End
             } else {
                 AfterScript::Pending
@@ -439,8 +441,8 @@ async fn c22_inner_body_that_is_dropped_late_is_reported_as_the_client_saw_it() 
             let mut body = drive(&layers, Script::new(steps).then(after));
             body.data();
             body.assert_pending();
-            let case = format!("{trigger:?}, ends by itself: {ends_by_itself}");
-            if ends_by_itself {
+            let case = format!("{trigger:?}, ends on its own: {ends_on_its_own}");
+            if ends_on_its_own {
                 assert_eq!(body.rest().text(), "", "{case}");
             } else {
                 trigger.fire(&shutdown).await;
@@ -448,13 +450,13 @@ async fn c22_inner_body_that_is_dropped_late_is_reported_as_the_client_saw_it() 
                 assert_eq!(
                     reports.count(),
                     0,
-                    "{case}: the inner stream is still there"
+                    "{case}: the inner stream is not dropped"
                 );
                 assert_eq!(other.open_streams(), 1, "{case}");
             }
             drop(body);
             drop(kept.take());
-            let expected = match ends_by_itself {
+            let expected = match ends_on_its_own {
                 true => (Ending::Completed, false),
                 false => (trigger.ending(), true),
             };
@@ -470,9 +472,9 @@ async fn c22_inner_body_that_is_dropped_late_is_reported_as_the_client_saw_it() 
 }
 
 #[test]
-fn c22_stream_that_a_body_between_two_layers_ends_is_reported_as_the_client_saw_it() {
+fn c22_stream_that_a_body_between_two_layers_ends_is_reported_with_the_ending_of_the_client() {
     let reports = Reports::default();
-    // Drops the inner body, which has more events.
+    // The body between the layers drops the inner body, which has more events.
     let first = MapResponseLayer::new(|response: Response<_>| {
         response.map(|body| {
             let first = BodyStream::new(body).take(1);
@@ -480,7 +482,7 @@ fn c22_stream_that_a_body_between_two_layers_ends_is_reported_as_the_client_saw_
         })
     });
     let layers = Stack::new(
-        Stack::new(reported_to(&reports), first),
+        Stack::new(observed_layer(&reports), first),
         SseCompletionLayer::new(),
     );
     let upstream = Script::frames([EVENT, EVENT]);
@@ -505,7 +507,7 @@ fn c22_outer_layer_closes_a_stream_whose_handler_watches_the_same_signal() {
                     b"",
                     (Ending::Cancelled, false),
                 ),
-                // The error is replaced, as a layer does with its own cancellation.
+                // The close event replaces the error, as after the cancellation of the layer itself.
                 (vec![Step::Error], "", CLOSE, (Ending::Cancelled, true)),
             ] {
                 let (shutdown, token, reports) = (
@@ -513,11 +515,11 @@ fn c22_outer_layer_closes_a_stream_whose_handler_watches_the_same_signal() {
                     CancellationToken::new(),
                     Reports::default(),
                 );
-                let cancelled = cancelled_by(&token).shutdown(&shutdown);
+                let cancelled = cancellation_layer(&token).shutdown(&shutdown);
                 let steps = [vec![data(EVENT), Step::Pending], last.clone()].concat();
                 let upstream = Script::new(steps);
                 let case = (is_token, layers_between, &last);
-                let inner = reported_to(&reports);
+                let inner = observed_layer(&reports);
                 let fire = || {
                     if is_token {
                         token.cancel();
@@ -548,7 +550,7 @@ fn c22_outer_layer_closes_a_stream_whose_handler_watches_the_same_signal() {
     }
 }
 
-/// Returns what the client gets after the first event, when this is called while the upstream is pending.
+/// Calls `fire` while the upstream is pending, and returns the bytes that the client receives after the first event.
 fn run<L, T>(layers: &L, upstream: Script, fire: impl Fn()) -> String
 where
     L: tower::Layer<testkit::exchange::OneResponse<Script>>,
@@ -566,9 +568,9 @@ where
 }
 
 #[test]
-fn c22_close_event_of_an_inner_layer_that_ends_empty_is_the_only_one() {
+fn c22_close_event_of_an_inner_layer_that_ends_empty_is_the_only_close_event() {
     let (shutdown, reports) = (Shutdown::new(), Reports::default());
-    let both = Stack::new(reported_to(&reports), shut_down_by(&shutdown));
+    let both = Stack::new(observed_layer(&reports), shutdown_layer(&shutdown));
     let mut body = drive(&both, Script::new([Step::Pending]));
     body.assert_pending();
     shutdown.close();

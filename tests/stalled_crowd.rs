@@ -1,5 +1,5 @@
-//! A drain of a server with two thousand clients, of which some do not read and some read too slowly. In a program of its own,
-//! because it counts open files.
+//! A drain of a server with two thousand clients, of which some do not read and some read too slowly. A separate program,
+//! because the test counts open files.
 #![cfg(target_os = "linux")]
 
 #[path = "stalled_clients/site.rs"]
@@ -28,12 +28,12 @@ use tokio::{
 use self::site::{CLOSE, Site, listen};
 
 const CLIENTS: usize = 2_000;
-/// Clients that do not read, and as many that read one byte a second.
+/// Number of clients that do not read, and of clients that read one byte a second.
 const STALLED: usize = 20;
-/// Clients of the first round, which warms up what the runtime keeps.
+/// Clients of the first round, after which the runtime has its lasting allocations.
 const WARM_UP: usize = 200;
 
-/// Time in which the readers have to get their close events.
+/// Time in which the readers have to receive their close events.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// Less than one allocation for each client that has been cut.
@@ -41,7 +41,7 @@ const KEPT_ALLOCATIONS: i64 = STALLED as i64;
 
 /// Both ends of each connection are in this process, and on one thread, so that every allocation is counted.
 #[test]
-fn c24_two_thousand_clients_of_which_forty_do_not_read_leave_nothing() {
+fn c24_two_thousand_clients_of_which_forty_stall_leave_no_files_and_no_allocations() {
     let limit = rlimit::increase_nofile_limit(3 * CLIENTS as u64).expect("a limit");
     assert!(
         limit >= 3 * CLIENTS as u64,
@@ -50,20 +50,20 @@ fn c24_two_thousand_clients_of_which_forty_do_not_read_leave_nothing() {
     for version in VERSIONS {
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
-        let come_and_go = |clients| {
-            allocation_counter::measure(|| runtime.block_on(come_and_go(clients, version)))
+        let connect_and_leave = |clients| {
+            allocation_counter::measure(|| runtime.block_on(connect_and_leave(clients, version)))
         };
-        come_and_go(WARM_UP);
+        connect_and_leave(WARM_UP);
         let files = open_files();
-        let kept = come_and_go(CLIENTS);
+        let kept = connect_and_leave(CLIENTS);
         assert_eq!(open_files(), files, "{version:?}");
         println!("{version:?}: {} bytes are kept", kept.bytes_current);
         assert!(kept.count_current < KEPT_ALLOCATIONS, "{kept:?}");
     }
 }
 
-/// Serves this number of clients, and returns once nothing of them is left.
-async fn come_and_go(clients: usize, version: Version) {
+/// Serves this number of clients, and returns once no connection and no task of them is left.
+async fn connect_and_leave(clients: usize, version: Version) {
     let site = Site::default();
     let (listener, address) = listen();
     let server = tokio::spawn(site.clone().serve(listener));
@@ -105,10 +105,10 @@ async fn read(address: SocketAddr, version: Version) -> String {
     match version {
         Version::Http1 => {
             let mut client = get(connect(address).await, "/events").await;
-            let mut answer = String::new();
-            let read = client.read_to_string(&mut answer).await;
+            let mut received = String::new();
+            let read = client.read_to_string(&mut received).await;
             read.expect("a clean end of the connection");
-            answer
+            received
         }
         Version::Http2 => {
             let mut client = Client::connect(address, version).await;

@@ -1,4 +1,4 @@
-//! Allocations: none for a frame, and few for a stream. They are counted, and therefore tested in a program of their own.
+//! Allocations: none for a frame, and few for a stream. A separate program, because the tests count them.
 
 use std::{
     pin::Pin,
@@ -9,14 +9,14 @@ use bytes::Bytes;
 use http_body::Body;
 use testkit::{
     MIRI_STRIDE,
-    exchange::{cancelled_by, event_stream},
+    exchange::{cancellation_layer, event_stream},
     script::{AfterScript, Script, data},
 };
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{ResponseBody, Shutdown, SseCompletionLayer};
 
 /// Returns the number of allocations of this many polls.
-fn allocations_of(body: &mut (impl Body<Data = Bytes> + Unpin), polls: usize) -> u64 {
+fn count_allocations(body: &mut (impl Body<Data = Bytes> + Unpin), polls: usize) -> u64 {
     let mut cx = Context::from_waker(Waker::noop());
     allocation_counter::measure(|| {
         for _ in 0..polls {
@@ -28,7 +28,7 @@ fn allocations_of(body: &mut (impl Body<Data = Bytes> + Unpin), polls: usize) ->
 }
 
 #[test]
-fn c20_event_that_is_forwarded_takes_no_allocation() {
+fn c20_forwarded_event_takes_no_allocation() {
     let token = CancellationToken::new();
     for event in ["data: x\n\n", "data: x\r\n\r\n", "data: x\r\r", ":\n"] {
         let upstream = Script::new([data("data: first\n\n")])
@@ -46,11 +46,11 @@ fn c20_pending_poll_takes_no_allocation() {
 #[track_caller]
 fn assert_polls_take_no_allocation(token: &CancellationToken, upstream: Script) {
     let shutdown = Shutdown::new();
-    let layer = cancelled_by(token).shutdown(&shutdown).on_end(|_| {});
+    let layer = cancellation_layer(token).shutdown(&shutdown).on_end(|_| {});
     let mut body = Box::pin(event_stream(&layer, upstream));
     // The first poll registers the waker.
-    allocations_of(&mut body, 1);
-    assert_eq!(allocations_of(&mut body, 1000), 0);
+    count_allocations(&mut body, 1);
+    assert_eq!(count_allocations(&mut body, 1000), 0);
 }
 
 #[test]
@@ -110,11 +110,11 @@ fn shutdown_takes_at_most_64_bytes_for_a_stream() {
 fn c7_buffer_for_an_event_in_pieces_takes_about_as_much_memory_as_the_limit() {
     // A vector that doubles its capacity would exceed the second limit.
     for limit in [64 * 1024, 33_000].map(|limit| limit / MIRI_STRIDE) {
-        assert_buffered_within(limit);
+        assert_buffer_memory(limit);
     }
 }
 
-fn assert_buffered_within(limit: usize) {
+fn assert_buffer_memory(limit: usize) {
     let upstream =
         Script::new([data("data: ")]).then(AfterScript::Repeat(Bytes::from_static(b"x")));
     let layer = SseCompletionLayer::new().buffer_limit(limit);

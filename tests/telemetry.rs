@@ -12,7 +12,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use testkit::{
     driver::Driver,
-    exchange::{drive, event_stream, event_stream_response, through},
+    exchange::{drive, event_stream, event_stream_response, send_response},
     reports::Reports,
     script::{AfterScript, Script, Step, data},
 };
@@ -67,7 +67,7 @@ fn paused() -> Runtime {
     runtime.build().expect("a runtime")
 }
 
-fn ends_with(steps: impl IntoIterator<Item = Step>) {
+fn run_stream(steps: impl IntoIterator<Item = Step>) {
     drive(&SseCompletionLayer::new(), Script::new(steps)).rest();
 }
 
@@ -76,7 +76,7 @@ fn stream_is_traced_once_in_the_span_of_its_request() {
     let text = traced(|| {
         let response = event_stream_response(Script::frames(["data: 1\n\n"]));
         let response = tracing::info_span!("request", id = 7)
-            .in_scope(|| through(&SseCompletionLayer::new(), Request::new(()), response));
+            .in_scope(|| send_response(&SseCompletionLayer::new(), Request::new(()), response));
         Driver::new(response.into_body()).rest();
     });
     assert_eq!(text.lines().count(), 1, "{text}");
@@ -100,12 +100,12 @@ fn stream_is_traced_once_in_the_span_of_its_request() {
 }
 
 #[test]
-fn level_follows_the_ending_and_the_text_of_an_error_stays_secret() {
-    let text = traced(|| ends_with([Step::Error]));
+fn level_depends_on_the_ending_and_the_text_of_an_error_is_not_logged() {
+    let text = traced(|| run_stream([Step::Error]));
     assert!(text.contains("ERROR"), "{text}");
     assert!(text.contains("error.type=\"upstream\""), "{text}");
     assert!(!text.contains("password"), "{text}");
-    let text = traced(|| ends_with([]));
+    let text = traced(|| run_stream([]));
     assert!(text.contains("DEBUG"), "{text}");
     let text = traced(|| {
         let layer = SseCompletionLayer::new().cancel_when(|_| std::future::ready(()));
@@ -167,7 +167,7 @@ fn snapshot(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
 fn metrics_are_described_when_a_layer_is_made() {
     let recorder = PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, || {
-        ends_with([data("data: 1\n\n")]);
+        run_stream([data("data: 1\n\n")]);
         paused().block_on(async {
             let shutdown = Shutdown::new();
             let _left = shutdown.connection(duplex(1).0);
@@ -190,7 +190,7 @@ fn metrics_are_described_when_a_layer_is_made() {
 
 #[test]
 #[cfg_attr(miri, ignore = "Miri rejects an atomic bucket of the recorder")]
-fn streams_are_measured() {
+fn streams_are_counted_by_ending() {
     let measured = measured(|snapshotter| {
         let layer = SseCompletionLayer::new();
         let upstream = Script::frames(["data: 1\n\n"]).then(AfterScript::Pending);
@@ -202,9 +202,9 @@ fn streams_are_measured() {
         let metrics = snapshot(snapshotter);
         assert_eq!(metrics["Key(sse_streams_open)"], 1.0, "{metrics:?}");
         drop(open);
-        ends_with([]);
-        ends_with([]);
-        ends_with([data("data: 1\n\n")]);
+        run_stream([]);
+        run_stream([]);
+        run_stream([data("data: 1\n\n")]);
     });
     for (name, value) in [
         ("Key(sse_streams_open)", 0.0),
@@ -220,7 +220,7 @@ fn streams_are_measured() {
 }
 
 #[test]
-fn c24_connections_that_are_cut_are_measured_by_their_reason() {
+fn c24_cut_connections_are_counted_by_reason() {
     let measured = measured(|_| {
         paused().block_on(async {
             let shutdown = Shutdown::new();

@@ -1,4 +1,4 @@
-//! The service among other services: readiness, errors, clones, and requests of every kind.
+//! The service as a Tower service: readiness, errors, clones, and requests of every kind.
 
 use std::{convert::Infallible, future, task::Poll};
 
@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use http::{Request, Response};
 use testkit::{
     driver::Driver,
-    exchange::{CLOSE, cancelled_by, event_stream_response},
+    exchange::{CLOSE, cancellation_layer, event_stream_response},
     script::Script,
 };
 use tokio_util::sync::CancellationToken;
@@ -50,7 +50,7 @@ async fn c15_cancellation_at_any_moment_of_a_request_closes_the_stream() {
     for moment in 0..4 {
         let token = CancellationToken::new();
         let (mut service, mut handle) =
-            mock::spawn_layer::<Request<()>, Response<Script>, _>(cancelled_by(&token));
+            mock::spawn_layer::<Request<()>, Response<Script>, _>(cancellation_layer(&token));
         let cancel_at = |now| {
             if moment == now {
                 token.cancel();
@@ -95,7 +95,7 @@ async fn request_is_forwarded_unchanged() {
 #[tokio::test]
 async fn clones_share_the_cancellation_and_own_their_streams() {
     let token = CancellationToken::new();
-    let service = cancelled_by(&token).layer(service_fn(|_: Request<()>| async {
+    let service = cancellation_layer(&token).layer(service_fn(|_: Request<()>| async {
         Ok::<_, Infallible>(event_stream())
     }));
     let mut bodies = Vec::new();

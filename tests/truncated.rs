@@ -1,4 +1,4 @@
-//! Upstreams that end on their own inside an event, and those that end empty.
+//! Upstreams that end on their own inside an event, and upstreams that end empty.
 
 use std::{convert::Infallible, net::SocketAddr};
 
@@ -48,7 +48,7 @@ fn observed() -> (Reports, SseCompletionLayer) {
     (reports, layer)
 }
 
-/// All cuts of these bytes in two frames, with and without a correct `is_end_stream`.
+/// Returns all splits of these bytes into two frames, with and without a correct `is_end_stream`.
 fn upstreams(bytes: &'static [u8]) -> impl Iterator<Item = Script> {
     let cuts = (0..=bytes.len()).step_by(MIRI_STRIDE);
     cuts.flat_map(move |cut| {
@@ -69,12 +69,12 @@ fn facts(report: &StreamReport) -> (Ending, bool, bool) {
 }
 
 #[test]
-fn c9_truncated_stream_is_forwarded_as_it_is() {
+fn c9_truncated_stream_is_forwarded_unchanged() {
     for bytes in TRUNCATED {
         for upstream in upstreams(bytes) {
             let (reports, layer) = observed();
             let case = format!("{:?}, {upstream:?}", bytes.escape_ascii());
-            // All policies but that for truncated ends.
+            // All policies except that for truncated ends.
             let layer = layer.close_on_completed(true).close_on_failed(true);
             assert_eq!(drive(&layer, upstream).rest().bytes(), bytes, "{case}");
             let delivered = !decode(bytes).events.is_empty();
@@ -216,7 +216,7 @@ async fn serve_unframed(body: &'static [u8]) -> SocketAddr {
 
 #[tokio::test]
 #[cfg_attr(miri, ignore = "needs sockets")]
-async fn c9_upstream_of_a_proxy_that_dies_inside_an_event_is_truncated() {
+async fn c9_upstream_of_a_proxy_that_closes_inside_an_event_is_truncated() {
     let upstream = serve_unframed(b"data: 1\n\ndata: {\"answer\":").await;
     for version in VERSIONS {
         for (closes, rest) in [(false, &b"data: {\"answer\":"[..]), (true, CLOSE)] {

@@ -1,5 +1,5 @@
-//! The output is a prefix of the upstream's bytes that ends at a boundary, and at most a close event: for every way to cut
-//! a stream into frames, and for a cancellation at any poll. The decoder of the test kit is the judge.
+//! The output is a prefix of the upstream's bytes that ends at a boundary, and at most a close event, for every split of a
+//! stream into frames and for a cancellation at any poll. The decoder of the test kit is the judge.
 
 use std::task::Poll;
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use testkit::{
     MIRI_STRIDE,
     decoder::decode,
-    exchange::{CLOSE, cancelled_by, drive},
+    exchange::{CLOSE, cancellation_layer, drive},
     script::{AfterScript, Script, Step, data},
 };
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ fn c6_complete_comment_line_is_not_buffered() {
         &["data: x\n\n", ":\n"][..],
         &["data: x\n\n", ": hi\r\n"],
         &["data: x\n\n", ":\r"],
-        // After an event that was buffered.
+        // The comment follows an event that was buffered.
         &["data: x\n\n", "data: y", "z\n\n", ":\n"],
     ] {
         let upstream = Script::frames(frames).then(AfterScript::Pending);
@@ -49,7 +49,7 @@ fn c6_unfinished_comment_line_and_byte_order_mark_are_buffered() {
 fn c6_frames_of_a_buffered_event_are_consecutive() {
     let token = CancellationToken::new();
     let upstream = Script::frames(["data: x\n\nda", "ta: y\n\n"]).then(AfterScript::Pending);
-    let mut body = drive(&cancelled_by(&token), upstream);
+    let mut body = drive(&cancellation_layer(&token), upstream);
     assert_eq!(body.data(), "data: x\n\n");
     assert_eq!(body.data(), "da");
     token.cancel();
@@ -68,7 +68,7 @@ fn c6_event_before_a_long_unfinished_one_is_forwarded() {
     }
 }
 
-/// A line of an event stream, with everything that the standard defines and some things that it does not.
+/// Generates a line of an event stream, with all syntax that the standard defines and some that it does not.
 fn line() -> impl Strategy<Value = Vec<u8>> {
     let field = prop_oneof![
         4 => Just("data"),
@@ -104,7 +104,7 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// A stream, cut into frames at random places. Some frames follow a pending poll.
+/// Generates a stream, split into frames at random positions. Some frames follow a pending poll.
 fn script() -> impl Strategy<Value = (Vec<u8>, Vec<Step>)> {
     let cuts = prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 0..10);
     (stream(), cuts).prop_map(|(stream, cuts)| {
@@ -130,7 +130,7 @@ fn script() -> impl Strategy<Value = (Vec<u8>, Vec<Step>)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4096 / (MIRI_STRIDE as u32).pow(2), failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// C4 and C6, literally.
+    /// Tests C4 and C6 literally.
     #[test]
     fn c6_events_are_a_prefix_of_those_without_the_layer_and_at_most_the_close_event(
         (stream, steps) in script(),
@@ -140,7 +140,7 @@ proptest! {
     ) {
         let token = CancellationToken::new();
         let then = if ends { AfterScript::End } else { AfterScript::Pending };
-        let layer = cancelled_by(&token).buffer_limit(buffer_limit);
+        let layer = cancellation_layer(&token).buffer_limit(buffer_limit);
         let mut body = drive(&layer, Script::new(steps).then(then));
         let mut out = Vec::new();
         for _ in 0..cancelled_at {

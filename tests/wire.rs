@@ -18,7 +18,7 @@ use futures_util::{StreamExt, stream};
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body_util::Channel;
 use testkit::{
-    exchange::{cancelled_by, event_stream_response},
+    exchange::{cancellation_layer, event_stream_response},
     script::{AfterScript, Script, Step, data, trailers},
     server::{VERSIONS, listen, next_data, raw, receive, request, serve, serve_responses},
     wait::{until, within},
@@ -46,7 +46,7 @@ async fn c6_c10_cancelled_stream_ends_with_complete_events_and_the_close_event()
             let token = CancellationToken::new();
             let upstream = Script::frames(frames).then(AfterScript::Pending);
             let respond = once(Body::new(upstream));
-            let address = serve_responses(cancelled_by(&token), respond).await;
+            let address = serve_responses(cancellation_layer(&token), respond).await;
             let mut body = request(address, version, "GET", "/").await.into_body();
             assert_eq!(next_data(&mut body).await, "data: 1\n\n");
             token.cancel();
@@ -91,7 +91,7 @@ async fn c14_empty_streams_are_closed() {
 }
 
 #[tokio::test]
-async fn c1_response_without_a_body_stays_without_a_body() {
+async fn c1_response_without_a_body_is_forwarded_without_a_body() {
     let address = serve_responses(SseCompletionLayer::new(), || {
         let mut response = event_stream_response(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
@@ -105,7 +105,7 @@ async fn c1_response_without_a_body_stays_without_a_body() {
 }
 
 #[tokio::test]
-async fn c1_request_for_the_head_of_an_endless_stream_is_answered_at_once() {
+async fn c1_head_request_for_an_endless_stream_has_a_response_at_once() {
     // axum drops the body, because hyper would send it over HTTP/2.
     let endless = || async { event_stream_response(Body::new(Script::silent())) };
     let app = Router::new().route("/", get(endless));
@@ -191,7 +191,7 @@ async fn c12_error_truncates_the_response() {
 }
 
 #[tokio::test]
-async fn c12_close_event_in_place_of_an_error_saves_the_frames_before_it() {
+async fn c12_close_event_in_place_of_an_error_preserves_earlier_frames() {
     let layer = SseCompletionLayer::new().close_on_failed(true);
     let address = serve_responses(layer, failing).await;
     for version in VERSIONS {
@@ -202,7 +202,7 @@ async fn c12_close_event_in_place_of_an_error_saves_the_frames_before_it() {
 }
 
 #[tokio::test]
-async fn client_that_leaves_drops_the_upstream() {
+async fn upstream_is_dropped_when_its_client_leaves() {
     for version in VERSIONS {
         let upstream = Script::frames(["data: 1\n\n"]).then(AfterScript::Pending);
         let log = upstream.log();
@@ -236,7 +236,7 @@ async fn c11_last_message_before_the_cancellation_reaches_the_client() {
         let token = CancellationToken::new();
         let (mut sender, channel) = Channel::<Bytes, Infallible>::new(4);
         let respond = once(Body::new(channel));
-        let address = serve_responses(cancelled_by(&token), respond).await;
+        let address = serve_responses(cancellation_layer(&token), respond).await;
         let body = request(address, version, "GET", "/").await.into_body();
         let message = Bytes::from_static(b"data: last words\n\n");
         sender.send_data(message).await.expect("the body is there");
@@ -280,7 +280,7 @@ async fn axum_shuts_down_gracefully_with_open_streams() {
     };
     let app = Router::new()
         .route("/", get(ticks))
-        .layer(cancelled_by(&token));
+        .layer(cancellation_layer(&token));
     let (listener, address) = listen().await;
     let server = tokio::spawn(
         axum::serve(listener, app)

@@ -1,6 +1,6 @@
-"""Numbered events for ever, as the axum server of `stacks` has them: /PATH?interval_ms=N.
+"""Endless numbered events, like those of the axum server of `stacks`: /PATH?interval_ms=N.
 
-An interval of 0 is no pause: the other streams have their turn, and then the next event is sent.
+With an interval of 0, each event is sent after one yield to the other streams.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ def interval(request):
 
 
 async def events(request):
-    """sse-starlette as it is. At a shutdown it cancels the generator."""
+    """sse-starlette with its defaults. At a shutdown it cancels the generator."""
     return EventSourceResponse(numbered(interval(request)))
 
 
 async def farewell(request):
-    """A close event by hand, in the way that sse-starlette has for it."""
+    """A hand-written close event, with the shutdown event of sse-starlette."""
     shutdown = anyio.Event()
     return EventSourceResponse(
         closed(interval(request), shutdown), shutdown_event=shutdown, shutdown_grace_period=2
@@ -31,7 +31,7 @@ async def farewell(request):
 
 
 async def plain(request):
-    """Starlette alone, which knows nothing of event streams."""
+    """Starlette alone, which has no support for event streams."""
     return StreamingResponse(encoded(interval(request)), media_type="text/event-stream")
 
 

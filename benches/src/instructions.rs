@@ -43,7 +43,7 @@ pub const WRAPPED_DELIVERY: &str = "layer and wrapped connection";
 /// Instructions per unit of work, by the name of the work.
 pub type Counts = BTreeMap<String, f64>;
 
-/// Work of which a program of this package does a given number of units.
+/// Work that a program of this package does in a given number of units.
 #[derive(Debug, Clone)]
 pub struct Work {
     pub name: String,
@@ -51,7 +51,7 @@ pub struct Work {
     arguments: Vec<&'static str>,
 }
 
-/// The units of a short run and of a long one. Their difference leaves out everything that a program does once.
+/// The units of a short run and of a long run. The difference excludes the work that a program does once.
 const UNITS: [u32; 2] = [1_000, 5_000];
 
 /// Returns the work whose counts are recorded: that of this crate, and the bare body for comparison.
@@ -105,7 +105,7 @@ pub fn starts(subject: &'static str) -> Vec<Work> {
     [("head", "0"), ("first event", "1")].map(start).to_vec()
 }
 
-/// Returns an event that an axum server delivers in a write of its own.
+/// Returns an event that an axum server delivers in a separate write.
 pub fn delivery(variant: Variant) -> Work {
     Work {
         name: format!("delivery, {}", variant.name()),
@@ -146,7 +146,7 @@ pub fn count(work: impl IntoIterator<Item = Work>) -> Counts {
     })
 }
 
-/// Returns the path of a program of this package, which is beside the running one.
+/// Returns the path of a program of this package, which is in the folder of the running program.
 pub fn program(name: &str) -> String {
     let this = std::env::current_exe().expect("the path of this program");
     let program = this.with_file_name(name);

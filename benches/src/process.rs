@@ -1,4 +1,4 @@
-//! Other programs, and what the kernel counts of them.
+//! Other programs, and the counters of the kernel for them.
 
 use std::{
     fs,
@@ -128,7 +128,7 @@ fn number(text: Option<&str>) -> io::Result<u64> {
 ///
 /// # Errors
 ///
-/// Fails if the program does, with its error output.
+/// Fails if the program fails, with its error output.
 pub fn output(program: &str, arguments: &[&str]) -> io::Result<String> {
     let output = Command::new(program).args(arguments).output()?;
     if !output.status.success() {

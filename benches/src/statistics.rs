@@ -39,7 +39,7 @@ pub fn medians<const N: usize>(rows: &[[f64; N]]) -> [f64; N] {
 }
 
 /// Returns the median of all values and its confidence interval of 95 %, by a bootstrap of two levels: over the groups,
-/// and over the values of each group. The values of one process are thus not taken for independent measurements.
+/// and over the values of each group. The values of one process are thus not treated as independent measurements.
 ///
 /// # Panics
 ///

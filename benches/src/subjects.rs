@@ -53,29 +53,29 @@ pub const SUBJECTS: [&str; 13] = [
 ///
 /// # Panics
 ///
-/// Panics if there is no such subject.
+/// Panics if the subject is unknown.
 pub fn poll_to_end(subject: &str, content_type: &'static str, upstream: Upstream) -> usize {
     let shutdown = Shutdown::new();
     match subject {
         "bare" => poll_all(pin!(upstream)),
         "do_nothing" => {
             let layer = MapResponseBodyLayer::new(do_nothing::<Upstream>);
-            poll_all(pin!(through(layer, content_type, upstream)))
+            poll_all(pin!(respond(layer, content_type, upstream)))
         }
         "on_early_drop" => {
             let layer = OnEarlyDropLayer::builder().on_body_drop(OnBodyDropFn::new(
                 |_: &Request<Empty<Bytes>>| |_: &Parts| || (),
             ));
-            poll_all(pin!(through(layer, content_type, upstream)))
+            poll_all(pin!(respond(layer, content_type, upstream)))
         }
-        "trace" => poll_all(pin!(through(
+        "trace" => poll_all(pin!(respond(
             TraceLayer::new_for_http(),
             content_type,
             upstream
         ))),
         "timeout" => {
             let layer = ResponseBodyTimeoutLayer::new(Duration::from_secs(30));
-            poll_all(pin!(through(layer, content_type, upstream)))
+            poll_all(pin!(respond(layer, content_type, upstream)))
         }
         "hand_written" => {
             let close_event = Ok(Frame::data(CLOSE_EVENT));
@@ -88,7 +88,7 @@ pub fn poll_to_end(subject: &str, content_type: &'static str, upstream: Upstream
             let kept_alive = sse(upstream).keep_alive(sse::KeepAlive::new());
             poll_all(pin!(kept_alive.into_response().into_body()))
         }
-        "none" => poll_all(pin!(through(
+        "none" => poll_all(pin!(respond(
             SseCompletionLayer::new(),
             content_type,
             upstream
@@ -97,22 +97,22 @@ pub fn poll_to_end(subject: &str, content_type: &'static str, upstream: Upstream
             let token = CancellationToken::new();
             let layer =
                 SseCompletionLayer::new().cancel_when(move |_| token.clone().cancelled_owned());
-            poll_all(pin!(through(layer, content_type, upstream)))
+            poll_all(pin!(respond(layer, content_type, upstream)))
         }
         "shutdown" => {
             let layer = SseCompletionLayer::new().shutdown(&shutdown);
-            poll_all(pin!(through(layer, content_type, upstream)))
+            poll_all(pin!(respond(layer, content_type, upstream)))
         }
-        "all_options" => poll_all(pin!(through(
+        "all_options" => poll_all(pin!(respond(
             all_options(&shutdown),
             content_type,
             upstream
         ))),
-        other => panic!("there is no subject {other:?}"),
+        other => panic!("unknown subject {other:?}"),
     }
 }
 
-/// Returns a body around another one, for [`MapResponseBodyLayer`]: the minimum of a layer with a body of its own.
+/// Wraps a body, for [`MapResponseBodyLayer`]: the minimum of a layer that changes the type of the body.
 pub fn do_nothing<B: Body<Data = Bytes>>(
     upstream: B,
 ) -> MapFrame<B, impl FnMut(Frame<Bytes>) -> Frame<Bytes>> {
@@ -162,7 +162,7 @@ fn selected(mut upstream: Upstream) -> impl Stream<Item = Item> {
     }
 }
 
-/// Returns the stream through axum's encoder.
+/// Encodes the stream with the encoder of axum.
 fn sse(upstream: Upstream) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
     Sse::new(upstream.map(|_item| Ok(sse::Event::default().data("x"))))
 }
@@ -178,7 +178,7 @@ fn inner(content_type: &'static str, upstream: Upstream) -> Inner {
     }))
 }
 
-fn through<L, B>(layer: L, content_type: &'static str, upstream: Upstream) -> B
+fn respond<L, B>(layer: L, content_type: &'static str, upstream: Upstream) -> B
 where
     L: Layer<Inner>,
     L::Service: Service<Request<Empty<Bytes>>, Response = Response<B>, Error = Infallible>,

@@ -33,7 +33,7 @@ impl Subscriber {
     ///
     /// # Errors
     ///
-    /// Fails if the connection does, or if the response is not an event stream.
+    /// Fails if the connection fails, or if the response is not an event stream.
     pub async fn new(server: SocketAddr, path: &str) -> io::Result<Self> {
         let mut socket = TcpStream::connect(server).await?;
         socket.set_nodelay(true)?;

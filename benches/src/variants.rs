@@ -50,10 +50,12 @@ impl Variant {
     ///
     /// # Panics
     ///
-    /// Panics if there is no such variant.
-    pub fn of(name: &str) -> Self {
+    /// Panics if the variant is unknown.
+    pub fn named(name: &str) -> Self {
         let found = VARIANTS.into_iter().find(|(known, _)| *known == name);
-        found.unwrap_or_else(|| panic!("no variant {name:?}")).1
+        found
+            .unwrap_or_else(|| panic!("unknown variant {name:?}"))
+            .1
     }
 
     pub fn name(self) -> &'static str {

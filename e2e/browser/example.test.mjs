@@ -7,7 +7,7 @@ import { Server, numbersTo, until, useBrowser, watch } from "./support.mjs";
 const EXAMPLE = "examples/axum";
 const browser = useBrowser();
 
-async function closeEventOf(test, path) {
+async function receiveCloseEvent(test, path) {
   const server = await Server.start(test, EXAMPLE);
   const page = await browser.open(test, server.url);
   const stream = await watch(page, path, { closes: true });
@@ -41,33 +41,33 @@ test("Ctrl-C ends every open stream with a close event, and the process with all
     const journal = await stream.read();
     const last = journal.findLast((entry) => entry.kind === "event");
     assert.equal(close.id, last.id, "the close event has not moved the ID to resume from");
-    assert.equal(journal[journal.indexOf(last) + 1].kind, "close", "the close event is the last one");
+    assert.equal(journal[journal.indexOf(last) + 1].kind, "close", "the close event is the last event");
   }
 });
 
-test("the close event of an empty stream says so", async (test) => {
-  const { reason, events } = await closeEventOf(test, "/empty");
+test("the close event of an empty stream has the reason", async (test) => {
+  const { reason, events } = await receiveCloseEvent(test, "/empty");
   assert.equal(reason, "empty");
   assert.deepEqual(events, []);
 });
 
-test("the close event of a completed stream says so", async (test) => {
-  const { reason, events } = await closeEventOf(test, "/finite?count=7");
+test("the close event of a completed stream has the reason", async (test) => {
+  const { reason, events } = await receiveCloseEvent(test, "/finite?count=7");
   assert.equal(reason, "completed");
   assert.deepEqual(events.map((event) => event.id), numbersTo(7));
 });
 
-test("the close event of a stream that the layer of its route cancelled says so", async (test) => {
-  const { reason } = await closeEventOf(test, "/closed");
+test("the close event of a stream that the layer of its route cancelled has the reason", async (test) => {
+  const { reason } = await receiveCloseEvent(test, "/closed");
   assert.equal(reason, "cancelled");
 });
 
 test("a handler chooses its close event", async (test) => {
-  const { reason, back } = await closeEventOf(test, "/chosen");
+  const { reason, back } = await receiveCloseEvent(test, "/chosen");
   assert.deepEqual({ reason, back }, { reason: "lunch break", back: "13:00" });
 });
 
-test("the close event of a stream at its maximum age says so, and the browser resumes after it", async (test) => {
+test("the close event of a stream at its maximum age has the reason, and the browser resumes", async (test) => {
   const server = await Server.start(test, EXAMPLE);
   const page = await browser.open(test, server.url);
   const stream = await watch(page, "/aged?interval_ms=50");
@@ -79,7 +79,7 @@ test("the close event of a stream at its maximum age says so, and the browser re
   assert.deepEqual(events.map((event) => event.id), numbersTo(events.length), "none lost, none twice");
 });
 
-test("a page that left its source open resumes with the next process", async (test) => {
+test("a page that leaves its source open resumes with the next process", async (test) => {
   const first = await Server.start(test, EXAMPLE);
   const page = await browser.open(test, first.url);
   const stream = await watch(page, "/events?interval_ms=20");
@@ -95,14 +95,14 @@ test("a page that left its source open resumes with the next process", async (te
 
 const CLIENTS = ["EventSource", "htmx", "Datastar"];
 
-/** The card of the page with this heading. */
+/** Returns the card of the page with this heading. */
 function card(page, title) {
   const article = page.locator("article").filter({ has: page.locator("h3", { hasText: title }) });
   const lines = () => article.locator("li").allTextContents();
   return {
     lines,
     /** Waits for this state. */
-    says: (state) =>
+    hasState: (state) =>
       until(`"${state}" of ${title}`, async () => (await article.getByRole("status").textContent()) === state),
     /** Waits for this many events, and resolves to their IDs. */
     events: (count) =>
@@ -121,15 +121,15 @@ async function openPage(test, server) {
   return page;
 }
 
-test("every client closes or comes back after Ctrl-C, as its column says", async (test) => {
+test("every client closes or reconnects after Ctrl-C, as its setting requires", async (test) => {
   const first = await Server.start(test, EXAMPLE);
   const closing = await openPage(test, first);
   const returning = await openPage(test, first);
-  for (const client of CLIENTS) await returning.getByLabel(`Come back after the close event: ${client}`).check();
+  for (const client of CLIENTS) await returning.getByLabel(`Reconnect after the close event: ${client}`).check();
   for (const page of [closing, returning]) {
     await page.getByRole("button", { name: "Open all three" }).click();
     for (const client of CLIENTS) {
-      await card(page, client).says("open");
+      await card(page, client).hasState("open");
       await card(page, client).events(2);
     }
   }
@@ -137,20 +137,20 @@ test("every client closes or comes back after Ctrl-C, as its column says", async
   assert.equal(await first.interrupt(), 0, "a clean exit with all streams open");
 
   for (const client of CLIENTS) {
-    await card(closing, client).says("closed: cancelled");
-    await card(returning, client).says("closed: cancelled; reconnecting …");
+    await card(closing, client).hasState("closed: cancelled");
+    await card(returning, client).hasState("closed: cancelled; reconnecting …");
     const event = client === "Datastar" ? "datastar-patch-signals" : "close";
     assert.equal((await card(closing, client).lines()).at(-1), `event: ${event}  {"reason":"cancelled"}`);
   }
 
   await Server.start(test, EXAMPLE, { port: first.port });
   for (const client of CLIENTS) {
-    await card(returning, client).says("open");
+    await card(returning, client).hasState("open");
     const seen = (await card(returning, client).events(1)).length;
     const events = await card(returning, client).events(seen + 2);
     assert.deepEqual(events, numbersTo(events.length), `${client}: none lost, none twice`);
   }
-  for (const client of CLIENTS) await card(closing, client).says("closed: cancelled");
+  for (const client of CLIENTS) await card(closing, client).hasState("closed: cancelled");
   assert.deepEqual([...closing.errors, ...returning.errors], []);
 });
 
@@ -160,7 +160,7 @@ test("every client reports a stream that was cut as lost", async (test) => {
   await page.getByRole("button", { name: "Open all three" }).click();
   for (const client of CLIENTS) await card(page, client).events(1);
   await server.kill();
-  for (const client of CLIENTS) await card(page, client).says("lost; reconnecting …");
+  for (const client of CLIENTS) await card(page, client).hasState("lost; reconnecting …");
 });
 
 test("the page can be used by keyboard", async (test) => {
@@ -176,7 +176,7 @@ test("the page can be used by keyboard", async (test) => {
   await page.getByRole("button", { name: "Open: Maximum age" }).waitFor();
   const expected = ["Open all three"];
   for (const client of CLIENTS) {
-    expected.push(`Come back after the close event: ${client}`, `Open: ${client}`, `Events: ${client}`);
+    expected.push(`Reconnect after the close event: ${client}`, `Open: ${client}`, `Events: ${client}`);
   }
   for (const name of expected) {
     await page.keyboard.press("Tab");
@@ -185,7 +185,7 @@ test("the page can be used by keyboard", async (test) => {
 
   const code = page.locator("pre").nth(1);
   assert.match(await code.textContent(), /hx-sse:close="close"/);
-  await page.getByLabel("Come back after the close event: htmx").focus();
+  await page.getByLabel("Reconnect after the close event: htmx").focus();
   await page.keyboard.press("Space");
   assert.doesNotMatch(await code.textContent(), /hx-sse:close/);
   await page.keyboard.press("Tab");
@@ -193,17 +193,17 @@ test("the page can be used by keyboard", async (test) => {
   await card(page, "htmx").events(1);
   assert.equal((await focused())[0], "Stop: htmx", "the button keeps the focus");
   await page.keyboard.press("Enter");
-  await card(page, "htmx").says("stopped by you");
+  await card(page, "htmx").hasState("stopped by you");
   assert.deepEqual(page.errors, []);
 });
 
-test("without the scripts, the page says how to install them, and EventSource works", async (test) => {
+test("without the scripts, the page shows how to install them, and EventSource works", async (test) => {
   const server = await Server.start(test, EXAMPLE);
   const page = await openPage(test, server);
   await page.route("**/scripts/*", (route) => route.fulfill({ status: 404 }));
   await page.reload();
   for (const client of ["htmx", "Datastar"]) {
-    await card(page, client).says(`${client} is not installed`);
+    await card(page, client).hasState(`${client} is not installed`);
     assert.match((await card(page, client).lines()).join(), /e2e\/browser\/scripts/);
   }
   await page.getByRole("button", { name: "Open all three" }).click();

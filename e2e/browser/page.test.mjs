@@ -15,7 +15,7 @@ async function openExample(test, options) {
 const card = (page, title) => page.getByRole("article").filter({ has: page.getByRole("heading", { name: title }) });
 const status = (page, title) => card(page, title).getByRole("status");
 
-async function shows(page, title, pattern) {
+async function waitForStatus(page, title, pattern) {
   await until(`${title} to show ${pattern}`, async () => pattern.test(await status(page, title).textContent()));
 }
 
@@ -28,11 +28,11 @@ async function tabTo(page, name) {
       return { name: document.activeElement.getAttribute("aria-label"), outline: `${outlineStyle} ${outlineWidth}` };
     });
     if (focused.name === name) {
-      assert.equal(focused.outline, "solid 3px", `the focus is seen on ${name}`);
+      assert.equal(focused.outline, "solid 3px", `the focus of ${name} is visible`);
       return;
     }
   }
-  throw new Error(`the keyboard does not get to ${name}`);
+  throw new Error(`Tab does not reach ${name}`);
 }
 
 test("every stream can be opened by keyboard, and its card shows why it was closed", async (test) => {
@@ -44,12 +44,12 @@ test("every stream can be opened by keyboard, and its card shows why it was clos
     await page.keyboard.press(index % 2 ? "Enter" : "Space");
   }
 
-  await shows(page, "Empty", /^closed: empty$/);
-  await shows(page, "Finite", /^closed: completed$/);
-  await shows(page, "Closed by the server", /^closed: cancelled$/);
-  await shows(page, "Chosen by the handler", /^closed: lunch break$/);
-  await shows(page, "Maximum age", /^closed: expired; reconnecting …$/);
-  await card(page, "Maximum age").getByText(/^back after \d+\.\d s$/).first().waitFor();
+  await waitForStatus(page, "Empty", /^closed: empty$/);
+  await waitForStatus(page, "Finite", /^closed: completed$/);
+  await waitForStatus(page, "Closed by the server", /^closed: cancelled$/);
+  await waitForStatus(page, "Chosen by the handler", /^closed: lunch break$/);
+  await waitForStatus(page, "Maximum age", /^closed: expired; reconnecting …$/);
+  await card(page, "Maximum age").getByText(/^reconnected after \d+\.\d s$/).first().waitFor();
 
   // Only the card with the setting has reconnected; the others have closed their sources.
   const times = (path) => requests.filter((request) => request === path).length;
@@ -62,24 +62,24 @@ test("a stream can be stopped by keyboard, and opened again", async (test) => {
   await tabTo(page, "Open: EventSource");
   for (const state of [/^open$/, /^stopped by you$/, /^open$/]) {
     await page.keyboard.press("Enter");
-    await shows(page, "EventSource", state);
+    await waitForStatus(page, "EventSource", state);
   }
   await card(page, "EventSource").getByText("event 1").waitFor();
 });
 
 test("a card with the setting reconnects", async (test) => {
   const { page } = await openExample(test);
-  await tabTo(page, "Come back after the close event: Empty");
+  await tabTo(page, "Reconnect after the close event: Empty");
   await page.keyboard.press("Space");
   await tabTo(page, "Open: Empty");
   await page.keyboard.press("Enter");
-  await card(page, "Empty").getByText(/^back after \d+\.\d s$/).first().waitFor();
+  await card(page, "Empty").getByText(/^reconnected after \d+\.\d s$/).first().waitFor();
 });
 
-test("nothing is cut off on narrow screens", async (test) => {
+test("no text is cut off on narrow screens", async (test) => {
   const { page } = await openExample(test);
   await page.getByRole("button", { name: "Open: Chosen by the handler" }).click();
-  await shows(page, "Chosen by the handler", /^closed/);
+  await waitForStatus(page, "Chosen by the handler", /^closed/);
   for (const width of [320, 400, 800, 1280]) {
     await page.setViewportSize({ width, height: 800 });
     const cutOff = await page.evaluate(() =>
@@ -95,7 +95,7 @@ for (const colorScheme of ["light", "dark"]) {
   test(`all text has contrast in the ${colorScheme} scheme`, async (test) => {
     const { page } = await openExample(test, { colorScheme });
     await page.getByRole("button", { name: "Open: Finite" }).click();
-    await shows(page, "Finite", /^closed/);
+    await waitForStatus(page, "Finite", /^closed/);
     const contrasts = await page.evaluate(contrastsOfText);
     assert.ok(contrasts.length > 40, "there is text");
     assert.deepEqual(contrasts.filter(({ contrast }) => contrast < 4.5), []);

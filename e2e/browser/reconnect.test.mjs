@@ -11,24 +11,24 @@ test("source.close() in the handler of the close event ends the reconnects", asy
   const server = await Server.start(test, SERVER);
   const page = await browser.open(test, server.url);
   const done = await watch(page, "/resume?who=1", { closes: true });
-  const stays = await watch(page, "/resume?who=2");
+  const open = await watch(page, "/resume?who=2");
   await done.count("event", 1);
 
-  // The other source shows that a browser has had the time to reconnect.
+  // The reconnects of the other source show that the browser has had the time to reconnect.
   for (let round = 1; round <= 10; round++) {
-    await stays.count("open", round);
-    await stays.count("event", (await stays.of("event")).length + 1);
+    await open.count("open", round);
+    await open.count("event", (await open.of("event")).length + 1);
     await server.command("close");
-    await stays.count("close", round);
+    await open.count("close", round);
   }
-  await stays.count("open", 11);
+  await open.count("open", 11);
   await until("the last request", () => server.requests("/resume?who=2").length === 11);
   assert.equal(server.requests("/resume?who=1").length, 1);
   assert.equal((await done.of("close")).length, 1);
-  assert.deepEqual(await done.of("error"), [], "the end of the stream is no error");
+  assert.deepEqual(await done.of("error"), [], "the end of the stream is not an error");
 });
 
-test("retry_between spreads the reconnects of many streams, which one retry time does not", async (test) => {
+test("retry_between spreads the reconnects of many streams, and a single retry time does not", async (test) => {
   const server = await Server.start(test, SERVER, { args: ["--tls"] });
   const paths = { spread: "/spread?interval_ms=60000", fixed: "/fixed?interval_ms=60000" };
   for (const path of Object.values(paths)) await openStreams(test, server, path);
@@ -45,7 +45,7 @@ test("retry_between spreads the reconnects of many streams, which one retry time
   }
   // 50 of 200 streams are expected in each quarter. Fewer than 12 occur by chance once in 10^10 runs.
   assert.ok(Math.min(...shares.spread) >= 12, "a fair share in every quarter of the range");
-  assert.ok(Math.min(...shares.fixed) < 12, "the check fails where the time is the same for all");
+  assert.ok(Math.min(...shares.fixed) < 12, "the same time for all fails the check");
 });
 
 const STREAMS = 200;

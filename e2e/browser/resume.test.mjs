@@ -7,7 +7,7 @@ import { Server, numbersTo, until, useBrowser, watch } from "./support.mjs";
 const SERVER = "browser_server";
 const browser = useBrowser();
 
-/** Ends of the streams. Each resolves to the server that responds next. */
+/** The ends of the streams. Each function resolves to the server that responds next. */
 const ENDS = {
   "a cancellation": async (test, server) => {
     await server.command("close");
@@ -30,26 +30,26 @@ const CLOSED = ["a cancellation", "a restart"];
 
 for (const [name, end] of Object.entries(ENDS)) {
   test(`after ${name} inside an event the browser resumes from the last event that it received`, async (test) => {
-    const { servers, journal } = await endOften(test, "/resume", end, 10);
+    const { servers, journal } = await endRepeatedly(test, "/resume", end, 10);
     const events = journal.filter(isEvent);
     assert.deepEqual(events.map(checked), numbersTo(events.length), "none lost, none twice");
     const closes = journal.filter((entry) => entry.kind === "close").length;
     assert.equal(closes, CLOSED.includes(name) ? 10 : 0);
-    assert.deepEqual(await askedFor(servers, "/resume", 11), givenBeforeEachOpening(journal));
+    assert.deepEqual(await requestedIds(servers, "/resume", 11), receivedBeforeEachOpening(journal));
   });
 }
 
 test("a hand-written close event inside an event tears the event, and loses it", async (test) => {
-  const { servers, journal } = await endOften(test, "/hand-written", ENDS["a cancellation"], 3);
+  const { servers, journal } = await endRepeatedly(test, "/hand-written", ENDS["a cancellation"], 3);
   const torn = journal.filter(isEvent).filter((event) => event.data !== whole(event.id));
   assert.deepEqual(torn.map((event) => event.data), torn.map((event) => `first half of ${event.id}`));
   assert.equal(torn.length, 3);
-  const asked = await askedFor(servers, "/hand-written", 4);
-  assert.deepEqual(asked.slice(1), torn.map((event) => event.id), "resumed after the torn event");
+  const requested = await requestedIds(servers, "/hand-written", 4);
+  assert.deepEqual(requested.slice(1), torn.map((event) => event.id), "resumed after the torn event");
 });
 
 /** Ends a stream this many times, with three events before each end and after the last. */
-async function endOften(test, path, end, times) {
+async function endRepeatedly(test, path, end, times) {
   let server = await Server.start(test, SERVER);
   const page = await browser.open(test, server.url);
   const stream = await watch(page, path);
@@ -65,14 +65,14 @@ async function endOften(test, path, end, times) {
 }
 
 /** Waits for this many requests, and returns their `Last-Event-ID` in order. */
-async function askedFor(servers, path, times) {
+async function requestedIds(servers, path, times) {
   const requests = () => servers.flatMap((server) => server.requests(path));
   await until(`${times} requests for ${path}`, () => requests().length >= times);
   return requests().map((request) => request.lastEventId);
 }
 
 /** Returns the last ID that the page had received when each connection opened. */
-function givenBeforeEachOpening(journal) {
+function receivedBeforeEachOpening(journal) {
   return journal.flatMap((entry, index) =>
     entry.kind === "open" ? [journal.slice(0, index).findLast(isEvent)?.id ?? ""] : [],
   );

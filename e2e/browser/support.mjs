@@ -40,7 +40,7 @@ export function useBrowser() {
   };
 }
 
-/** A server of this project, which runs until the test ends. Its first line is its URL; all others are JSON. */
+/** A server of this project, which runs until the test ends. Its first line begins with its URL. Lines of JSON follow. */
 export class Server {
   static async start(test, path, { port = 0, args = [] } = {}) {
     const server = new Server(path, port, args);
@@ -65,8 +65,8 @@ export class Server {
       this.#process.once("close", (code, signal) => resolve(signal ?? code));
     });
     createInterface({ input: this.#process.stdout }).on("line", (line) => {
-      if (this.#url) this.lines.push(JSON.parse(line));
-      else this.#url = line.split(" ")[0];
+      if (!this.#url) this.#url = line.split(" ")[0];
+      else if (line.startsWith("{")) this.lines.push(JSON.parse(line));
     });
   }
 
@@ -131,20 +131,20 @@ export async function watch(page, path, { closes = false } = {}) {
 }
 
 /** Calls `condition` until its result is true, and resolves to the result. */
-export async function until(what, condition) {
+export async function until(event, condition) {
   const end = Date.now() + BOUND;
   for (;;) {
     const result = await condition();
     if (result) return result;
-    if (Date.now() > end) throw new Error(`timed out waiting for ${what}`);
+    if (Date.now() > end) throw new Error(`timed out waiting for ${event}`);
     await pause(10);
   }
 }
 
-export async function within(what, promise) {
+export async function within(event, promise) {
   const bound = new AbortController();
   const late = pause(BOUND, undefined, { signal: bound.signal }).then(() => {
-    throw new Error(`timed out waiting for ${what}`);
+    throw new Error(`timed out waiting for ${event}`);
   });
   try {
     return await Promise.race([promise, late]);

@@ -15,8 +15,11 @@ const server = useServer();
 const question = { messages: [{ role: "user", content: "?" }], model: "m", stream: true };
 const options = { apiKey: "none", logLevel: "off", maxRetries: 0 };
 
-// `closed` is the error after a close event, `byDefault` that after the default close event, and `unmarked` that after a
-// stream that ends without the end mark of the protocol.
+const malformed = "SyntaxError: Error reading response: malformed server-sent event JSON.";
+const noMessage = "AnthropicError: stream ended without producing a Message with role=assistant";
+
+// `closed` is the error after a close event, and `byDefault` that after the default close event. `skipped` is the error after
+// a stream that ends inside an event, without the layer, and `unmarked` that after a stream without the end mark of the protocol.
 const clients = {
   openai: {
     run(baseURL, see) {
@@ -24,7 +27,8 @@ const clients = {
       return each(chat.completions.create(question), (chunk) => see(chunk.choices[0].delta.content));
     },
     closed: "APIError: restart",
-    byDefault: "SyntaxError: Error reading response: malformed server-sent event JSON.",
+    byDefault: malformed,
+    skipped: malformed,
   },
   openai_responses: {
     run(baseURL, see) {
@@ -33,7 +37,8 @@ const clients = {
       return each(stream, (event) => see(event.delta));
     },
     closed: "APIError: restart",
-    byDefault: "SyntaxError: Error reading response: malformed server-sent event JSON.",
+    byDefault: malformed,
+    skipped: malformed,
   },
   anthropic: {
     run(baseURL, see) {
@@ -41,8 +46,9 @@ const clients = {
       return messages.stream({ ...question, max_tokens: 9 }).on("text", see).finalMessage();
     },
     closed: 'APIError: {"type":"error","error":{"type":"overloaded_error","message":"restart"}}',
-    byDefault: "AnthropicError: stream ended without producing a Message with role=assistant",
-    unmarked: "AnthropicError: stream ended without producing a Message with role=assistant",
+    byDefault: noMessage,
+    skipped: noMessage,
+    unmarked: noMessage,
   },
   /** `useChat`, without React. */
   ai_sdk: {
@@ -71,6 +77,7 @@ const clients = {
     },
     shutdown: { text: "one (restart)" },
     byDefault: "SyntaxError: Unexpected end of JSON input",
+    skipped: "SyntaxError: Expected double-quoted property name in JSON at position 47 (line 1 column 48)",
   },
   a2a: { run: a2a(new RestTransportFactory()), closed: "RestA2AErrorImpl: restart" },
   a2a_json_rpc: {
@@ -84,6 +91,7 @@ const clients = {
     },
     shutdown: { text: "one " },
     truncated: { text: "one ", error: "Error: Incomplete JSON segment at the end" },
+    skipped: "Error: Incomplete JSON segment at the end",
   },
 };
 
@@ -101,13 +109,14 @@ async function each(stream, see) {
   for await (const event of await stream) see(event);
 }
 
-for (const [name, { run, closed, byDefault, unmarked, ...others }] of Object.entries(clients)) {
+for (const [name, { run, closed, byDefault, skipped, unmarked, ...others }] of Object.entries(clients)) {
   const cut = others.shutdown ?? { text: "one ", error: closed };
   const expected = {
     complete: { text: "one two" },
     silence: { text: "one two" },
     shutdown: cut,
     truncated: others.truncated ?? cut,
+    skipped: { text: "one ", error: skipped },
     unmarked: { text: "one ", error: unmarked },
     default: { error: byDefault },
   };

@@ -11,11 +11,21 @@ const table = read("../../docs/clients.md")
   .join("\n");
 
 test("the table has the version of every client", () => {
-  for (const [name, version] of Object.entries(JSON.parse(read("package.json")).dependencies)) {
-    const client = `${name}@${version}`.replace(/.*@npm:/, "").replace(/(.)@(.*)/, "$1` $2");
-    assert.ok(table.includes(`\`${client}`), client);
+  const { dependencies } = JSON.parse(read("package.json"));
+  const registries = {
+    npm: Object.entries(dependencies).map(([name, version]) => `${name}@${version}`.replace(/.*@npm:/, "")),
+    PyPI: pinned("requirements.txt", /^(?!pytest)(.+)==(.+)$/gm),
+    "crates.io": pinned("../Cargo.toml", /^(\S+) = .*"=(.+?)"/gm),
+  };
+  for (const [registry, clients] of Object.entries(registries)) {
+    assert.ok(clients.length > 0, registry);
+    for (const client of clients) assert.ok(table.includes(`\`${client.replace(/(.)@/, "$1` ")}`), client);
   }
 });
+
+function pinned(path, dependency) {
+  return Array.from(read(path).matchAll(dependency), ([, name, version]) => `${name}@${version}`);
+}
 
 test("the table has the layers of the server, and no others", () => {
   const functions = read("../src/bin/clients/table.rs").matchAll(/^fn .*\{\n([^]*?)^\}/gm);

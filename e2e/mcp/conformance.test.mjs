@@ -12,19 +12,19 @@ import { both, server } from './recording.mjs';
 
 const SUITE = join(import.meta.dirname, 'node_modules/.bin/conformance');
 
-/** The scenarios that have to pass: two servers that cannot be reached have the same results, too. */
+/** The scenarios that have to pass, because two servers that cannot be reached would have the same results too. */
 const REQUIRED = {
   '2025-11-25': ['server-initialize', 'ping', 'tools-list', 'server-sse-multiple-streams'],
   '2026-07-28': ['tools-list', 'server-sse-multiple-streams', 'http-header-validation'],
 };
 
 /** Returns `scenario check: status, error` for each check. */
-async function results(t, revision, flags) {
-  const { url } = await server(t, { flags });
+async function results(t, revision, endedBy) {
+  const { url } = await server(t, { endedBy });
   const directory = mkdtempSync(join(tmpdir(), 'conformance-'));
   t.after(() => rmSync(directory, { recursive: true }));
-  const flagsOfSuite = ['--url', url.href, '--requirements', revision, '--output-dir', directory];
-  const suite = spawn(SUITE, ['server', ...flagsOfSuite], { stdio: 'ignore' });
+  const flags = ['--url', url.href, '--requirements', revision, '--output-dir', directory];
+  const suite = spawn(SUITE, ['server', ...flags], { stdio: 'ignore' });
   await once(suite, 'exit');
   return readdirSync(directory).sort().flatMap(folder => {
     const scenario = folder.replace(/-\d{4}-\d\d-\d\dT.*/, '');
@@ -35,7 +35,7 @@ async function results(t, revision, flags) {
 
 for (const [revision, required] of Object.entries(REQUIRED)) {
   test(`the conformance suite of ${revision} has the same results with the layer`, async t => {
-    const [layer, without] = await both(flags => results(t, revision, flags));
+    const [layer, without] = await both(endedBy => results(t, revision, endedBy));
 
     const passed = layer.filter(result => result.includes(': SUCCESS')).map(result => result.split(' ')[0]);
     t.diagnostic(`${passed.length} of ${layer.length} checks pass`);

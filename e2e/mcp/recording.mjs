@@ -1,12 +1,12 @@
-// The process of the example, a `fetch` that records its exchanges, and what the tests of both clients share.
+// The process of the example, a `fetch` that records its exchanges, and helpers for the tests of both clients.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 
-export const LAYER = [];
-export const WITHOUT = ['--without-layer'];
+export const LAYER = 'layer';
+export const WITHOUT = 'nothing';
 export const A_WHILE = 3_000;
 const CLOSE_EVENT = /event: close\ndata:\nretry: ([0-9]+)\n\n$/;
 
@@ -27,15 +27,16 @@ export function text({ content: [first, ...others] }) {
   return first.text;
 }
 
-export async function server(t, { flags = [], port = 0, maxAgeMs } = {}) {
+export async function server(t, { endedBy = LAYER, port = 0, maxAgeMs } = {}) {
   const env = { ...process.env, PORT: String(port) };
+  if (endedBy !== LAYER) env.ENDED_BY = endedBy;
   if (maxAgeMs !== undefined) env.MAX_AGE_MS = String(maxAgeMs);
-  const child = spawn(process.env.MCP_SERVER, flags, { env, stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn(process.env.MCP_SERVER, [], { env, stdio: ['ignore', 'pipe', 'inherit'] });
   t.after(() => child.kill('SIGKILL'));
   const exit = once(child, 'exit').then(([code]) => code);
   const [line] = await once(createInterface(child.stdout), 'line');
   return {
-    url: new URL(`${line}/mcp`),
+    url: new URL(`${line.split(' ')[0]}/mcp`),
     kill: signal => child.kill(signal),
     /** Resolves to the exit code, or to `undefined` if the process has not ended within this time. */
     ends: (withinMs = 30_000) => withTimer(withinMs, exit),
@@ -46,7 +47,7 @@ export async function server(t, { flags = [], port = 0, maxAgeMs } = {}) {
 export async function until(condition) {
   const start = Date.now();
   while (!condition()) {
-    assert.ok(Date.now() - start < 30_000, `it takes too long: ${condition}`);
+    assert.ok(Date.now() - start < 30_000, `timed out waiting for: ${condition}`);
     await new Promise(resolve => { setTimeout(resolve, 10); });
   }
 }
@@ -70,7 +71,7 @@ export function recorder() {
     if (!response.body) return response;
     return new Response(record(response.body, exchange), response);
   };
-  return { fetch: recordingFetch, exchanges, of: method => exchanges.filter(one => one.method === method) };
+  return { fetch: recordingFetch, exchanges, of: method => exchanges.filter(exchange => exchange.method === method) };
 }
 
 function record(body, exchange) {

@@ -13,14 +13,15 @@ LONG = 30
 
 
 @contextmanager
-def server(*arguments, port=0, max_age_ms=None):
+def server(ended_by=None, port=0, max_age_ms=None):
     environment = {**os.environ, "PORT": str(port)}
     if max_age_ms is not None:
         environment["MAX_AGE_MS"] = str(max_age_ms)
-    command = [os.environ["MCP_SERVER"], *arguments]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    if ended_by is not None:
+        environment["ENDED_BY"] = ended_by
+    process = subprocess.Popen(os.environ["MCP_SERVER"], env=environment, stdout=subprocess.PIPE, text=True)
     try:
-        process.url = process.stdout.readline().strip() + "/mcp"
+        process.url = process.stdout.readline().split()[0] + "/mcp"
         yield process
     finally:
         process.kill()

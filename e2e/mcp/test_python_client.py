@@ -13,7 +13,7 @@ from mcp.shared.exceptions import MCPError
 from recording import LONG, Recorder, ends, server
 
 CLOSE_EVENT = re.compile(rb"event: close\ndata:\nretry: ([0-9]+)\n\n\Z")
-WITHOUT = "--without-layer"
+WITHOUT = "nothing"
 A_WHILE = 3
 
 pytestmark = pytest.mark.anyio
@@ -72,8 +72,8 @@ async def at_once(scenario, *variants):
     return [results[variant] for variant in variants]
 
 
-async def shut_down_in_mid_answer(mode, *arguments):
-    with server(*arguments) as process:
+async def shut_down_in_mid_call(mode, ended_by=None):
+    with server(ended_by) as process:
         async with connected(process, mode) as (client, recorder):
             version = client.protocol_version
             tools = [tool.name for tool in (await client.list_tools()).tools]
@@ -85,8 +85,8 @@ async def shut_down_in_mid_answer(mode, *arguments):
     return (version, tools, counted), posts, gets, exit_code, gone_with_client
 
 
-async def test_shutdown_waits_for_the_answer_and_not_for_the_subscription():
-    layer, without = await at_once(shut_down_in_mid_answer, ("legacy",), ("legacy", WITHOUT))
+async def test_shutdown_waits_for_the_call_and_not_for_the_subscription():
+    layer, without = await at_once(shut_down_in_mid_call, ("legacy",), ("legacy", WITHOUT))
 
     results, posts, gets, exit_code, _ = layer
     assert results == ("2025-11-25", ["count"], ("counted to 4", [1, 2, 3, 4]))
@@ -99,16 +99,16 @@ async def test_shutdown_waits_for_the_answer_and_not_for_the_subscription():
 
 
 async def test_protocol_without_sessions_is_the_same_with_the_layer():
-    layer, without = await at_once(shut_down_in_mid_answer, ("auto",), ("auto", WITHOUT))
+    layer, without = await at_once(shut_down_in_mid_call, ("auto",), ("auto", WITHOUT))
 
     assert layer[0] == ("2026-07-28", ["count"], ("counted to 4", [1, 2, 3, 4]))
     assert layer[2:] == ([], 0, 0)
     assert layer == without
 
 
-async def shut_down_in_mid_subscription(*arguments, to=4):
+async def shut_down_in_mid_subscription(ended_by=None, to=4):
     """Returns the end of the subscription, the result or error of the call, the exit code, and the exchanges of both."""
-    with server(*arguments) as process:
+    with server(ended_by) as process:
         async with connected(process, "auto") as (client, recorder), anyio.create_task_group() as group:
             # The client needs the tool to check a result.
             await client.list_tools()
@@ -131,7 +131,7 @@ async def shut_down_in_mid_subscription(*arguments, to=4):
                 counted = str(error)
             exit_code = await ends(process, within=A_WHILE)
             listening, call = recorder.exchanges[-2:]
-            if arguments == (WITHOUT,):
+            if ended_by == WITHOUT:
                 process.kill()
     assert not recorder.of("GET")
     return end, counted, exit_code, listening, call
@@ -149,13 +149,13 @@ async def test_shutdown_ends_a_subscription_gracefully_and_waits_for_the_respons
 
 
 async def test_token_of_rmcp_ends_a_subscription_abruptly_and_loses_the_response():
-    end, counted, exit_code, *_ = await shut_down_in_mid_subscription("--token-only")
+    end, counted, exit_code, *_ = await shut_down_in_mid_subscription("token")
 
     assert (end, counted, exit_code) == (SubscriptionLost, "SSE stream ended without a response", 0)
 
 
-async def test_token_of_rmcp_loses_the_answer():
-    with server("--token-only") as process:
+async def test_token_of_rmcp_loses_the_result():
+    with server("token") as process:
         async with connected(process) as (client, recorder):
             with pytest.raises(MCPError, match="reconnection attempts were exhausted"):
                 await count(client, 4, at_first=lambda: process.send_signal(signal.SIGINT))
@@ -164,11 +164,11 @@ async def test_token_of_rmcp_loses_the_answer():
             assert b"close" not in subscription.body
 
 
-async def reach_the_maximum_age(*arguments):
-    with server(*arguments, max_age_ms=1000) as process:
+async def reach_the_maximum_age(ended_by=None):
+    with server(ended_by, max_age_ms=1000) as process:
         async with connected(process) as (client, recorder):
             counted = await count(client, 6)
-            if not arguments:
+            if ended_by is None:
                 with anyio.fail_after(LONG):
                     while len(recorder.of("GET")) < 2:
                         await anyio.sleep(0.01)
@@ -186,10 +186,10 @@ async def test_subscription_of_the_maximum_age_is_resumed_and_a_response_has_non
     assert without[2] == [(without_close_event(closed[0]), "open", None)]
 
 
-async def outlast_the_grace(*arguments):
-    with server(*arguments) as process:
+async def outlast_the_grace(ended_by=None):
+    with server(ended_by) as process:
         # Without the layer the server would not end, so the test kills it.
-        stop = signal.SIGKILL if arguments else signal.SIGINT
+        stop = signal.SIGKILL if ended_by else signal.SIGINT
         async with connected(process) as (client, recorder):
             with pytest.raises(MCPError) as error:
                 await count(client, 40, at_first=lambda: process.send_signal(stop))
@@ -198,10 +198,10 @@ async def outlast_the_grace(*arguments):
     return str(error.value), subscription, recorder.of("POST")[-1]
 
 
-async def outlast_the_grace_in(revision, *arguments):
+async def outlast_the_grace_in(revision, ended_by=None):
     if revision == "newest":
         return await shut_down_in_mid_subscription(to=40)
-    return await outlast_the_grace(*arguments)
+    return await outlast_the_grace(ended_by)
 
 
 async def test_response_that_outlasts_the_grace_fails_and_is_not_cut():
@@ -220,14 +220,14 @@ async def test_response_that_outlasts_the_grace_fails_and_is_not_cut():
     without_close_event(call.body)
 
 
-async def restart(*arguments):
-    with server(*arguments) as process:
+async def restart(ended_by=None):
+    with server(ended_by) as process:
         async with connected(process) as (client, _):
             await client.call_tool("count", {"to": 1})
             port = process.url.removesuffix("/mcp").rpartition(":")[2]
-            process.send_signal(signal.SIGKILL if arguments else signal.SIGINT)
+            process.send_signal(signal.SIGKILL if ended_by else signal.SIGINT)
             assert await ends(process) is not None
-            with server(*arguments, port=port) as successor:
+            with server(ended_by, port=port) as successor:
                 with pytest.raises(MCPError) as error:
                     await client.call_tool("count", {"to": 1})
                 async with connected(successor) as (new_client, _):

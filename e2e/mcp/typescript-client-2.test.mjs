@@ -24,8 +24,8 @@ async function count(client, to, { atFirst = () => {}, timeout } = {}) {
 }
 
 /** Shuts the server down while a subscription is open and the tool counts. */
-async function shutDown(t, flags, { to = 4, timeout } = {}) {
-  const example = await server(t, { flags });
+async function shutDown(t, endedBy, { to = 4, timeout } = {}) {
+  const example = await server(t, { endedBy });
   const { client, exchanges } = await connected(t, example, 'auto');
   const version = client.getNegotiatedProtocolVersion();
   const subscription = await client.listen({ toolsListChanged: true });
@@ -40,7 +40,7 @@ async function shutDown(t, flags, { to = 4, timeout } = {}) {
 }
 
 test('a shutdown ends a subscription gracefully and waits for the response', async t => {
-  const [layer, without] = await both(flags => shutDown(t, flags));
+  const [layer, without] = await both(endedBy => shutDown(t, endedBy));
 
   assert.deepEqual(layer.results, {
     version: '2026-07-28',
@@ -57,7 +57,7 @@ test('a shutdown ends a subscription gracefully and waits for the response', asy
 });
 
 test("rmcp's own token ends a subscription abruptly and loses the response", async t => {
-  const { results, closed, exitCode } = await shutDown(t, ['--token-only'], { timeout: 5_000 });
+  const { results, closed, exitCode } = await shutDown(t, 'token', { timeout: 5_000 });
 
   assert.deepEqual([closed, results.counted, exitCode], ['remote', SdkErrorCode.RequestTimeout, 0]);
 });

@@ -28,9 +28,9 @@ async function count(client, to, { atFirst = () => {}, timeout } = {}) {
   return { result: text(result), progress };
 }
 
-test('a shutdown waits for the answer and not for the subscription', async t => {
-  const [layer, without] = await both(async flags => {
-    const example = await server(t, { flags });
+test('a shutdown waits for the call and not for the subscription', async t => {
+  const [layer, without] = await both(async endedBy => {
+    const example = await server(t, { endedBy });
     const { client, of } = await connected(t, example);
     const tools = (await client.listTools()).tools.map(tool => tool.name);
     const counted = await count(client, 4, { atFirst: () => example.kill('SIGINT') });
@@ -53,8 +53,8 @@ test('a shutdown waits for the answer and not for the subscription', async t => 
   assert.equal(without.goneWithClient, 0);
 });
 
-test("rmcp's own token loses the answer", async t => {
-  const example = await server(t, { flags: ['--token-only'] });
+test("rmcp's own token loses the result", async t => {
+  const example = await server(t, { endedBy: 'token' });
   const { client, of } = await connected(t, example);
   const counting = count(client, 4, { atFirst: () => example.kill('SIGINT'), timeout: 10_000 });
   await assert.rejects(counting, { code: ErrorCode.RequestTimeout });
@@ -64,10 +64,10 @@ test("rmcp's own token loses the answer", async t => {
 });
 
 test('a subscription of the maximum age is resumed, and a response has none', async t => {
-  const [layer, without] = await both(async flags => {
-    const { client, of } = await connected(t, await server(t, { flags, maxAgeMs: 1_000 }));
+  const [layer, without] = await both(async endedBy => {
+    const { client, of } = await connected(t, await server(t, { endedBy, maxAgeMs: 1_000 }));
     const counted = await count(client, 6);
-    if (flags === LAYER) await until(() => of('GET').length > 1);
+    if (endedBy === LAYER) await until(() => of('GET').length > 1);
     return { counted, posts: of('POST').map(({ body }) => body), gets: of('GET') };
   });
 
@@ -78,12 +78,12 @@ test('a subscription of the maximum age is resumed, and a response has none', as
   assert.deepEqual(without.gets, [{ ...closed, body: withoutCloseEvent(closed.body), end: 'open' }]);
 });
 
-test('an answer that outlasts the grace fails, and is not cut', async t => {
-  const [layer, killed] = await both(async flags => {
-    const example = await server(t, { flags });
+test('a call that outlasts the grace fails, and its connection is not cut', async t => {
+  const [layer, killed] = await both(async endedBy => {
+    const example = await server(t, { endedBy });
     const { client, errors, of } = await connected(t, example);
     // Without the layer the server would not end, so the test kills it.
-    const atFirst = () => example.kill(flags === LAYER ? 'SIGINT' : 'SIGKILL');
+    const atFirst = () => example.kill(endedBy === LAYER ? 'SIGINT' : 'SIGKILL');
     await assert.rejects(count(client, 40, { atFirst, timeout: 13_000 }), { code: ErrorCode.RequestTimeout });
     await example.ends();
     return { errors, streams: [of('GET')[0], of('POST').at(-1)] };
@@ -97,13 +97,13 @@ test('an answer that outlasts the grace fails, and is not cut', async t => {
 });
 
 test('a session ends with its process', async t => {
-  const [layer, without] = await both(async flags => {
-    const example = await server(t, { flags });
+  const [layer, without] = await both(async endedBy => {
+    const example = await server(t, { endedBy });
     const { client } = await connected(t, example);
     await count(client, 1);
-    example.kill(flags === LAYER ? 'SIGINT' : 'SIGKILL');
+    example.kill(endedBy === LAYER ? 'SIGINT' : 'SIGKILL');
     assert.notEqual(await example.ends(), undefined);
-    const successor = await server(t, { flags, port: example.url.port });
+    const successor = await server(t, { endedBy, port: example.url.port });
     const error = await count(client, 1).catch(({ code, message }) => ({ code, message }));
     const { client: newClient } = await connected(t, successor);
     return { error, counted: await count(newClient, 1) };

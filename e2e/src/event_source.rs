@@ -31,14 +31,14 @@ pub enum ClientEvent {
     Opened(HeaderMap),
     /// An event has been dispatched.
     Event(Event),
-    /// The stream has ended. The client will reconnect.
+    /// The stream has ended. The client reconnects.
     Ended {
         /// `true` after a last chunk, `false` if the connection was cut.
         clean: bool,
     },
-    /// The connection was refused. The client will try again.
+    /// The connection was refused. The client tries again.
     Unreachable,
-    /// The response is not an event stream. The client will not reconnect.
+    /// The response is not an event stream. The client does not reconnect.
     Failed(StatusCode),
 }
 

@@ -81,7 +81,7 @@ impl Kind {
     }
 
     fn command(self, config: &Path) -> Command {
-        // Debian installs two of them outside of the `PATH` of users.
+        // Debian installs two of the proxies outside of the `PATH` of users.
         let system = Path::new("/usr/sbin").join(self.name());
         let mut command = match system.exists() {
             true => Command::new(system),
@@ -100,7 +100,7 @@ impl Kind {
 
 impl Config {
     /// Returns the file without changes.
-    pub fn of(kind: Kind) -> Self {
+    pub fn new(kind: Kind) -> Self {
         Self {
             kind,
             text: kind.template().to_owned(),
@@ -113,7 +113,7 @@ impl Config {
     ///
     /// Panics unless the file has exactly one such line: a test of the effect of the line would prove nothing.
     #[must_use]
-    pub fn without(mut self, setting: &str) -> Self {
+    pub fn remove_line(mut self, setting: &str) -> Self {
         let lines = self.text.lines();
         let (left_out, kept): (Vec<_>, Vec<_>) = lines.partition(|line| line.trim() == setting);
         assert_eq!(left_out.len(), 1, "{setting:?} in {:?}", self.kind);

@@ -1,9 +1,9 @@
-//! The end mark of an API: without it, HTTP and the event boundaries may show a truncated response as a complete one.
+//! The end mark of an API. HTTP and the event boundaries alone may show a truncated response as a complete one.
 
 use axum::{BoxError, body::Body};
 use futures_util::{TryStreamExt, stream};
 
-/// Returns whether the event with this field is the last one of a response.
+/// Returns `true` if the event with this field is the last event of a response.
 pub(crate) type EndMark = fn(name: &str, value: &str) -> bool;
 
 /// Ends the body after its end mark, and fails if the upstream ends without one.

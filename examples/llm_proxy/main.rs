@@ -1,10 +1,10 @@
-//! A reverse proxy for language models, whose clients learn of every response that is not complete.
+//! A reverse proxy for language models, whose clients can detect every incomplete response.
 //!
 //! ```text
-//! cargo run --features signal --example llm_proxy
+//! cargo run --features signal --example llm_proxy [-- --port 3000]
 //! curl -N http://127.0.0.1:3000/v1/chat/completions -d all
-//! curl -N http://127.0.0.1:3000/v1/responses -d die            # inside an event
-//! curl -N http://127.0.0.1:3000/v1/messages -d stop            # between two events
+//! curl -N http://127.0.0.1:3000/v1/responses -d die            # fails inside an event
+//! curl -N http://127.0.0.1:3000/v1/messages -d stop            # ends between two events
 //! curl -N http://127.0.0.1:3000/v1/messages -d say-nothing
 //! ```
 //!
@@ -16,6 +16,8 @@
 //! it the connection to the upstream. No task reads the upstream on behalf of a client.
 
 mod end_mark;
+#[path = "../support/listen.rs"]
+mod listen;
 mod models;
 
 use std::{error::Error, time::Duration};
@@ -46,8 +48,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let upstream = format!("http://{}", models.local_addr()?);
     tokio::spawn(async { axum::serve(models, language_models()).await });
 
-    let listener = TcpListener::bind("127.0.0.1:3000").await?;
-    println!("http://127.0.0.1:3000");
+    let commands = [
+        "curl -N /v1/chat/completions -d all",
+        "curl -N /v1/responses -d die",
+        "curl -N /v1/messages -d stop",
+    ];
+    let listener = listen::listen(&commands).await?;
     let shutdown = Shutdown::new();
     axum::serve(listener, proxy(&upstream, &shutdown)?)
         .with_graceful_shutdown(shutdown.after(stop_signal()?))

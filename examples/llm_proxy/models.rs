@@ -11,7 +11,8 @@ use axum::{
 use futures_util::{StreamExt, stream};
 use tokio::time;
 
-/// Stands in for the upstream, and misbehaves as the request says: its body may be JSON with `die` as the model.
+/// Returns the routes of an upstream that misbehaves on demand. The request body names the behaviour, for example as the model
+/// in JSON.
 pub(crate) fn language_models() -> Router {
     let completions = [
         "data: {\"choices\":[{\"delta\":{\"content\":\"hello\"}}]}\n\n",
@@ -33,12 +34,12 @@ pub(crate) fn language_models() -> Router {
 
 fn respond([first, last]: [&'static str; 2]) -> MethodRouter {
     post(async move |request: String| {
-        let is_to = |what| request.contains(what);
-        let chunks = if is_to("say-nothing") {
+        let requested = |what| request.contains(what);
+        let chunks = if requested("say-nothing") {
             vec![]
-        } else if is_to("stop") {
+        } else if requested("stop") {
             vec![Ok(first)]
-        } else if is_to("die") {
+        } else if requested("die") {
             vec![Ok(first), Ok(&last[..9]), Err(io::Error::other("killed"))]
         } else {
             vec![Ok(first), Ok(last)]

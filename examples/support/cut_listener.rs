@@ -6,8 +6,8 @@ use axum::serve::Listener;
 use tokio::net::{TcpListener, TcpStream};
 use tower_sse_completion::{Connection, Shutdown};
 
-/// Time after which a client that does not read is disconnected while the server runs. Less than that of slow networks would
-/// cut clients that are about to come back.
+/// Time after which a client that does not read is disconnected while the server runs. A shorter time would also cut
+/// clients whose network is interrupted for some seconds.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) struct CutListener {

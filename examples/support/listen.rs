@@ -4,14 +4,15 @@ use std::{env, error::Error};
 
 use tokio::net::TcpListener;
 
-/// Listens at 127.0.0.1:3000, or where `--host` and `--port` say, and prints each command with the address for its ` /`.
+/// Listens on the address of the command line, 127.0.0.1:3000 by default. Prints the address, and each command with the
+/// address before its path.
 pub(crate) async fn listen(commands: &[&str]) -> Result<TcpListener, Box<dyn Error>> {
     let (host, port) = host_and_port()?;
     let listener = TcpListener::bind((&host[..], port))
         .await
         .map_err(|error| format!("cannot listen on {host}:{port}: {error}"))?;
     let address = listener.local_addr()?;
-    println!("http://{address}, process {}", std::process::id());
+    println!("http://{address} (process {})", std::process::id());
     for command in commands {
         println!(
             "  {}",
@@ -22,7 +23,7 @@ pub(crate) async fn listen(commands: &[&str]) -> Result<TcpListener, Box<dyn Err
 }
 
 /// Returns the values of `--host` and `--port`. The variable `PORT` of the environment is the default of the latter.
-fn host_and_port() -> Result<(String, u16), String> {
+pub(crate) fn host_and_port() -> Result<(String, u16), String> {
     let mut host = "127.0.0.1".to_owned();
     let mut port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
     let mut arguments = env::args().skip(1);

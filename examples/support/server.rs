@@ -31,7 +31,7 @@ where
             () = shutdown.draining() => break,
         };
         let Ok((stream, _address)) = accepted else {
-            // There may be too many open files. Some are closed soon.
+            // Too many open files is such an error. Other connections close files soon.
             time::sleep(Duration::from_millis(100)).await;
             continue;
         };

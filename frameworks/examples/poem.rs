@@ -1,7 +1,7 @@
 //! Event streams that end on purpose, in a poem app.
 //!
 //! ```text
-//! cargo run -p frameworks --example poem
+//! cargo run -p frameworks --example poem [-- --port 3000]
 //! curl -N http://127.0.0.1:3000/events
 //! curl -N http://127.0.0.1:3000/empty
 //! ```
@@ -9,25 +9,25 @@
 //! The body of a poem response is a stream of bytes, which the handler passes to the layer. Ctrl-C ends every stream with
 //! a close event, and then the server.
 
-use std::{io, time::Duration};
+use std::{error::Error, io};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt};
 use poem::{
     Body, EndpointExt, Request, Response, Route, Server, get, handler,
-    listener::{Acceptor, Listener, TcpListener},
+    listener::{Acceptor, TcpAcceptor},
     web::Data,
 };
-use tokio::time;
 use tower_sse_completion::{Shutdown, SseCompletionLayer, stop_signal};
 
-#[tokio::main]
-async fn main() -> io::Result<()> {
-    let acceptor = TcpListener::bind("127.0.0.1:3000").into_acceptor().await?;
-    println!("http://127.0.0.1:3000/events");
+#[path = "../../examples/support/listen.rs"]
+mod listen;
 
-    let shutdown = Shutdown::new();
-    serve(acceptor, &shutdown, stop_signal()?).await
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let listener = listen::listen(&["curl -N /events", "curl -N /empty"]).await?;
+    let acceptor = TcpAcceptor::from_tokio(listener)?;
+    Ok(serve(acceptor, &Shutdown::new(), stop_signal()?).await?)
 }
 
 pub async fn serve(
@@ -47,12 +47,12 @@ pub async fn serve(
 
 #[handler]
 fn events(request: &Request, completion: Data<&SseCompletionLayer>) -> Response {
-    event_stream(completion.byte_stream(&head(request), ticks()))
+    event_stream(completion.byte_stream(&head(request), frameworks::ticks()))
 }
 
 #[handler]
 fn empty(request: &Request, completion: Data<&SseCompletionLayer>) -> Response {
-    event_stream(completion.byte_stream(&head(request), ticks().take(0)))
+    event_stream(completion.byte_stream(&head(request), frameworks::ticks().take(0)))
 }
 
 /// Returns the head that the closures of `cancel_when` receive.
@@ -68,11 +68,4 @@ fn event_stream(stream: impl Stream<Item = io::Result<Bytes>> + Send + 'static) 
     Response::builder()
         .content_type("text/event-stream")
         .body(Body::from_bytes_stream(stream))
-}
-
-fn ticks() -> impl Stream<Item = io::Result<Bytes>> {
-    stream::iter(1..).then(async |number| {
-        time::sleep(Duration::from_millis(500)).await;
-        Ok(frameworks::event(number, "tick"))
-    })
 }

@@ -1,6 +1,10 @@
-//! Examples and tests of frameworks whose bodies are streams of bytes, and the encoder that the examples share.
+//! Examples and tests of frameworks and servers that are heavy to build, and what the examples share.
+
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use http::{Request, request::Parts};
 
 /// Encodes an event, for frameworks that have no encoder whose output can be wrapped.
 ///
@@ -20,4 +24,32 @@ pub fn event(id: u64, data: &str) -> Bytes {
     }
     event.push('\n');
     event.into()
+}
+
+/// Returns an endless stream of events.
+pub fn ticks<E>() -> impl Stream<Item = Result<Bytes, E>> + Send {
+    stream::iter(1..).then(async |number| {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Ok(event(number, "tick"))
+    })
+}
+
+/// Returns the head that the closures of `cancel_when` receive, for frameworks with request types of their own.
+///
+/// ```
+/// let head = frameworks::head("GET", "/events?user=7", [("last-event-id", &b"41"[..])]);
+/// assert_eq!(head.uri.query(), Some("user=7"));
+/// assert_eq!(head.headers["last-event-id"], "41");
+/// ```
+pub fn head<'a>(
+    method: &str,
+    uri: &str,
+    headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+) -> Parts {
+    let mut builder = Request::builder().method(method).uri(uri);
+    for (name, value) in headers {
+        builder = builder.header(name, value);
+    }
+    // What one HTTP library has parsed, another accepts. If it does not, the closures see an empty request.
+    builder.body(()).unwrap_or_default().into_parts().0
 }

@@ -19,7 +19,7 @@ use http::{Request, Response};
 use http_body::Body;
 use testkit::{
     driver::Driver,
-    exchange::{OneResponse, event_stream_response, through},
+    exchange::{OneResponse, event_stream_response, send_response},
     model::{Deadlines, Judge, Progress, StackJudge, StreamJudge, Upstream},
     reports::Reports,
     script::ScriptError,
@@ -38,9 +38,9 @@ impl Input {
         if self.times.is_some() {
             crate::RUNTIME.with(|runtime| runtime.block_on(self.run()));
         } else {
-            // Without a runtime, to show that such streams need none.
+            // Polled without a runtime, because a stream without deadlines needs none.
             let run = pin!(self.run()).poll(&mut Context::from_waker(Waker::noop()));
-            assert!(run.is_ready(), "only a clock is waited for");
+            assert!(run.is_ready(), "the run waits only for a clock");
         }
     }
 
@@ -61,7 +61,7 @@ impl Input {
         }
     }
 
-    /// Sends the stream through the layer, and polls it until it ends, is dropped, or waits for ever.
+    /// Sends the stream through the layer, and polls it until it ends, is dropped, or can no longer wake.
     async fn drive<J, L, B>(&self, mut judge: J, canceller: &Rc<Canceller>, layer: &L)
     where
         J: Judge,
@@ -80,7 +80,7 @@ impl Input {
             response.extensions_mut().insert(choice.event());
         }
         let clock = self.times.as_ref().map(Clock::start);
-        let mut body = Driver::new(through(layer, Request::new(()), response).into_body());
+        let mut body = Driver::new(send_response(layer, Request::new(()), response).into_body());
 
         let mut waits = false;
         let deadlines = self.deadlines();

@@ -1,5 +1,5 @@
 //! Close events with any name, data and reconnection time: refused for the documented reasons only, and otherwise received
-//! by a client as they were built (C8).
+//! by a client with the values that were set (C8).
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use http::Request;
 use testkit::{
     driver::Driver,
-    exchange::{event_stream, event_stream_response, through},
+    exchange::{event_stream, event_stream_response, send_response},
     model::CloseEventSpec,
     script::Script,
 };
@@ -107,7 +107,7 @@ impl Input {
         range
     }
 
-    /// Neither the order of the calls nor a replaced value makes a difference.
+    /// Asserts that events are equal regardless of the order of the calls and of replaced values.
     fn assert_equal(&self, event: &CloseEvent) {
         let other = CloseEvent::named(&self.name).expect("a valid name");
         let other = if self.retry_first {
@@ -122,7 +122,7 @@ impl Input {
         assert_eq!(format!("{event:?}"), format!("{other:?}"));
     }
 
-    /// Sends a stream through a layer, and returns the bytes that follow it.
+    /// Sends a stream through a layer, and returns the bytes that follow the stream.
     fn send(&self, event: &CloseEvent) -> Vec<u8> {
         let upstream: &[u8] = if self.has_events {
             b"id: 7\ndata: x\n\n"
@@ -134,7 +134,7 @@ impl Input {
         let body = if self.in_response {
             let mut response = event_stream_response(script);
             response.extensions_mut().insert(event.clone());
-            through(&layer, Request::new(()), response).into_body()
+            send_response(&layer, Request::new(()), response).into_body()
         } else {
             event_stream(&layer.close_event(event.clone()), script)
         };
@@ -213,7 +213,7 @@ fn text(bytes: &[u8]) -> String {
     text
 }
 
-/// Returns the time as it is written.
+/// Returns the time in milliseconds, as on the wire.
 fn milliseconds(duration: Duration) -> u64 {
     duration.as_millis().try_into().unwrap_or(u64::MAX)
 }

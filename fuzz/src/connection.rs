@@ -22,7 +22,7 @@ use tower_sse_completion::{Connection, Drained, Shutdown};
 
 #[derive(Debug)]
 pub struct Input {
-    /// In turns, of each connection that starts.
+    /// The write timeouts of the connections, in turn.
     write_timeouts: [Option<Duration>; 2],
     steps: Vec<Step>,
 }
@@ -43,7 +43,7 @@ enum Step {
     Drain(Duration),
 }
 
-/// A connection, two tasks that call it, and what is expected of the three.
+/// A connection, two tasks that call it, and the model of the connection.
 struct Judged {
     connection: Connection<Scripted>,
     tasks: [Task; 2],
@@ -57,7 +57,7 @@ struct Judged {
 struct Drain {
     future: Pin<Box<dyn Future<Output = Drained>>>,
     cuts_at: Duration,
-    /// Known once the connections have been cut.
+    /// The time of the cut, once the connections have been cut.
     returns_at: Option<Duration>,
     /// The number of connections that are cut while the drain runs.
     cut: usize,
@@ -75,7 +75,7 @@ struct Run<'a> {
 
 /// The number of bytes before the steps.
 const OPTIONS: usize = 2;
-const MOST_CONNECTIONS: usize = 4;
+const MAX_CONNECTIONS: usize = 4;
 /// From the end of the grace period to the cut, and from there to the end of the drain.
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -90,7 +90,7 @@ const RESULTS: [Returned; 4] = [
 const ADVANCES: [u64; 8] = [1, 10, 99, 100, 101, 450, 999, 1000];
 const GRACES: [u64; 4] = [0, 100, 300, 1500];
 
-/// What a connection logs of each of the [`CALLS`].
+/// The log entries of the [`CALLS`].
 const LOGGED: [&str; 5] = [
     "read",
     "write bytes",
@@ -173,7 +173,7 @@ impl Run<'_> {
     }
 
     fn connect(&mut self) {
-        if self.connections.len() == MOST_CONNECTIONS {
+        if self.connections.len() == MAX_CONNECTIONS {
             return;
         }
         let limit = self.input.write_timeouts[self.connected % self.input.write_timeouts.len()];
@@ -206,7 +206,7 @@ impl Run<'_> {
         }
     }
 
-    /// Polls the drain, and compares it with what the contract says of this moment.
+    /// Polls the drain, and compares its result with that of the contract for this moment.
     fn poll_drain(&mut self) {
         let now = self.start.elapsed();
         let Some(drain) = &mut self.drain else {
@@ -257,7 +257,7 @@ impl Judged {
             logged
                 .map(|(_, logged)| logged)
                 .eq(&self.connection.get_ref().log),
-            "C24: the inner connection is called once, or not at all"
+            "C24: the number of calls of the inner connection"
         );
         let side = match call {
             Call::Read => &mut self.reader,
@@ -278,7 +278,7 @@ impl Judged {
         );
     }
 
-    /// Drops the connection, which leaves no waker behind.
+    /// Drops the connection, which leaves no waker.
     fn close(self) {
         drop(self.connection);
         for task in &self.tasks {

@@ -7,7 +7,7 @@ use http_body::SizeHint;
 use testkit::{
     decoder::decode,
     driver::Driver,
-    exchange::{CLOSE, through},
+    exchange::{CLOSE, send_response},
     reports::Reports,
     script::{EndStream, Script, Step},
 };
@@ -110,7 +110,7 @@ impl Input {
             .on_end(reports.observer());
         let mut request = Request::new(());
         *request.method_mut() = self.method.clone();
-        let (head, body) = through(&layer, request, self.response()).into_parts();
+        let (head, body) = send_response(&layer, request, self.response()).into_parts();
         let (before, upstream) = self.response().into_parts();
 
         assert_eq!(head.status, before.status);
@@ -219,7 +219,7 @@ impl<'a> Arbitrary<'a> for Input {
     }
 }
 
-/// The stream was cancelled before its start, so every content is followed by a close event.
+/// Asserts that a stream that was cancelled before its start ends with a close event after any content.
 fn assert_closes<B>(mut body: Driver<B>, steps: &[Step])
 where
     B: http_body::Body<Data = bytes::Bytes>,
@@ -235,7 +235,7 @@ where
     let bytes = output.bytes();
     let last = decode(&bytes).events.pop().expect("C9: a close event");
     assert_eq!(last.event_type, "close", "C9: a close event");
-    // The upstream may have sent a close event of its own.
+    // The upstream may have sent its own close event.
     let forwarded = bytes.strip_suffix(CLOSE).unwrap_or(&bytes);
     let mut whole = Vec::new();
     for step in steps {
@@ -249,7 +249,7 @@ where
     assert!(is_prefix || completes_crlf, "C4: a prefix");
 }
 
-/// C2: every poll of the body returns what the upstream returns.
+/// C2: asserts that every poll of the body returns the result of the upstream.
 fn assert_same<A, B>(mut body: Driver<A>, mut upstream: Driver<B>, steps: usize)
 where
     A: http_body::Body<Data = bytes::Bytes, Error = B::Error>,
@@ -285,7 +285,7 @@ fn header_value(bytes: &[u8]) -> HeaderValue {
     HeaderValue::from_bytes(&value).expect("a value")
 }
 
-/// Compares without regard to case and to the white space of RFC 9110 around the value.
+/// Compares values, ignoring case and the white space of RFC 9110 around the value.
 fn is_ignoring_case(mut value: &[u8], expected: &str) -> bool {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;
@@ -302,7 +302,7 @@ fn split(input: &[u8]) -> Vec<Vec<u8>> {
             values.push(Vec::new());
             continue;
         }
-        let value = values.last_mut().expect("it is never empty");
+        let value = values.last_mut().expect("the list is never empty");
         value.push(byte);
         if byte == b'"' {
             // A quoted string, up to its closing quote.

@@ -10,7 +10,7 @@ pub mod steps;
 use tokio::runtime::{Builder, Runtime};
 
 thread_local! {
-    /// A runtime whose clock stands still until every task waits.
+    /// A runtime whose clock is paused until every task waits.
     static RUNTIME: Runtime = Builder::new_current_thread()
         .enable_time()
         .start_paused(true)

@@ -11,17 +11,18 @@ use crate::{
 
 /// Streams that end, through a layer with the defaults.
 const ENDS: [u8; 8] = [0; 8];
-/// Cancelled by a future when no frame follows.
+/// Streams that a future cancels after the last frame.
 const CANCELLED: [u8; 8] = [0, 0, 4, 255, 0, 0, 0, 32];
-/// Cancelled by a shutdown while the upstream is polled for the second time.
+/// Streams that a shutdown cancels while the upstream is polled for the second time.
 const SHUT_DOWN: [u8; 8] = [0, 0, 6, 1, 1, 0, 0, 32];
-/// Closed at every end, with a small buffer.
+/// Streams with a close event at every end, and a small buffer.
 const SMALL_BUFFER: [u8; 8] = [6, 5, 0, 0, 0, 0, 0, 0];
 
-/// Two layers, cancelled by a shutdown while the upstream is polled for the second time.
+/// Streams with two layers that a shutdown cancels while the upstream is polled for the second time.
 const STACKED: [u8; 8] = [0, 0, 6, 1, 1, 0, 0, 128 | 64 | 32];
-/// With a clock, and an upstream that ends or does not.
+/// Streams with a clock, whose upstream ends.
 const TIMED: [u8; 8] = [0, 0, 0, 0, 0, 0, 0, 128];
+/// Streams with a clock, whose upstream does not end.
 const TIMED_ENDLESS: [u8; 8] = [0, 0, 0, 0, 0, 0, 0, 128 | 32];
 /// The maximum age, the idle timeout, the keep-alive, the jumps of the clock (some are longer than the keep-alive), and the
 /// polls in which the budget is spent.
@@ -39,7 +40,7 @@ const HEADS: [&str; 7] = [
 
 /// Writes seeds into the folder that the environment variable `SEEDS` names. Without the variable, nothing is written.
 ///
-/// A target calls this function when it starts, so that the seeds need no program and no build of their own.
+/// A target calls this function when it starts, so that the seeds need no further program.
 pub fn write(seeds: fn() -> Vec<Vec<u8>>) {
     let Some(folder) = env::var_os("SEEDS").map(PathBuf::from) else {
         return;
@@ -76,7 +77,7 @@ pub fn close_event() -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Every call, pending, before and after every way in which a connection ends.
+/// Returns every call, pending, before and after every end of a connection.
 pub fn connection() -> Vec<Vec<u8>> {
     // A drain without a grace period, and twice the time until its cut; the time of a write timeout; a close.
     let ends = [

@@ -14,7 +14,7 @@ const YIELD: u8 = 0x83;
 const EMPTY: u8 = 0x84;
 const TRAILERS: u8 = 0x85;
 const ERROR: u8 = 0x86;
-/// Repeats the unfinished frame as frames of their own, 1 to 32 times.
+/// Repeats the unfinished frame as 1 to 32 frames.
 const REPEAT: std::ops::RangeInclusive<u8> = 0xA0..=0xBF;
 
 /// The meanings of the bytes from 0x87 on.
@@ -49,18 +49,18 @@ const PIECES: [&[u8]; 25] = [
 /// The meanings of the bytes from 0xC0 on, in turns.
 const BYTES: &[u8; 16] = b"\n\r:\n\r: \ndatidex1";
 
-/// Several times the number of frames that the layer takes in one poll.
-const MOST_STEPS: usize = 320;
-const MOST_BYTES: usize = 2048;
+/// Several times the maximum number of frames in one poll.
+const MAX_STEPS: usize = 320;
+const MAX_BYTES: usize = 2048;
 
-/// Reads steps, up to a number that makes a quick test.
+/// Reads steps, up to the limits of a fast run.
 pub fn read(bytes: &[u8]) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut frame = Vec::new();
     let mut length = 0;
     let mut bytes = bytes.iter().copied();
     while let Some(byte) = bytes.next() {
-        if steps.len() > MOST_STEPS || length + frame.len() > MOST_BYTES {
+        if steps.len() > MAX_STEPS || length + frame.len() > MAX_BYTES {
             break;
         }
         let between = match byte {
@@ -82,7 +82,7 @@ pub fn read(bytes: &[u8]) -> Vec<Step> {
                 let times = usize::from(byte - REPEAT.start()) + 1;
                 let again = data(&frame);
                 for _ in 0..times {
-                    if frame.len() + length > MOST_BYTES {
+                    if frame.len() + length > MAX_BYTES {
                         break;
                     }
                     length += frame.len();

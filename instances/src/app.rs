@@ -22,7 +22,7 @@ use crate::{
     sessions::Sessions,
 };
 
-/// The times after which clients come back. They differ, so that the clients do not come as one wave.
+/// Range of the times after which clients reconnect, so that they do not reconnect at the same moment.
 const RETRY: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(5);
 
 /// One instance.
@@ -63,11 +63,11 @@ async fn events(
     headers: HeaderMap,
 ) -> Response {
     let last_event_id = headers.get("last-event-id").and_then(|id| id.to_str().ok());
-    // Without a cursor, and with one that is no ID, the stream starts with a reset.
+    // Without a cursor, and with a cursor that is not an ID, the stream starts with a reset.
     let cursor = last_event_id
         .and_then(|id| id.parse().ok())
         .unwrap_or_default();
-    let session = instance.sessions.of(&user);
+    let session = instance.sessions.shutdown(&user);
     let attached = Arc::clone(&session);
     let messages = instance.log.follow(cursor).map(move |message| {
         // The session is kept as long as the stream.

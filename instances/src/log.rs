@@ -72,7 +72,7 @@ impl Log {
     /// Returns the messages for a client with this last event ID. They end when the connection to Redis is lost.
     pub fn follow(&self, last_event_id: Id) -> impl Stream<Item = Message> + Send + use<> {
         let cursor = Cursor {
-            // Subscribes before the log is read, so that no entry is lost in between.
+            // Subscribes before the log is read, so that no entry between the two steps is lost.
             link: self.link(),
             position: last_event_id,
             behind: true,
@@ -110,11 +110,11 @@ impl Cursor {
                     return Some(vec![Message::Reset(self.position)]);
                 };
                 self.behind = !entries.is_empty();
-                return Some(pass(&mut self.position, entries));
+                return Some(to_messages(&mut self.position, entries));
             }
             match self.link.entries.recv().await {
                 Ok(entry) if entry.id > self.position => {
-                    return Some(pass(&mut self.position, vec![entry]));
+                    return Some(to_messages(&mut self.position, vec![entry]));
                 }
                 // The entry has been read from the log.
                 Ok(_) => {}
@@ -125,7 +125,7 @@ impl Cursor {
     }
 }
 
-fn pass(position: &mut Id, entries: Vec<Entry>) -> Vec<Message> {
+fn to_messages(position: &mut Id, entries: Vec<Entry>) -> Vec<Message> {
     *position = entries.last().map_or(*position, |entry| entry.id);
     let event = |entry: Entry| Some(Message::Event(entry.id, entry.data?));
     entries.into_iter().filter_map(event).collect()

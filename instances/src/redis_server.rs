@@ -77,7 +77,7 @@ fn url(port: u16) -> String {
     format!("redis://127.0.0.1:{port}")
 }
 
-/// Runs the program, and returns when it answers.
+/// Runs the program, and returns once the server responds.
 async fn run(directory: &Path, port: u16) -> Result<Child, Error> {
     let log = directory.join("log");
     let mut command = Command::new("redis-server");
@@ -92,9 +92,9 @@ async fn run(directory: &Path, port: u16) -> Result<Child, Error> {
     let mut child = command.kill_on_drop(true).spawn().map_err(|error| {
         format!("redis-server of Debian's package redis-server does not start: {error}")
     })?;
-    time::timeout(LIMIT, answers(&mut child, port))
+    time::timeout(LIMIT, wait_for_reply(&mut child, port))
         .await
-        .unwrap_or_else(|_| Err("redis-server does not answer".into()))
+        .unwrap_or_else(|_| Err("redis-server does not respond".into()))
         .map_err(|error| {
             let log = fs::read_to_string(log).unwrap_or_default();
             format!("{error}\n{log}")
@@ -102,7 +102,7 @@ async fn run(directory: &Path, port: u16) -> Result<Child, Error> {
     Ok(child)
 }
 
-async fn answers(child: &mut Child, port: u16) -> Result<(), Error> {
+async fn wait_for_reply(child: &mut Child, port: u16) -> Result<(), Error> {
     // Another server may have the port.
     let own = format!("\r\nprocess_id:{}\r\n", child.id().unwrap_or_default());
     let client = Client::open(url(port))?;

@@ -13,7 +13,7 @@ pub(crate) struct Sessions(Arc<Mutex<HashMap<String, Weak<Shutdown>>>>);
 
 impl Sessions {
     /// Returns the shutdown of this user.
-    pub(crate) fn of(&self, user: &str) -> Arc<Shutdown> {
+    pub(crate) fn shutdown(&self, user: &str) -> Arc<Shutdown> {
         let mut sessions = self.lock();
         let known = sessions.get(user).and_then(Weak::upgrade);
         known.unwrap_or_else(|| {

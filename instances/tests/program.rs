@@ -16,7 +16,7 @@ use self::support::{Client, signal};
 #[tokio::test]
 async fn one_command_starts_redis_and_instances_which_end_at_a_signal() {
     let mut program = Command::new(env!("CARGO_BIN_EXE_instances"))
-        .args(["0", "0"])
+        .args(["--port", "0", "--port", "0"])
         .env_remove("REDIS_URL")
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -30,9 +30,9 @@ async fn one_command_starts_redis_and_instances_which_end_at_a_signal() {
             .expect("a line")
     };
     assert!(line().await.starts_with("REDIS_URL=redis://127.0.0.1:"));
-    let address = |url: String| -> SocketAddr {
-        let address = url
-            .strip_prefix("http://")
+    let address = |command: String| -> SocketAddr {
+        let address = command
+            .strip_prefix("curl -N http://")
             .and_then(|url| url.split('/').next());
         address
             .and_then(|address| address.parse().ok())

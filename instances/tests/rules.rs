@@ -13,7 +13,7 @@ use testkit::{
 };
 use tokio::time;
 
-use self::support::{Client, Server, connect, instance, on_log, redis, signal};
+use self::support::{Client, Server, connect, instance, log_command, redis, signal};
 
 const LIMIT: usize = 10_000;
 
@@ -21,7 +21,7 @@ async fn next(messages: &mut (impl Stream<Item = Message> + Unpin)) -> Message {
     within(messages.next()).await.expect("a message")
 }
 
-/// Opens the stream of a client again, until the instance has Redis back, and returns the first event.
+/// Opens the stream of a client again until the instance is connected to Redis, and returns the first event.
 async fn resume(server: &Server, client: &Client) -> (Client, Event) {
     within(async {
         loop {
@@ -56,7 +56,7 @@ async fn ids_are_those_of_the_log_on_every_instance() {
         }
     }
     let log: Vec<(String, Vec<String>)> =
-        on_log(&mut connect(&redis).await, "XRANGE", &["-", "+"]).await;
+        log_command(&mut connect(&redis).await, "XRANGE", &["-", "+"]).await;
     let data: Vec<_> = log[1..].iter().map(|(_, fields)| &fields[1]).collect();
     assert_eq!(data, ["one", "two", "two\nlines"]);
     assert_eq!(clients[0].last_event_id(), log[3].0);
@@ -67,7 +67,7 @@ async fn client_resumes_on_another_instance() {
     let redis = redis().await;
     let (a, b) = (instance(&redis, LIMIT).await, instance(&redis, LIMIT).await);
     let client = Client::start(a.address, "ada").await;
-    // The first event may be published while the client is away.
+    // The first event may be published while the client is not connected.
     let start = client.last_event_id().to_owned();
     drop(client);
     a.log.publish("1").await.expect("a log");
@@ -98,7 +98,7 @@ async fn event_that_is_published_after_the_replay_was_read_arrives_once() {
     // This poll sends the command that reads the log. The reply has no event.
     assert!(poll!(messages.next()).is_pending());
     let first = log.publish("1").await.expect("a log");
-    // The reader has passed the event on once another stream has received it without the log.
+    // Once another stream has received the event without the log, the reader has sent the event.
     let mut live = pin!(log.follow(start));
     assert_eq!(next(&mut live).await, event(first, "1"));
     time::sleep(Duration::from_millis(300)).await;
@@ -144,33 +144,33 @@ async fn lagging_stream_reads_from_the_log_again() {
     let log = instance(&redis, LIMIT).await.log;
     let start = log.publish("0").await.expect("a log");
     let mut slow = Box::pin(log.follow(start));
-    let published = publish_without(&mut slow, &log, start).await;
+    let published = publish_unpolled(&mut slow, &log, start).await;
     for (number, id) in (1..).zip(published) {
         assert_eq!(next(&mut slow).await, event(id, &number.to_string()));
     }
 }
 
 #[tokio::test]
-async fn lagging_stream_whose_cursor_was_trimmed_gets_a_reset() {
+async fn lagging_stream_whose_cursor_was_trimmed_receives_a_reset() {
     let redis = redis().await;
     let log = instance(&redis, LIMIT).await.log;
     let start = log.publish("0").await.expect("a log");
     let mut slow = Box::pin(log.follow(start));
-    let published = publish_without(&mut slow, &log, start).await;
+    let published = publish_unpolled(&mut slow, &log, start).await;
     // Leaves entries that the reader of the instance may not have read yet.
-    let _: i64 = on_log(&mut connect(&redis).await, "XTRIM", &["MAXLEN", "100"]).await;
+    let _: i64 = log_command(&mut connect(&redis).await, "XTRIM", &["MAXLEN", "100"]).await;
     assert_eq!(next(&mut slow).await, Message::Reset(published[399]));
     let last = log.publish("last").await.expect("a log");
     assert_eq!(next(&mut slow).await, event(last, "last"));
 }
 
-/// Publishes 400 events while nothing polls a stream that is at the end of the log. Another stream receives the events.
-async fn publish_without(
+/// Publishes 400 events while a stream at the end of the log is not polled. Another stream receives the events.
+async fn publish_unpolled(
     slow: &mut (impl Stream<Item = Message> + Unpin),
     log: &Log,
     start: Id,
 ) -> Vec<Id> {
-    // The stream has read the log, and receives what the reader passes on.
+    // The stream has read the log, and receives the entries of the reader.
     let waiting = Duration::from_millis(300);
     assert!(time::timeout(waiting, slow.next()).await.is_err());
     let mut fast = pin!(log.follow(start));
@@ -185,14 +185,14 @@ async fn publish_without(
 }
 
 #[tokio::test]
-async fn cursor_that_is_not_in_the_log_gets_a_reset() {
+async fn client_whose_cursor_is_not_in_the_log_receives_a_reset() {
     let redis = redis().await;
     // Before the instance starts, so that its reader does not miss the entry that is trimmed.
     let mut connection = connect(&redis).await;
     let add = ["*", "data", ""];
-    let trimmed: String = on_log(&mut connection, "XADD", &add).await;
-    let mut newest: String = on_log(&mut connection, "XADD", &add).await;
-    let _: i64 = on_log(&mut connection, "XTRIM", &["MAXLEN", "1"]).await;
+    let trimmed: String = log_command(&mut connection, "XADD", &add).await;
+    let mut newest: String = log_command(&mut connection, "XADD", &add).await;
+    let _: i64 = log_command(&mut connection, "XTRIM", &["MAXLEN", "1"]).await;
     let server = instance(&redis, LIMIT).await;
     let first = FIRST.to_string();
     let cursors = [
@@ -218,14 +218,14 @@ async fn cursor_that_is_not_in_the_log_gets_a_reset() {
 }
 
 #[tokio::test]
-async fn log_is_limited() {
+async fn log_keeps_about_as_many_entries_as_its_limit() {
     let redis = redis().await;
     let log = instance(&redis, 100).await.log;
     let published = (0..500).map(|number| number.to_string());
     for data in published {
         log.publish(&data).await.expect("a log");
     }
-    let length: usize = on_log(&mut connect(&redis).await, "XLEN", &[]).await;
+    let length: usize = log_command(&mut connect(&redis).await, "XLEN", &[]).await;
     // Redis trims whole nodes of 100 entries.
     assert!((100..=200).contains(&length), "{length}");
 }
@@ -259,14 +259,14 @@ async fn lost_redis_ends_the_streams_with_a_close_event() {
 
     redis.kill().await.expect("a process");
     assert_eq!(client.end().await.0, "close");
-    // A client that comes back meanwhile.
+    // A client that reconnects while Redis is not available.
     let mut early = Client::open(server.address, "ada", client.last_event_id()).await;
     assert_eq!(early.end().await.0, "close");
     server.log.publish("lost").await.expect_err("no Redis");
 
     redis.restart().await.expect("a Redis");
     let mut connection = connect(&redis).await;
-    let _: String = on_log(&mut connection, "XADD", &["*", "data", "2"]).await;
+    let _: String = log_command(&mut connection, "XADD", &["*", "data", "2"]).await;
     let (mut client, next) = resume(&server, &client).await;
     assert_eq!(next.data, "2");
     server.log.publish("3").await.expect("a log");
@@ -274,7 +274,7 @@ async fn lost_redis_ends_the_streams_with_a_close_event() {
 }
 
 #[tokio::test]
-async fn redis_that_does_not_answer_ends_the_streams_with_a_close_event() {
+async fn unresponsive_redis_ends_the_streams_with_a_close_event() {
     let redis = redis().await;
     let server = instance(&redis, LIMIT).await;
     let mut client = Client::start(server.address, "ada").await;
@@ -286,7 +286,7 @@ async fn redis_that_does_not_answer_ends_the_streams_with_a_close_event() {
 }
 
 #[tokio::test]
-async fn reader_that_was_overtaken_by_the_limit_ends_the_streams() {
+async fn reader_whose_next_entry_was_trimmed_ends_the_streams() {
     let redis = redis().await;
     let server = instance(&redis, LIMIT).await;
     let mut client = Client::start(server.address, "ada").await;
@@ -323,7 +323,7 @@ async fn logout_ends_the_streams_of_the_user_on_every_instance() {
     for client in &mut ada {
         assert_eq!(client.end().await.0, "logged-out");
     }
-    // The logout is no event, and a new session has nothing to do with it.
+    // The logout is not an event, and does not affect a new session.
     let mut again = Client::open(a.address, "ada", bob.last_event_id()).await;
     a.log.publish("1").await.expect("a log");
     for client in [&mut bob, &mut again] {

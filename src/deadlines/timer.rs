@@ -29,7 +29,7 @@ pub(crate) struct Timeout {
     last_activity: Instant,
 }
 
-/// What is due.
+/// A signal that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Signal {
     /// A deadline has passed.
@@ -55,7 +55,7 @@ impl DeadlineTimer {
         })
     }
 
-    /// Returns `true` if the timer must be told of each delivered event.
+    /// Returns `true` if the timer needs a call for each delivered event.
     pub(crate) fn counts_events(&self) -> bool {
         self.idle.is_some()
     }

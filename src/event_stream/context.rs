@@ -1,4 +1,4 @@
-//! What a request leaves for its stream.
+//! The data of a request that its stream needs.
 
 use std::{fmt, sync::Arc};
 
@@ -19,7 +19,7 @@ pub(crate) struct StreamContext<C> {
     pub(crate) choices: Option<Box<Choices>>,
 }
 
-/// What the closures of the layer have chosen for a request.
+/// The choices of the layer's closures for a request.
 #[derive(Default)]
 pub(crate) struct Choices {
     pub(crate) ends_on_drain: bool,

@@ -91,7 +91,7 @@ where
         let must_yield = self.events.has_sent();
         let (phase, result) = match (first, tail) {
             (Some(data), tail) => {
-                // `None` is still to come, although it is known already: outer middleware learns of the end by that poll.
+                // `None` follows, although the end is known already: outer middleware detects the end by that poll.
                 let tail = tail.map(Box::new);
                 let data = Poll::Ready(Some(Ok(Frame::data(data))));
                 (Phase::Ending { tail, yields: true }, data)
@@ -117,7 +117,7 @@ where
         result
     }
 
-    /// Ends the stream with the frame that is being forwarded, if the upstream says that it is the last one: a server may not
+    /// Ends the stream with the frame that is being forwarded, if `is_end_stream` of the upstream is `true`: a server may not
     /// poll again.
     pub(super) fn finish_with_upstream(mut self: Pin<&mut Self>, cx: &mut Context<'_>) {
         let sources = self.sources.as_ref();

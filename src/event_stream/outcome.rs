@@ -1,4 +1,4 @@
-//! How a stream ends: clauses C7, C9, C11, C12 and C16 of the contract as one pure function.
+//! The end of a stream: clauses C7, C9, C11, C12 and C16 of the contract as one pure function.
 
 use crate::{config::ClosePolicy, report::ending::Ending, stop::Stop};
 
@@ -12,7 +12,7 @@ pub(crate) enum UpstreamEnd {
     Error,
 }
 
-/// What else decides how a stream ends.
+/// The facts about a stream that decide its end, besides the stop and the end of the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// An event has been delivered.

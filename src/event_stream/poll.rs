@@ -1,4 +1,4 @@
-//! Polls a stream in every state. [`fast_path`](super::fast_path) covers most polls before they come here.
+//! Polls a stream in every state. [`fast_path`](super::fast_path) covers most polls.
 //!
 //! | phase | upstream | cancellation, shutdowns | deadlines | next phase |
 //! |---|---|---|---|---|
@@ -32,7 +32,7 @@ const FRAMES_PER_POLL: usize = 64;
 /// The cancellation and the deadlines are checked before every frame of this number that is ready.
 pub(super) const FRAMES_PER_CHECK: u8 = 32;
 
-/// Breaks with what the server gets, or continues with the next frame.
+/// Breaks with the result for the server, or continues with the next frame.
 pub(super) type Step<E> = ControlFlow<PollFrame<Bytes, E>>;
 
 impl<B, C> EventStream<B, C>
@@ -128,7 +128,7 @@ where
         };
         ControlFlow::Break(match frame.is_trailers() {
             true => self.finish(cx, UpstreamEnd::Trailers, Some(Tail::Trailers(frame))),
-            // A kind of frame that this version does not know.
+            // A kind of frame that this version does not handle.
             false => Poll::Ready(Some(Ok(frame))),
         })
     }

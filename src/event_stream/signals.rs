@@ -1,4 +1,4 @@
-//! What can stop a stream besides its upstream and the user's cancellation: shutdowns, deadlines, and the keep-alive.
+//! The signals that can stop a stream besides its upstream and the user's cancellation: shutdowns, deadlines, and the keep-alive.
 
 use std::{
     mem,

@@ -42,7 +42,7 @@ impl<C> SseCompletionLayer<C> {
     ///
     /// # Panics
     ///
-    /// As [`max_age`](Self::max_age).
+    /// Panics as [`max_age`](Self::max_age) does.
     pub fn max_age_between(self, ages: RangeInclusive<Duration>) -> Self {
         self.configure(|config| config.deadlines.max_age = Some(ages))
     }
@@ -54,7 +54,7 @@ impl<C> SseCompletionLayer<C> {
     ///
     /// # Panics
     ///
-    /// As [`max_age`](Self::max_age).
+    /// Panics as [`max_age`](Self::max_age) does.
     pub fn idle_timeout(self, timeout: Duration) -> Self {
         self.configure(|config| config.deadlines.idle_timeout = Some(timeout))
     }
@@ -69,7 +69,7 @@ impl<C> SseCompletionLayer<C> {
     ///
     /// # Panics
     ///
-    /// As [`max_age`](Self::max_age).
+    /// Panics as [`max_age`](Self::max_age) does.
     pub fn keep_alive(self, keep_alive: impl Into<KeepAlive>) -> Self {
         self.configure(|config| config.deadlines.keep_alive = Some(keep_alive.into()))
     }

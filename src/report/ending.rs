@@ -1,11 +1,11 @@
-//! How event streams end.
+//! The endings of event streams.
 
 use std::fmt;
 
-/// How an event stream ended.
+/// The ending of an event stream.
 ///
 /// The report that [`close_event_with`](crate::SseCompletionLayer::close_event_with) receives has the ending, so that a close
-/// event can tell the client why its stream ended:
+/// event can state the reason:
 ///
 /// ```
 /// use tower_sse_completion::{CloseEvent, SseCompletionLayer};
@@ -23,7 +23,7 @@ pub enum Ending {
     Empty,
     /// The upstream ended inside an event.
     Truncated,
-    /// A cancellation fired before the upstream ended. The report does not tell which one, if there are several.
+    /// A cancellation fired before the upstream ended. The report does not name the cancellation, if there are several.
     Cancelled,
     /// The stream reached its maximum age.
     Expired,

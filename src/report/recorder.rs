@@ -27,7 +27,7 @@ pub(crate) struct Recorder {
     close_event_sent: bool,
     /// Code of the user has panicked, so the stream has failed.
     panicked: bool,
-    /// What has been forwarded, once nothing more is.
+    /// Counts of the forwarded frames and bytes, once the stream has ended.
     counts: Option<Counts>,
 }
 

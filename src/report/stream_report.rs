@@ -1,4 +1,4 @@
-//! What is reported of an event stream.
+//! The report of an event stream.
 
 use std::time::Duration;
 

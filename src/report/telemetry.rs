@@ -1,8 +1,8 @@
-//! Reports for the crates `tracing` and `metrics`, each behind its feature.
+//! Reports for the crates `tracing` and `metrics`, each with its feature.
 
 use super::stream_report::StreamReport;
 
-/// What a request leaves for the report of its stream. Empty without the feature `tracing`.
+/// The span of the request, for the report of its stream. Empty without the feature `tracing`.
 #[derive(Debug, Clone)]
 pub(crate) struct Telemetry {
     #[cfg(feature = "tracing")]

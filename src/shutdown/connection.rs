@@ -20,7 +20,7 @@ pin_project! {
     /// A connection that a [`Shutdown`] can cut. Returned by [`Shutdown::connection`].
     #[derive(Debug)]
     pub struct Connection<T> {
-        // Dropped first, so that the connection is closed when the drain learns of that.
+        // Dropped first, so that the connection is closed before the drain is woken.
         #[pin]
         io: T,
         link: Link,
@@ -154,7 +154,7 @@ impl<T: AsyncRead> Connection<T> {
 }
 
 impl<T> Connection<T> {
-    /// Polls the inner connection. `is_progress` tells which of its results are progress.
+    /// Polls the inner connection. `is_progress` returns `true` for a result that is progress.
     #[inline]
     fn poll_output<R>(
         self: Pin<&mut Self>,

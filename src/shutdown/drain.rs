@@ -106,11 +106,11 @@ impl Shutdown {
     ///
     /// # Cancellation safety
     ///
-    /// As [`drain`](Self::drain). The event is set when the future is first polled.
+    /// The same as for [`drain`](Self::drain). The event is set when the future is first polled.
     ///
     /// # Panics
     ///
-    /// As [`drain`](Self::drain).
+    /// Panics as [`drain`](Self::drain) does.
     pub fn drain_with(
         &self,
         grace: Duration,
@@ -151,7 +151,7 @@ impl Shutdown {
     ///
     /// # Panics
     ///
-    /// As [`drain`](Self::drain).
+    /// Panics as [`drain`](Self::drain) does.
     pub fn drain_after<F>(
         &self,
         signal: F,
@@ -169,7 +169,8 @@ impl Shutdown {
 }
 
 impl Drained {
-    /// Returns the number of streams that ended during the drain.
+    /// Returns the number of streams that ended during the drain. Streams that are [still open](Self::still_open) one second
+    /// after the grace period do not count, also if their connections are cut then.
     pub fn ended(&self) -> usize {
         self.ended
     }

@@ -10,7 +10,7 @@ use crate::{sync::Arc, wire::close_event::CloseEvent};
 
 /// A stream that watches a shutdown and, unless an inner layer does so, is counted by it.
 ///
-/// Dropping the guard lets a waiting drain return, so the report of the stream comes before that.
+/// Dropping the guard lets a waiting drain return, so the report of the stream is made first.
 #[derive(Debug)]
 pub(crate) struct StreamGuard {
     waiter: Waiter,

@@ -67,7 +67,7 @@ pub(crate) struct Waiter {
     registration: Option<Registration>,
 }
 
-/// Position of a waker in its slab, and a clone that tells without the lock whether the task is still the same.
+/// Position of a waker in its slab, and a clone that identifies the task without the lock.
 struct Registration {
     key: usize,
     waker: Waker,

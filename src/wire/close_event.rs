@@ -10,7 +10,7 @@ pub use self::invalid::InvalidCloseEvent;
 use self::invalid::{validate_name, validate_retry};
 use super::encoding::{CustomEvent, DEFAULT_EVENT, DEFAULT_NAME};
 
-/// The event that tells a client that its stream has ended on purpose.
+/// The event that ends a stream on purpose.
 ///
 /// The default is `event: close` with empty data. A close event can carry data and a reconnection time:
 ///

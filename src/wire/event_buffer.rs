@@ -75,7 +75,7 @@ impl EventBuffer {
     /// Takes the next data of the upstream, and returns what is forwarded now. More may follow from
     /// [`next_queued`](Self::next_queued), which must be forwarded before the next call.
     ///
-    /// With `detect_delivery`, the result tells for each event whether it has been delivered.
+    /// With `detect_delivery`, the result states for each event whether it has been delivered.
     pub(crate) fn push(
         &mut self,
         mut data: Bytes,

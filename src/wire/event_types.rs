@@ -4,10 +4,10 @@ use std::mem;
 
 use memchr::{memchr, memchr2};
 
-/// Knows the type of the last forwarded event, as far as it is needed: of every event once the stream is stopped, and before
+/// Tracks the type of the last forwarded event, as far as it is needed: of every event once the stream is stopped, and before
 /// that of a frame that starts with its `event` field.
 ///
-/// A close event is not added after an event of its own type. A marker beside the bytes could not tell: middleware rebuilds
+/// A close event is not added after an event of its own type. A marker beside the bytes is not enough: middleware rebuilds
 /// responses, and a process behind a gateway shares no extensions with it.
 #[derive(Debug)]
 pub(super) struct EventTypes {
@@ -64,7 +64,7 @@ impl EventTypes {
         }
     }
 
-    /// Notes that data is forwarded. `from_boundary` tells whether it begins at a boundary.
+    /// Notes that data is forwarded. `from_boundary` is `true` if the data begins at a boundary.
     pub(super) fn forwarded(&mut self, data: &[u8], from_boundary: bool) {
         if self.tracks_all || self.last.is_some() || may_start_with_event(data) {
             self.scan(data, from_boundary);

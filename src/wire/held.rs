@@ -8,8 +8,8 @@ use bytes::Bytes;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Forward {
     pub(crate) data: Bytes,
-    /// The data ends an event that has a `data` field. After the first such event, it is only known if the caller of
-    /// [`push`](super::event_buffer::EventBuffer::push) asks for it.
+    /// The data ends an event that has a `data` field. After the first such event, it is known only if the caller of
+    /// [`push`](super::event_buffer::EventBuffer::push) requests it.
     pub(crate) delivered: bool,
 }
 

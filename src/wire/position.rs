@@ -1,4 +1,4 @@
-//! Where the forwarded bytes end.
+//! The position of the client in the event stream.
 
 /// Position of the client, which has everything that has been forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,7 +23,7 @@ pub(crate) struct Scanner {
 pub(crate) struct Scanned {
     /// Length of the longest prefix of the piece that ends at a boundary. `None` if no prefix does.
     pub(crate) boundary: Option<usize>,
-    /// An event has been delivered within that prefix. May be `false` for such a prefix if the caller did not ask for it.
+    /// An event has been delivered within that prefix. May be `false` for such a prefix if the caller did not request it.
     pub(crate) delivered: bool,
 }
 
@@ -60,7 +60,7 @@ impl Scanner {
         }
     }
 
-    /// Scans the next bytes of the stream. With `detect_delivery`, the result tells whether an event has been delivered.
+    /// Scans the next bytes of the stream. With `detect_delivery`, the result states whether an event has been delivered.
     /// Without `detect_delivery`, most bytes need not be read.
     #[inline]
     pub(crate) fn feed(&mut self, bytes: &[u8], detect_delivery: bool) -> Scanned {

@@ -1,4 +1,4 @@
-//! A client that stops reading, half-closes or resets its connection when the test says so.
+//! A client that stops reading, half-closes or resets its connection on demand.
 
 use std::{
     future::Future,
@@ -75,7 +75,7 @@ struct Socket {
 impl Client {
     /// Connects to a server.
     pub async fn connect(address: SocketAddr, version: Version) -> Self {
-        // The window is large, so that the socket is full before the window is, when the client does not read.
+        // The window is large, so that a client that does not read fills the socket before the window.
         Self::with_window(address, version, 1 << 30).await
     }
 
@@ -149,7 +149,7 @@ impl Client {
     }
 
     /// Continues to read from the socket.
-    pub fn read_on(&self) {
+    pub fn resume_reading(&self) {
         self.reading.stopped.store(false, Ordering::SeqCst);
         let waker = self.reading.waker.lock().expect("no panic").take();
         waker.into_iter().for_each(Waker::wake);
@@ -202,7 +202,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// Connects a socket that is reset when it is dropped, and therefore leaves nothing behind in the system.
+/// Connects a socket that is reset when it is dropped, and therefore leaves no state in the system.
 pub async fn connect(address: SocketAddr) -> TcpStream {
     connect_socket(TcpSocket::new_v4().expect("a socket"), address).await
 }

@@ -1,4 +1,4 @@
-//! A connection whose calls return what the test says, and tasks that call it.
+//! A connection whose calls return scripted results, and tasks that call the connection.
 
 use std::{
     io::{self, IoSlice},
@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::model::{Call, Returned};
 
-/// A connection whose calls return what the test says, and are logged.
+/// A connection whose calls return a scripted result, and are logged.
 #[derive(Debug)]
 pub struct Scripted {
     /// The result of the next calls: a number of bytes, which a flush and a shutdown ignore, or an error.

@@ -102,7 +102,10 @@ impl<B: Body<Data = Bytes>> Driver<B> {
         B::Error: fmt::Debug,
     {
         let polled = self.poll_while_woken();
-        assert!(polled.is_pending(), "expected nothing, got {polled:?}");
+        assert!(
+            polled.is_pending(),
+            "expected a pending body, got {polled:?}"
+        );
     }
 
     /// Returns all data that the body has ready.
@@ -147,7 +150,7 @@ impl<B: Body<Data = Bytes>> Driver<B> {
     ///
     /// # Panics
     ///
-    /// Panics if the body does not end, returns anything after its end, or does not say in its hints that it has ended.
+    /// Panics if the body does not end, returns anything after its end, or does not report its end in its hints.
     #[track_caller]
     pub fn rest(&mut self) -> Output<B::Error> {
         let output = self.collect();

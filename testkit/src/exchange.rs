@@ -41,12 +41,12 @@ impl<B> Service<Request<()>> for OneResponse<B> {
     }
 }
 
-/// Sends a response through the layer, in answer to this request.
+/// Sends the response to this request through the layer.
 ///
 /// # Panics
 ///
 /// Panics if the layer's service does not respond at its first poll.
-pub fn through<L, B, T>(layer: &L, request: Request<()>, response: Response<B>) -> Response<T>
+pub fn send_response<L, B, T>(layer: &L, request: Request<()>, response: Response<B>) -> Response<T>
 where
     L: Layer<OneResponse<B>>,
     L::Service: Service<Request<()>, Response = Response<T>, Error = Infallible>,
@@ -72,7 +72,7 @@ where
     L: Layer<OneResponse<B>>,
     L::Service: Service<Request<()>, Response = Response<T>, Error = Infallible>,
 {
-    through(layer, Request::new(()), event_stream_response(upstream)).into_body()
+    send_response(layer, Request::new(()), event_stream_response(upstream)).into_body()
 }
 
 /// Sends a body through the layer as [`event_stream`] does, and returns a driver of the wrapped body.
@@ -85,7 +85,7 @@ where
     Driver::new(event_stream(layer, upstream))
 }
 
-/// Sends a stream through the layer, and returns it when it has delivered an event and is pending.
+/// Sends a stream through the layer, and returns the stream once it has delivered an event and is pending.
 pub fn idle<L, T>(layer: &L) -> Driver<T>
 where
     L: Layer<OneResponse<Script>>,
@@ -109,7 +109,7 @@ where
 {
     let mut response = event_stream_response(Script::silent());
     response.extensions_mut().insert(extension);
-    Driver::new(through(layer, Request::new(()), response).into_body())
+    Driver::new(send_response(layer, Request::new(()), response).into_body())
 }
 
 /// Returns a successful `text/event-stream` response with this body.
@@ -121,12 +121,12 @@ pub fn event_stream_response<B>(body: B) -> Response<B> {
 }
 
 /// Returns a layer whose streams end when this shutdown closes.
-pub fn shut_down_by(shutdown: &Shutdown) -> SseCompletionLayer {
+pub fn shutdown_layer(shutdown: &Shutdown) -> SseCompletionLayer {
     SseCompletionLayer::new().shutdown(shutdown)
 }
 
 /// Returns a layer whose streams are cancelled by this token.
-pub fn cancelled_by(
+pub fn cancellation_layer(
     token: &CancellationToken,
 ) -> SseCompletionLayer<
     FirstOf<

@@ -3,11 +3,11 @@
 //! - [`script`]: an upstream that follows a script, and panics when it is polled after its end.
 //! - [`feed`]: an upstream that the test feeds while the stream runs.
 //! - [`driver`]: polls a body without a runtime, and counts the wake-ups.
-//! - [`decoder`]: decodes an event stream as the HTML standard says.
+//! - [`decoder`]: decodes an event stream by the rules of the HTML standard.
 //! - [`vectors`]: test vectors for decoders of event streams.
 //! - [`chunked`]: decodes the chunked transfer coding of HTTP/1.1; with `net`, reads a response chunk by chunk.
 //! - [`reports`]: collects the reports of a layer.
-//! - [`connection`]: a connection whose calls return what the test says.
+//! - [`connection`]: a connection whose calls return scripted results.
 //! - [`exchange`]: sends one response through a layer.
 //! - [`model`]: the layer's contract, to predict or to judge a stream.
 //! - [`wait`]: waits with a limit, so that a test fails instead of hanging.
@@ -16,7 +16,7 @@
 //!
 //! - [`server`]: serves a service over HTTP/1.1 and HTTP/2, and sends requests to it.
 //! - [`observed`]: a server that counts its connections, streams, reports and log events.
-//! - [`client`]: a client that stops reading, half-closes or resets its connection when the test says so.
+//! - [`client`]: a client that stops reading, half-closes or resets its connection on demand.
 
 pub mod chunked;
 #[cfg(feature = "net")]
@@ -38,5 +38,5 @@ pub mod server;
 pub mod vectors;
 pub mod wait;
 
-/// Where tests enumerate many inputs: `step_by` this, so that Miri, which is a thousand times slower, checks a sample.
+/// Stride for `step_by` in tests that enumerate many inputs. Miri is a thousand times slower, and checks a sample.
 pub const MIRI_STRIDE: usize = if cfg!(miri) { 29 } else { 1 };

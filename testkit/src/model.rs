@@ -4,13 +4,13 @@
 //!
 //! - [`Outcome::decide`] is the table of endings: from what stopped a stream and how its upstream ended to the ending,
 //!   the close event and the error (C9, C11, C12, C16).
-//! - [`Forwarding`] is what of the upstream's bytes may be forwarded so far (C4 to C7).
+//! - [`Forwarding`] determines the bytes of the upstream that may be forwarded so far (C4 to C7).
 //! - [`Expected`] is everything that a stream returns and reports, predicted from the two.
-//! - [`CloseEventSpec`] is what a close event has to look like on the wire (C5, C8).
-//! - [`ConnectionModel`] is what the calls of a connection return that a shutdown can cut (C24).
+//! - [`CloseEventSpec`] is the required form of a close event on the wire (C5, C8).
+//! - [`ConnectionModel`] predicts the results of the calls of a connection that a shutdown can cut (C24).
 //!
-//! Tests that know what happens to a stream compare it with an [`Expected`]. Tests that do not, such as fuzzers, have it
-//! polled by a [`Judge`], which panics as soon as the stream breaks a rule: [`StreamJudge`] for the stream of one layer,
+//! A test that knows the events of a stream in advance compares the stream with an [`Expected`]. Other tests, such as
+//! fuzzers, let a [`Judge`] poll the stream, which panics as soon as the stream breaks a rule: [`StreamJudge`] for the stream of one layer,
 //! [`StackJudge`] for the stream of two.
 //!
 //! ```
@@ -88,8 +88,8 @@ pub struct Deadlines {
 
 /// Polls one stream, and panics when the stream breaks a rule of the contract.
 ///
-/// A judge knows what the upstream of [`upstream`](Self::upstream) does, and has to be told of cancellations (by
-/// [`UpstreamLog::cancel`]) and of the time (by [`advance_to`](Self::advance_to)).
+/// A judge observes the upstream of [`upstream`](Self::upstream). The test reports cancellations with
+/// [`UpstreamLog::cancel`] and the time with [`advance_to`](Self::advance_to).
 pub trait Judge {
     /// Returns the log of the upstream.
     fn log(&self) -> &Rc<UpstreamLog>;
@@ -102,7 +102,7 @@ pub trait Judge {
     /// Sets the time since the response.
     fn advance_to(&mut self, now: Duration);
 
-    /// Asserts that whatever a waiting stream waits for has woken its task, if it has happened. [`poll`](Self::poll) does
+    /// Asserts that the task of a waiting stream has been woken if a signal of the stream has fired. [`poll`](Self::poll) does
     /// the same. A test calls this before it moves the body to another task.
     fn assert_woken<B: Body<Data = Bytes>>(&mut self, body: &Driver<B>);
 
@@ -115,7 +115,7 @@ pub trait Judge {
     fn finish<B: Body<Data = Bytes>>(self, body: Driver<B>);
 }
 
-/// What a poll has come to.
+/// The progress of a stream after a poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// The stream has returned a frame, or has woken its task.

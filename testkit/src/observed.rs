@@ -66,7 +66,7 @@ pub struct Logged(Arc<[AtomicUsize; 5]>);
 impl Observed {
     /// Responds to each request with the upstream for its path, wrapped by this layer.
     ///
-    /// Sets the layer's `on_end`. Unless `half_close` is set, a client that shuts down its sending side has left.
+    /// Sets the layer's `on_end`. Unless `half_close` is set, a client that shuts down its sending side is treated as gone.
     pub async fn serve(
         layer: SseCompletionLayer,
         half_close: bool,
@@ -114,7 +114,7 @@ impl Observed {
         until(|| self.counters.upstreams.open() == streams).await;
     }
 
-    /// Returns once all buffers between the server and its clients are full, so that the server polls no body anymore.
+    /// Returns once all buffers between the server and its clients are full, so that the server stops polling bodies.
     pub async fn until_blocked(&self) {
         let polls = || self.counters.upstreams.polls();
         // The system may take 200 milliseconds to send a packet again. Each check lets the server make progress.
@@ -138,7 +138,7 @@ impl Observed {
         .await;
     }
 
-    /// Returns how the streams have ended.
+    /// Returns the number of streams for each ending.
     ///
     /// # Panics
     ///

@@ -20,14 +20,14 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::sync::mpsc;
 
-/// What one poll of the upstream does.
+/// The result of one poll of the upstream.
 #[derive(Debug, Clone)]
 pub enum Step {
     /// Returns this data.
     Data(Bytes),
     /// Is pending, and wakes nothing.
     Pending,
-    /// Is pending, and wakes the task, as a body does that yields.
+    /// Is pending, and wakes the task, like a body that yields.
     Yield,
     /// Returns [`trailers`].
     Trailers,
@@ -37,10 +37,10 @@ pub enum Step {
     Panic,
 }
 
-/// What every poll after the last step does.
+/// The result of every poll after the last step.
 #[derive(Debug, Clone)]
 pub enum AfterScript {
-    /// The first poll returns `None`. Further ones panic.
+    /// The first poll returns `None`. Further polls panic.
     End,
     /// Is pending, and wakes nothing.
     Pending,
@@ -48,7 +48,7 @@ pub enum AfterScript {
     Repeat(Bytes),
 }
 
-/// What `is_end_stream` returns.
+/// The result of `is_end_stream`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndStream {
     /// Always `false`, like most bodies.
@@ -92,7 +92,7 @@ struct LogOnDrop {
     panics: bool,
 }
 
-/// What has been done to an upstream, or to several that share a log.
+/// Counts the polls of an upstream, or of several upstreams that share a log.
 #[derive(Debug, Default)]
 pub struct Log {
     polls: AtomicUsize,
@@ -129,7 +129,7 @@ impl Script {
         Self::new(frames.into_iter().map(data))
     }
 
-    /// Returns a body that yields what is sent to this channel.
+    /// Returns a body that yields the data that is sent to this channel.
     pub(crate) fn fed(feed: mpsc::UnboundedReceiver<Bytes>) -> Self {
         Self {
             feed: Some(feed),
@@ -137,19 +137,19 @@ impl Script {
         }
     }
 
-    /// Sets what every poll after the last step does. The default is [`AfterScript::End`].
+    /// Sets the result of every poll after the last step. The default is [`AfterScript::End`].
     pub fn then(mut self, after: AfterScript) -> Self {
         self.after = after;
         self
     }
 
-    /// Sets what `is_end_stream` returns. The default is [`EndStream::Unknown`].
+    /// Sets the result of `is_end_stream`. The default is [`EndStream::Unknown`].
     pub fn end_stream(mut self, end_stream: EndStream) -> Self {
         self.end_stream = end_stream;
         self
     }
 
-    /// Sets what `size_hint` returns. The default is an unknown size.
+    /// Sets the result of `size_hint`. The default is an unknown size.
     pub fn size_hint(mut self, size_hint: SizeHint) -> Self {
         self.size_hint = size_hint;
         self

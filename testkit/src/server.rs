@@ -148,7 +148,7 @@ pub(crate) fn accept<G: Send + 'static>(
     })
 }
 
-/// Sends a request without a body, over a connection of its own.
+/// Sends a request without a body, over a new connection.
 ///
 /// The request accepts gzip and trailers.
 ///
@@ -170,7 +170,7 @@ pub async fn request(
     send(version, request.expect("a valid request")).await
 }
 
-/// Sends a request with an absolute URI, over a connection of its own.
+/// Sends a request with an absolute URI, over a new connection.
 ///
 /// # Panics
 ///
@@ -196,12 +196,12 @@ pub async fn raw(address: SocketAddr, request_line: &str) -> String {
         .await
         .expect("a request");
     let mut response = String::new();
-    // A truncated response is a result, too.
+    // A truncated response is a result too.
     let _ = within(stream.read_to_string(&mut response)).await;
     response
 }
 
-/// Everything that a client has received of a body when the body ends.
+/// The parts of a body that a client has received when the body ends.
 #[derive(Debug)]
 pub struct Received {
     /// The bytes of all data frames.

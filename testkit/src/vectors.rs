@@ -17,7 +17,7 @@ use crate::{
     decoder::{BYTE_ORDER_MARK, Decoded, Event},
 };
 
-/// A stream, and what the standard makes of it.
+/// A stream, and its interpretation by the standard.
 #[derive(Debug, Clone)]
 pub struct Case {
     /// The rule and the name of the case.
@@ -70,11 +70,11 @@ impl Case {
                 "retry" => decoded.retry = value.parse().ok().map(Duration::from_millis),
                 "id" => last_event_id = Some(string(value.trim_matches('"'))),
                 "deviates" => {
-                    let (decoder, reason) = value.split_once(' ').expect("a decoder and why");
+                    let (decoder, reason) = value.split_once(' ').expect("a decoder and a reason");
                     assert!(!reason.is_empty());
                     deviating.push(decoder.to_owned());
                 }
-                other => panic!("{name}: what is {other:?}?"),
+                other => panic!("{name}: unknown keyword {other:?}"),
             }
         }
         assert_eq!(
@@ -129,7 +129,7 @@ impl Case {
             .collect()
     }
 
-    /// Returns the first `length` bytes of the stream as one frame, cut in two at every cut, and in frames of one byte.
+    /// Returns the first `length` bytes of the stream as one frame, in two frames split at every cut, and in frames of one byte.
     pub fn framings(&self, length: usize) -> impl Iterator<Item = Vec<&[u8]>> {
         let bytes = &self.stream[..length];
         let cuts = self.cuts().into_iter().step_by(MIRI_STRIDE);
@@ -233,7 +233,7 @@ fn event(line: &str) -> Event {
     let (kind, data, last_event_id) = match parts[..] {
         [kind, data, ""] => (kind, data, ""),
         [kind, data, " ", last_event_id, ""] => (kind, data, last_event_id),
-        _ => panic!("no event: {line}"),
+        _ => panic!("not an event: {line}"),
     };
     Event {
         event_type: string(kind.strip_suffix(' ').expect("a type")),

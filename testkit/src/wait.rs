@@ -4,16 +4,18 @@ use std::{future::Future, time::Duration};
 
 use tokio::time::{sleep, timeout};
 
-/// The longest time that a test waits: far longer than a correct program takes.
+/// Maximum time that a test waits. A correct program takes a small part of it.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// Returns the output of this future.
+/// Waits for this future, and returns its output.
 ///
 /// # Panics
 ///
 /// Panics if the future takes longer than [`LIMIT`].
 pub async fn within<F: Future>(future: F) -> F::Output {
-    timeout(LIMIT, future).await.expect("it takes too long")
+    timeout(LIMIT, future)
+        .await
+        .expect("the future completes in time")
 }
 
 /// Returns once this condition, which is checked every few milliseconds, holds.

@@ -1,4 +1,4 @@
-//! The example that shows three streams without the layer and with it: what it prints is what clients receive.
+//! The before-and-after example: clients receive the chunks that the example prints.
 
 #[path = "../../examples/before_after.rs"]
 #[allow(dead_code, reason = "main is not called")]

@@ -1,4 +1,4 @@
-//! The tonic example: gRPC beside event streams.
+//! The tonic example: gRPC and event streams on one port.
 
 #[path = "../../examples/tonic.rs"]
 #[allow(dead_code, reason = "main is not called")]
@@ -29,14 +29,14 @@ const CHECK: &str = "/grpc.health.v1.Health/Check";
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// Messages on the wire: a flag for compression, a length, and the bytes.
-const ABOUT_THE_SERVER: &[u8] = b"\0\0\0\0\0";
-const ABOUT_AN_UNKNOWN_SERVICE: &[u8] = b"\0\0\0\0\x06\x0a\x04none";
+const SERVER_REQUEST: &[u8] = b"\0\0\0\0\0";
+const UNKNOWN_SERVICE_REQUEST: &[u8] = b"\0\0\0\0\x06\x0a\x04none";
 const SERVING: &[u8] = b"\0\0\0\0\x02\x08\x01";
 const NOT_SERVING: &[u8] = b"\0\0\0\0\x02\x08\x02";
 
-/// Everything that a client receives of a call.
+/// All parts of a response that a client receives.
 #[derive(Debug, PartialEq)]
-struct Answer {
+struct Received {
     status: u16,
     headers: HeaderMap,
     ends_with_headers: bool,
@@ -45,7 +45,7 @@ struct Answer {
 }
 
 /// Serves the same service without the layer, and with a layer that closes every stream that it can.
-async fn without_and_with() -> [(SocketAddr, HealthReporter); 2] {
+async fn start_servers() -> [(SocketAddr, HealthReporter); 2] {
     let closed = Shutdown::new();
     closed.close_with(CloseEvent::new().data("this must not be seen"));
     let layer = SseCompletionLayer::new()
@@ -68,11 +68,11 @@ async fn call(address: SocketAddr, path: &str, message: &'static [u8]) -> Respon
     send(Version::Http2, request).await
 }
 
-/// Reads a call to its end. `after_message` runs after each message, so that each message has a frame of its own.
-async fn read(response: Response<Incoming>, mut after_message: impl AsyncFnMut(usize)) -> Answer {
+/// Reads a call to its end. `after_message` runs after each message, so that each message is one frame.
+async fn read(response: Response<Incoming>, mut after_message: impl AsyncFnMut(usize)) -> Received {
     let (mut head, mut body) = response.into_parts();
     head.headers.remove("date");
-    let mut answer = Answer {
+    let mut received = Received {
         status: head.status.as_u16(),
         headers: head.headers,
         ends_with_headers: body.is_end_stream(),
@@ -82,13 +82,13 @@ async fn read(response: Response<Incoming>, mut after_message: impl AsyncFnMut(u
     while let Some(frame) = within(body.frame()).await {
         match frame.expect("no error").into_data() {
             Ok(message) => {
-                answer.messages.push(message);
-                after_message(answer.messages.len()).await;
+                received.messages.push(message);
+                after_message(received.messages.len()).await;
             }
-            Err(frame) => answer.trailers = frame.into_trailers().ok(),
+            Err(frame) => received.trailers = frame.into_trailers().ok(),
         }
     }
-    answer
+    received
 }
 
 fn grpc_status(headers: &HeaderMap) -> Option<&str> {
@@ -97,10 +97,10 @@ fn grpc_status(headers: &HeaderMap) -> Option<&str> {
 
 #[tokio::test]
 async fn c2_unary_call_is_the_same_with_the_layer() {
-    let [(without, _), (with, _)] = without_and_with().await;
-    let answer =
-        async |address| read(call(address, CHECK, ABOUT_THE_SERVER).await, async |_| {}).await;
-    let (without, with) = (answer(without).await, answer(with).await);
+    let [(without, _), (with, _)] = start_servers().await;
+    let receive =
+        async |address| read(call(address, CHECK, SERVER_REQUEST).await, async |_| {}).await;
+    let (without, with) = (receive(without).await, receive(with).await);
     assert_eq!(without, with);
 
     assert_eq!(with.messages, [SERVING]);
@@ -109,14 +109,14 @@ async fn c2_unary_call_is_the_same_with_the_layer() {
 
 #[tokio::test]
 async fn c2_error_status_is_the_same_with_the_layer() {
-    let [(without, _), (with, _)] = without_and_with().await;
+    let [(without, _), (with, _)] = start_servers().await;
     for (path, message, code) in [
-        (CHECK, ABOUT_AN_UNKNOWN_SERVICE, Code::NotFound),
-        (WATCH, ABOUT_AN_UNKNOWN_SERVICE, Code::NotFound),
-        ("/none.None/None", ABOUT_THE_SERVER, Code::Unimplemented),
+        (CHECK, UNKNOWN_SERVICE_REQUEST, Code::NotFound),
+        (WATCH, UNKNOWN_SERVICE_REQUEST, Code::NotFound),
+        ("/none.None/None", SERVER_REQUEST, Code::Unimplemented),
     ] {
-        let answer = async |address| read(call(address, path, message).await, async |_| {}).await;
-        let (without, with) = (answer(without).await, answer(with).await);
+        let receive = async |address| read(call(address, path, message).await, async |_| {}).await;
+        let (without, with) = (receive(without).await, receive(with).await);
         assert_eq!(without, with);
 
         let code = (code as i32).to_string();
@@ -128,18 +128,16 @@ async fn c2_error_status_is_the_same_with_the_layer() {
 
 #[tokio::test]
 async fn c2_streaming_call_is_the_same_with_the_layer() {
-    let answers = without_and_with()
+    let calls = start_servers().await.map(async |(address, mut reporter)| {
+        let response = call(address, WATCH, SERVER_REQUEST).await;
+        read(response, async |messages| match messages {
+            1 => reporter.set_service_status("", NotServing).await,
+            2 => reporter.set_service_status("", Serving).await,
+            _ => reporter.clear_service_status("").await,
+        })
         .await
-        .map(async |(address, mut reporter)| {
-            let response = call(address, WATCH, ABOUT_THE_SERVER).await;
-            read(response, async |messages| match messages {
-                1 => reporter.set_service_status("", NotServing).await,
-                2 => reporter.set_service_status("", Serving).await,
-                _ => reporter.clear_service_status("").await,
-            })
-            .await
-        });
-    let [without, with] = answers;
+    });
+    let [without, with] = calls;
     let (without, with) = (without.await, with.await);
     assert_eq!(without, with);
 
@@ -158,8 +156,8 @@ async fn shutdown_closes_event_streams_and_ends_calls_on_the_same_port() {
 
     let channel = Endpoint::from_shared(format!("http://{address}")).expect("an address");
     let mut client = HealthClient::new(channel.connect().await.expect("a connection"));
-    let about_the_server = HealthCheckRequest::default();
-    let health = client.check(about_the_server.clone()).await;
+    let server_request = HealthCheckRequest::default();
+    let health = client.check(server_request.clone()).await;
     let health = health.expect("a health").into_inner();
     assert_eq!(health.status(), ServingStatus::Serving);
     let unknown = HealthCheckRequest {
@@ -167,7 +165,7 @@ async fn shutdown_closes_event_streams_and_ends_calls_on_the_same_port() {
     };
     let unknown = client.check(unknown).await.expect_err("an error");
     assert_eq!(unknown.code(), Code::NotFound);
-    let watch = client.watch(about_the_server).await;
+    let watch = client.watch(server_request).await;
     let mut watch = watch.expect("a watch").into_inner();
     let first = within(watch.message()).await.expect("no error");
     assert_eq!(first.expect("a message").status(), ServingStatus::Serving);

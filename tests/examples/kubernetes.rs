@@ -1,4 +1,4 @@
-//! The example of a server in a pod: not ready, drained, and gone.
+//! The Kubernetes example: the pod becomes unready, drains its streams, and ends within its grace period.
 
 #[path = "../../examples/kubernetes.rs"]
 #[allow(dead_code, reason = "main is not called")]
@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::open;
 
 #[tokio::test]
-async fn pod_is_not_ready_before_its_streams_end_and_is_gone_after_its_grace() {
+async fn pod_is_unready_before_its_streams_end_and_ends_after_its_grace() {
     let (listener, address) = listen().await;
     let (stop, stopped) = oneshot::channel::<()>();
     let (noticed, notice) = oneshot::channel::<()>();
@@ -35,11 +35,11 @@ async fn pod_is_not_ready_before_its_streams_end_and_is_gone_after_its_grace() {
     stop.send(()).expect("the server runs");
     while ready(address).await != 503 {}
     for stream in &mut streams {
-        // The streams go on, and so do new ones.
+        // Open streams continue, and new streams start.
         next_data(stream).await;
     }
     streams.push(open(address, Version::Http1, "GET", "/events").await.1);
-    let (_, answer) = open(address, Version::Http1, "POST", "/answer").await;
+    let (_, words) = open(address, Version::Http1, "POST", "/words").await;
 
     noticed.send(()).expect("the server runs");
     for stream in streams {
@@ -47,8 +47,8 @@ async fn pod_is_not_ready_before_its_streams_end_and_is_gone_after_its_grace() {
         let end = text.rsplit_once("event: close\ndata:\nretry: ");
         assert!(end.is_some(), "{text:?}");
     }
-    // The answer takes longer than its grace.
-    let text = receive(answer).await.text();
+    // The response takes longer than the grace.
+    let text = receive(words).await.text();
     assert!(text.contains("data: word"), "{text:?}");
     assert!(text.contains("event: close\ndata:\nretry: "), "{text:?}");
     let drained = within(server).await.expect("no panic").expect("no error");

@@ -34,7 +34,7 @@ use tower_sse_completion::Shutdown;
 struct Api {
     path: &'static str,
     has_end_mark: bool,
-    answer: &'static str,
+    events: &'static str,
     error: fn(&str) -> String,
 }
 
@@ -47,14 +47,14 @@ const APIS: [Api; 3] = [
     Api {
         path: "/v1/chat/completions",
         has_end_mark: true,
-        answer: "data: {\"choices\":[{\"delta\":{\"content\":\"hé [DONE]\"}}]}\n\ndata: [DONE]\n\n",
+        events: "data: {\"choices\":[{\"delta\":{\"content\":\"hé [DONE]\"}}]}\n\ndata: [DONE]\n\n",
         error: OPENAI_ERROR,
     },
     Api {
         path: "/v1/responses",
         has_end_mark: true,
         // The last event is long, and begins with the end mark.
-        answer: "event: delta\ndata: {\"delta\":\"response.completed\"}\n\n\
+        events: "event: delta\ndata: {\"delta\":\"response.completed\"}\n\n\
                  event:response.completed\n\
                  data: {\"text\":\"the last event repeats the text of the whole response\",\n\
                  data: \"id\":1}\n\n",
@@ -63,7 +63,7 @@ const APIS: [Api; 3] = [
     Api {
         path: "/v1/messages",
         has_end_mark: true,
-        answer: "event: delta\ndata: {\"text\":\"message_stop\"}\n\n\
+        events: "event: delta\ndata: {\"text\":\"message_stop\"}\n\n\
                  event: message_stop\ndata: {\"type\":\"message_stop\" }\n\n",
         error: |message| {
             let error = format!(r#"{{"type":"overloaded_error","message":"{message}"}}"#);
@@ -72,15 +72,15 @@ const APIS: [Api; 3] = [
     },
 ];
 
-/// Any other path: the proxy does not know its end mark.
+/// An API for which the proxy has no end mark.
 const OTHER: Api = Api {
     path: "/v1/engines/1/completions?stream=1",
     has_end_mark: false,
-    answer: "data: {\"text\":\"hé\"}\n\ndata: {\"text\":\"!\"}\n\n",
+    events: "data: {\"text\":\"hé\"}\n\ndata: {\"text\":\"!\"}\n\n",
     error: OPENAI_ERROR,
 };
 
-/// What an upstream does after its last byte.
+/// Behaviour of an upstream after its last byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum UpstreamEnd {
     /// Sends the final chunk.
@@ -91,19 +91,19 @@ enum UpstreamEnd {
     Hang,
 }
 
-/// Serves the first bytes of the answer of this API. Each request states the number of bytes, the size of the chunks, and the
+/// Serves the first bytes of the response of this API. Each request states the number of bytes, the size of the chunks, and the
 /// end. The server is hand-written, because hyper may lose chunks when a connection fails.
-async fn upstream(path: &'static str, answer: &str) -> SocketAddr {
+async fn upstream(path: &'static str, events: &str) -> SocketAddr {
     let (listener, address) = listen().await;
-    let answer: Arc<str> = answer.into();
+    let events: Arc<str> = events.into();
     tokio::spawn(async move {
         while let Ok((mut connection, _)) = listener.accept().await {
-            let answer = Arc::clone(&answer);
+            let events = Arc::clone(&events);
             tokio::spawn(async move {
                 let request = read_request(&mut connection).await;
                 assert!(request.starts_with(&format!("POST {path} HTTP/1.1\r\n")));
                 assert!(request.contains("\r\naccept-encoding: identity\r\n"));
-                respond(connection, &request, &answer)
+                respond(connection, &request, &events)
                     .await
                     .expect("a client");
             });
@@ -112,11 +112,11 @@ async fn upstream(path: &'static str, answer: &str) -> SocketAddr {
     address
 }
 
-fn request_for(bytes: usize, chunk: usize, end: UpstreamEnd) -> String {
+fn encode_request(bytes: usize, chunk: usize, end: UpstreamEnd) -> String {
     format!("{{{bytes} {chunk} {end:?}}}")
 }
 
-/// Reads a request to the end of its body: an unread rest would reset the connection.
+/// Reads a request to the end of its body, because unread bytes would reset the connection.
 async fn read_request(connection: &mut TcpStream) -> String {
     let mut request = Vec::new();
     while !request.ends_with(b"}") {
@@ -126,7 +126,7 @@ async fn read_request(connection: &mut TcpStream) -> String {
     String::from_utf8(request).expect("text")
 }
 
-async fn respond(mut connection: TcpStream, request: &str, answer: &str) -> io::Result<()> {
+async fn respond(mut connection: TcpStream, request: &str, events: &str) -> io::Result<()> {
     let (_, options) = request.split_once('{').expect("a body");
     let options: Vec<_> = options.trim_end_matches('}').split(' ').collect();
     let number = |index: usize| -> usize { options[index].parse().expect("a number") };
@@ -134,7 +134,7 @@ async fn respond(mut connection: TcpStream, request: &str, answer: &str) -> io::
     let mut bytes = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/event-stream\r\n\
         transfer-encoding: chunked\r\n\r\n"
         .to_vec();
-    for chunk in answer.as_bytes()[..number(0)].chunks(number(1)) {
+    for chunk in events.as_bytes()[..number(0)].chunks(number(1)) {
         bytes.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
         bytes.extend([chunk, b"\r\n"].concat());
     }
@@ -172,52 +172,52 @@ async fn text(response: Response<Incoming>) -> String {
     receive(response.into_body()).await.text()
 }
 
-/// Returns the text that a client receives if the proxy has received this many bytes of the answer.
-fn expected(api: &Api, answer: &str, bytes: usize, end: UpstreamEnd) -> String {
+/// Returns the text that a client receives if the proxy has received this many bytes of the events.
+fn expected(api: &Api, events: &str, bytes: usize, end: UpstreamEnd) -> String {
     // An event is complete with the CR of its blank line. The layer adds the missing LF before a close event.
-    let (blank_line, spare) = match answer.contains('\r') {
+    let (blank_line, spare) = match events.contains('\r') {
         true => ("\r\n\r\n", 1),
         false => ("\n\n", 0),
     };
-    let ends = answer.match_indices(blank_line);
+    let ends = events.match_indices(blank_line);
     let whole_events = ends
         .map(|(index, _)| index + blank_line.len())
         .take_while(|end| *end <= bytes + spare)
         .last()
         .unwrap_or(0);
     let is_complete = match api.has_end_mark {
-        true => bytes == answer.len(),
+        true => bytes == events.len(),
         false => end == UpstreamEnd::Stop && 0 < bytes && bytes <= whole_events,
     };
     if is_complete {
-        return answer[..bytes].to_owned();
+        return events[..bytes].to_owned();
     }
     let message = match (api.has_end_mark, bytes, end) {
         (false, 0, UpstreamEnd::Stop) => "the model has sent nothing",
         _ => "the response is incomplete",
     };
-    format!("{}{}", &answer[..whole_events], (api.error)(message))
+    format!("{}{}", &events[..whole_events], (api.error)(message))
 }
 
-/// Truncates every answer at every byte. The chunks have one byte, two bytes, or all of them.
-async fn cut_everywhere(end: UpstreamEnd) {
+/// Truncates every response at every byte. The chunks have one byte, two bytes, or all bytes.
+async fn truncate_everywhere(end: UpstreamEnd) {
     for api in APIS.iter().chain([&OTHER]) {
-        for answer in [api.answer.to_owned(), api.answer.replace('\n', "\r\n")] {
-            let models = upstream(api.path, &answer).await;
+        for events in [api.events.to_owned(), api.events.replace('\n', "\r\n")] {
+            let models = upstream(api.path, &events).await;
             let address = serve_proxy(models, &Shutdown::new()).await;
-            let cut_at = async |bytes| {
-                let chunk = [1, 2, answer.len()][bytes % 3];
+            let truncate_at = async |bytes| {
+                let chunk = [1, 2, events.len()][bytes % 3];
                 let version = VERSIONS[bytes % 2];
-                let request = request_for(bytes, chunk, end);
+                let request = encode_request(bytes, chunk, end);
                 let received = text(post(address, version, api.path, request).await).await;
-                let expected = expected(api, &answer, bytes, end);
+                let expected = expected(api, &events, bytes, end);
                 assert_eq!(
                     received, expected,
                     "{bytes} bytes, {chunk} in a chunk, {version:?}"
                 );
             };
-            stream::iter(0..=answer.len())
-                .for_each_concurrent(16, cut_at)
+            stream::iter(0..=events.len())
+                .for_each_concurrent(16, truncate_at)
                 .await;
         }
     }
@@ -225,26 +225,26 @@ async fn cut_everywhere(end: UpstreamEnd) {
 
 #[tokio::test]
 async fn upstream_that_dies_at_any_byte_is_reported_to_the_client() {
-    cut_everywhere(UpstreamEnd::Die).await;
+    truncate_everywhere(UpstreamEnd::Die).await;
 }
 
 #[tokio::test]
 async fn upstream_that_stops_at_any_byte_is_reported_to_the_client() {
-    cut_everywhere(UpstreamEnd::Stop).await;
+    truncate_everywhere(UpstreamEnd::Stop).await;
 }
 
 #[tokio::test]
-async fn complete_answer_is_forwarded_unchanged_in_chunks_of_any_size() {
+async fn complete_response_is_forwarded_unchanged_in_chunks_of_any_size() {
     for api in &APIS {
-        let answer = api.answer;
-        let address = serve_proxy(upstream(api.path, answer).await, &Shutdown::new()).await;
-        for chunk in 1..=answer.len() {
+        let events = api.events;
+        let address = serve_proxy(upstream(api.path, events).await, &Shutdown::new()).await;
+        for chunk in 1..=events.len() {
             // The end of the upstream after its end mark does not matter.
             for end in [UpstreamEnd::Stop, UpstreamEnd::Die, UpstreamEnd::Hang] {
-                let request = request_for(answer.len(), chunk, end);
+                let request = encode_request(events.len(), chunk, end);
                 let response = post(address, Version::Http1, api.path, request).await;
                 assert_eq!(response.headers().get("connection"), None);
-                assert_eq!(text(response).await, answer, "{chunk} in a chunk, {end:?}");
+                assert_eq!(text(response).await, events, "{chunk} in a chunk, {end:?}");
             }
         }
     }
@@ -254,11 +254,11 @@ async fn complete_answer_is_forwarded_unchanged_in_chunks_of_any_size() {
 async fn shutdown_is_reported_to_the_client_of_an_upstream_that_hangs() {
     for api in &APIS {
         let shutdown = Shutdown::new();
-        let address = serve_proxy(upstream(api.path, api.answer).await, &shutdown).await;
-        let (first, _) = api.answer.split_once("\n\n").expect("an event");
+        let address = serve_proxy(upstream(api.path, api.events).await, &shutdown).await;
+        let (first, _) = api.events.split_once("\n\n").expect("an event");
         let mut streams = Vec::new();
         for version in VERSIONS {
-            let request = request_for(first.len() + 5, 1000, UpstreamEnd::Hang);
+            let request = encode_request(first.len() + 5, 1000, UpstreamEnd::Hang);
             let mut body = post(address, version, api.path, request).await.into_body();
             assert_eq!(next_data(&mut body).await, format!("{first}\n\n"));
             streams.push(body);
@@ -273,9 +273,9 @@ async fn shutdown_is_reported_to_the_client_of_an_upstream_that_hangs() {
 
 #[tokio::test]
 async fn unreachable_upstream_is_a_bad_gateway() {
-    let (listener, nobody) = listen().await;
+    let (listener, unreachable) = listen().await;
     drop(listener);
-    let address = serve_proxy(nobody, &Shutdown::new()).await;
+    let address = serve_proxy(unreachable, &Shutdown::new()).await;
     for version in VERSIONS {
         for api in &APIS {
             let response = post(address, version, api.path, "{}".to_owned()).await;
@@ -286,7 +286,7 @@ async fn unreachable_upstream_is_a_bad_gateway() {
 }
 
 #[tokio::test]
-async fn answer_that_is_not_an_event_stream_is_forwarded_unchanged() {
+async fn response_that_is_not_an_event_stream_is_forwarded_unchanged() {
     let refuse = async |headers: HeaderMap| {
         assert_eq!(headers["authorization"], "Bearer secret");
         let body = r#"{"error":{"message":"too many"}}"#;
@@ -350,7 +350,7 @@ async fn client_that_leaves_stops_the_upstream_before_and_after_the_head() {
                 let (mut connection, _) = within(listener.accept()).await.expect("the proxy");
                 read_request(&mut connection).await;
                 let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
-                let response = format!("{head}{}", &api.answer[..api.answer.len() - 1]);
+                let response = format!("{head}{}", &api.events[..api.events.len() - 1]);
                 let sent = connection.write_all(response.as_bytes()).await;
                 sent.expect("the proxy reads");
                 connection
@@ -369,7 +369,7 @@ async fn assert_disconnected(mut connection: TcpStream) {
 }
 
 #[tokio::test]
-async fn upstream_that_can_compress_is_asked_not_to() {
+async fn upstream_that_can_compress_receives_a_request_for_identity() {
     let (sent, mut codings) = mpsc::unbounded_channel();
     let record = move |response: Response<axum::body::Body>| {
         let coding = response.headers().get("content-encoding").cloned();
@@ -430,9 +430,9 @@ async fn serve_compressed(
 async fn upstream_that_compresses_nevertheless_is_decompressed() {
     for api in APIS.iter().chain([&OTHER]) {
         let (first, last) = api
-            .answer
-            .split_at(api.answer.find("\n\n").expect("an event") + 2);
-        // The compressed stream ends properly, is truncated, or goes on.
+            .events
+            .split_at(api.events.find("\n\n").expect("an event") + 2);
+        // The compressed stream ends properly, is truncated, or stays open.
         let stream = |chunks: usize, hangs: bool| {
             let body = move || {
                 let chunks = stream::iter(gzip(&[first, last]).into_iter().take(chunks));
@@ -449,7 +449,7 @@ async fn upstream_that_compresses_nevertheless_is_decompressed() {
             response.into_body()
         };
         let complete = get(stream(3, false).await).await;
-        assert_eq!(receive(complete).await.text(), api.answer);
+        assert_eq!(receive(complete).await.text(), api.events);
         let truncated = get(stream(1, false).await).await;
         let error = (api.error)("the response is incomplete");
         assert_eq!(receive(truncated).await.text(), format!("{first}{error}"));

@@ -35,7 +35,7 @@ async fn open(
 }
 
 /// Returns the text of the body of a response to this request.
-async fn text_of(address: SocketAddr, version: Version, method: &str, path: &str) -> String {
+async fn receive_text(address: SocketAddr, version: Version, method: &str, path: &str) -> String {
     let response = request(address, version, method, path).await;
     receive(response.into_body()).await.text()
 }

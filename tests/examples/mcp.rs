@@ -35,8 +35,8 @@ use tokio::{
 };
 use tower_sse_completion::{Shutdown, SseCompletionLayer};
 
-/// Far longer than the end of a stream takes.
-const FOR_A_WHILE: Duration = Duration::from_secs(3);
+/// Time in which nothing must happen. The end of a stream takes a small part of it.
+const SILENCE: Duration = Duration::from_secs(3);
 
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25",
     "capabilities":{},"clientInfo":{"name":"test","version":"1"}}}"#;
@@ -52,7 +52,7 @@ const LISTEN: &str = r#"{"jsonrpc":"2.0","id":"one","method":"subscriptions/list
     "notifications":{"toolsListChanged":true},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28",
     "io.modelcontextprotocol/clientCapabilities":{}}}}"#;
 
-/// A server with a session, a GET that subscribes to the session, and a POST whose answer has begun.
+/// A server with a session, a GET that subscribes to the session, and a POST whose response has begun.
 struct Server {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
@@ -65,10 +65,10 @@ struct Server {
 impl Server {
     async fn start(ended_by: EndedBy) -> Self {
         let (address, stop, running) = serve(ended_by).await;
-        let answer = call(address, "POST", &[], INITIALIZE).await;
-        let session = answer.headers()["mcp-session-id"].to_str().expect("text");
+        let response = call(address, "POST", &[], INITIALIZE).await;
+        let session = response.headers()["mcp-session-id"].to_str().expect("text");
         let session = session.to_owned();
-        assert!(text(answer.into_body()).await.contains("serverInfo"));
+        assert!(text(response.into_body()).await.contains("serverInfo"));
         let headers = [("mcp-session-id", session.as_str())];
         call(address, "POST", &headers, INITIALIZED).await;
         let mut get = call(address, "GET", &headers, "").await.into_body();
@@ -107,7 +107,7 @@ async fn serve_with_grace(
     (address, stop, running)
 }
 
-/// The handler of rmcp's client.
+/// The handler of rmcp's client, which signals progress.
 #[derive(Default)]
 struct Notified {
     progress: Notify,
@@ -142,8 +142,8 @@ async fn subscribe(client: &Client) -> Subscription {
     subscription
 }
 
-/// Returns how the subscription ends, which has to be without a notification.
-async fn end_of(mut subscription: Subscription) -> SubscriptionEnd {
+/// Returns the end of the subscription. Panics if a notification precedes the end.
+async fn receive_end(mut subscription: Subscription) -> SubscriptionEnd {
     let next = within(subscription.next()).await.expect("no failure");
     assert!(next.is_none(), "{next:?}");
     subscription.end().expect("an end").clone()
@@ -206,16 +206,16 @@ async fn assert_returns(server: Running) {
 }
 
 #[tokio::test]
-async fn subscription_ends_at_once_and_answer_in_progress_has_its_result() {
+async fn subscription_ends_at_once_and_call_in_progress_has_its_result() {
     let server = Server::start(EndedBy::Layer).await;
-    let answer = tokio::spawn(text(server.post));
+    let response = tokio::spawn(text(server.post));
     server.stop.send(()).expect("the server runs");
 
     assert_closed(&text(server.get).await);
-    assert!(!answer.is_finished(), "the tool still counts");
-    let answer = answer.await.expect("no panic");
-    assert!(answer.contains("counted to 4"), "{answer}");
-    assert!(!answer.contains("event: close"), "{answer}");
+    assert!(!response.is_finished(), "the tool still counts");
+    let response = response.await.expect("no panic");
+    assert!(response.contains("counted to 4"), "{response}");
+    assert!(!response.contains("event: close"), "{response}");
     assert_returns(server.running).await;
 }
 
@@ -224,10 +224,10 @@ async fn without_the_layer_the_subscription_keeps_the_server_from_ending() {
     let server = Server::start(EndedBy::Nothing).await;
     server.stop.send(()).expect("the server runs");
 
-    let answer = text(server.post).await;
-    assert!(answer.contains("counted to 4"), "{answer}");
+    let response = text(server.post).await;
+    assert!(response.contains("counted to 4"), "{response}");
     let mut get = server.get;
-    let more = timeout(FOR_A_WHILE, get.frame()).await;
+    let more = timeout(SILENCE, get.frame()).await;
     assert!(more.is_err(), "the stream is still open, got {more:?}");
     assert!(!server.running.is_finished());
     drop(get);
@@ -239,15 +239,15 @@ async fn token_of_rmcp_ends_every_stream_and_loses_the_result() {
     let server = Server::start(EndedBy::Token).await;
     server.stop.send(()).expect("the server runs");
 
-    let (get, answer) = (text(server.get).await, text(server.post).await);
+    let (get, response) = (text(server.get).await, text(server.post).await);
     assert_eq!(get, "", "the subscription ends without a close event");
-    assert!(!answer.contains("counted to 4"), "{answer}");
-    assert!(!answer.contains("event: close"), "{answer}");
+    assert!(!response.contains("counted to 4"), "{response}");
+    assert!(!response.contains("event: close"), "{response}");
     assert_returns(server.running).await;
 }
 
 #[tokio::test]
-async fn answer_that_is_resumed_by_a_get_has_its_result_too() {
+async fn response_that_a_get_resumes_has_its_result() {
     let server = Server::start(EndedBy::Layer).await;
     drop(server.post);
     let headers = [
@@ -258,8 +258,8 @@ async fn answer_that_is_resumed_by_a_get_has_its_result_too() {
     server.stop.send(()).expect("the server runs");
 
     assert_closed(&text(server.get).await);
-    let answer = text(resumed).await;
-    assert!(answer.contains("counted to 4"), "{answer}");
+    let response = text(resumed).await;
+    assert!(response.contains("counted to 4"), "{response}");
     assert_returns(server.running).await;
 }
 
@@ -291,7 +291,7 @@ async fn client_of_rmcp_has_a_graceful_end_and_the_result_of_its_call() {
     let counting = count(&client).await;
     stop.send(()).expect("the server runs");
 
-    let end = end_of(subscription).await;
+    let end = receive_end(subscription).await;
     assert!(matches!(end, SubscriptionEnd::Graceful(_)), "{end:?}");
     assert!(!counting.is_finished(), "the tool still counts");
     let counted = counting.await.expect("no panic");
@@ -307,7 +307,7 @@ async fn token_of_rmcp_ends_the_subscription_of_its_client_abruptly_and_fails_th
     let counting = count(&client).await;
     stop.send(()).expect("the server runs");
 
-    assert_eq!(end_of(subscription).await, SubscriptionEnd::Abrupt);
+    assert_eq!(receive_end(subscription).await, SubscriptionEnd::Abrupt);
     let counted = counting.await.expect("no panic");
     counted.expect_err("the result is lost");
     assert_returns(running).await;
@@ -351,7 +351,7 @@ async fn call_without_a_first_message_is_cut_after_the_grace_period() {
     assert_returns(running).await;
 }
 
-/// The tasks of the handler and of the response are woken at the same time. On one thread the response comes first,
+/// The tasks of the handler and of the response are woken at the same time. On one thread the response is polled first,
 /// because the result has to pass through a task of rmcp.
 #[tokio::test]
 async fn layer_that_ends_subscriptions_by_post_loses_their_results() {
@@ -379,7 +379,7 @@ async fn layer_that_ends_subscriptions_by_post_loses_their_results() {
     let wire = tokio::spawn(text(response.into_body()));
     within(shutdown.drain(Duration::from_secs(60))).await;
 
-    assert_eq!(end_of(subscription).await, SubscriptionEnd::Abrupt);
+    assert_eq!(receive_end(subscription).await, SubscriptionEnd::Abrupt);
     let wire = wire.await.expect("no panic");
     assert!(wire.ends_with("event: close\ndata:\n\n"), "{wire}");
     assert!(!wire.contains("result"), "{wire}");

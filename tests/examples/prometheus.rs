@@ -8,16 +8,16 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use testkit::server::{Version, serve};
 use tower_sse_completion::Shutdown;
 
-use super::text_of;
+use super::receive_text;
 
 #[tokio::test]
-async fn prometheus_reads_how_streams_have_ended() {
+async fn prometheus_reads_the_counts_of_each_ending() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let prometheus = recorder.handle();
     // The server runs on this thread.
     let _recording = metrics::set_default_local_recorder(&recorder);
     let address = serve(example::app(prometheus, &Shutdown::new())).await;
-    let get = async |path| text_of(address, Version::Http1, "GET", path).await;
+    let get = async |path| receive_text(address, Version::Http1, "GET", path).await;
 
     assert_eq!(get("/finite").await, "data: 1\n\ndata: 2\n\ndata: 3\n\n");
     assert_eq!(get("/empty").await, "event: close\ndata:\n\n");

@@ -1,4 +1,4 @@
-//! The servers of hyper and warp: they close their streams, and then return.
+//! The hyper and warp examples: the servers close their streams, and then return.
 
 #[path = "../../examples/hyper.rs"]
 #[allow(dead_code, reason = "main is not called")]
@@ -16,7 +16,7 @@ use testkit::{
 use tokio::net::TcpListener;
 use tower_sse_completion::Shutdown;
 
-use super::{assert_closed, open, text_of};
+use super::{assert_closed, open, receive_text};
 
 /// Opens a stream over each version of HTTP, closes the shutdown, and waits for the streams and the server to end.
 async fn assert_closes_its_streams_and_returns<F>(
@@ -65,7 +65,7 @@ async fn warp_closes_its_streams_and_returns() {
         async |address, version| {
             let other = request(address, version, "GET", "/hello").await;
             assert_eq!(other.headers()["content-length"], "6");
-            let text = text_of(address, version, "GET", "/hello").await;
+            let text = receive_text(address, version, "GET", "/hello").await;
             assert_eq!(text, "hello\n");
         },
     )

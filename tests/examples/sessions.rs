@@ -10,7 +10,7 @@ use testkit::{
 };
 use tower_sse_completion::Shutdown;
 
-use super::{open, text_of};
+use super::{open, receive_text};
 
 #[tokio::test]
 async fn logout_ends_the_streams_of_one_user() {
@@ -20,15 +20,15 @@ async fn logout_ends_the_streams_of_one_user() {
         assert_eq!(first, "data: event 1 for ada\n\n");
         let (_, mut bob) = open(address, version, "GET", "/events/bob").await;
 
-        let online = async || text_of(address, version, "GET", "/online").await;
+        let online = async || receive_text(address, version, "GET", "/online").await;
         assert_eq!(online().await, "ada\nbob");
-        let logout = async || text_of(address, version, "POST", "/logout/ada").await;
+        let logout = async || receive_text(address, version, "POST", "/logout/ada").await;
         assert_eq!(logout().await, "logged out\n");
         let end = receive(ada).await.text();
         assert!(end.ends_with("event: logged-out\ndata:\n\n"), "{end:?}");
 
         assert_eq!(next_data(&mut bob).await, "data: event 2 for bob\n\n");
-        assert_eq!(logout().await, "nobody of that name");
+        assert_eq!(logout().await, "no user of that name");
 
         assert_eq!(online().await, "bob");
         drop(bob);

@@ -1,4 +1,4 @@
-//! Streams of one HTTP/2 connection, of which the client does not read each.
+//! One HTTP/2 connection whose client reads some streams and not others.
 
 use std::time::Duration;
 
@@ -29,5 +29,8 @@ async fn c24_stream_that_is_not_read_is_cut_with_its_connection_after_other_stre
     assert_eq!((drained.still_open(), drained.connections_cut()), (1, 1));
     within(server).await.expect("no panic");
     until(|| site.ended("dropped") == 1).await;
-    assert!(receive(stalled).await.error.is_some(), "it has been cut");
+    assert!(
+        receive(stalled).await.error.is_some(),
+        "the connection has been cut"
+    );
 }

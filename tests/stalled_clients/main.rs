@@ -18,7 +18,7 @@ use testkit::{
 
 use self::site::{CLOSE, Site};
 
-/// A client that has received the first event of a quiet stream, and reads on.
+/// A client that has received the first event of a quiet stream, and continues to read.
 struct Reader {
     _client: Client,
     events: Incoming,
@@ -59,8 +59,8 @@ impl Stalled {
     }
 }
 
-/// Connects a reader and a client that does not read over each version of HTTP, and waits until the running server has dropped
-/// the streams of the latter. Then it closes the streams of the readers.
+/// Connects a reader and a client that does not read over each version of HTTP, waits until the running server has dropped
+/// the streams of the latter, and closes the streams of the readers.
 async fn assert_drops_stalled_clients(site: &Site, address: SocketAddr) {
     let (mut readers, mut stalled) = (Vec::new(), Vec::new());
     for version in VERSIONS {

@@ -35,7 +35,7 @@ use crate::{
     site::{Site, bind, listen},
 };
 
-/// Closes a server that has a client that reads and one that does not, of each version of HTTP, and drains it.
+/// Closes and drains a server whose clients are one that reads and one that does not, over each version of HTTP.
 async fn assert_server_returns<F>(serve: impl FnOnce(Site, TcpListener) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -79,7 +79,7 @@ async fn c24_hyper_util_returns_after_a_drain_although_clients_do_not_read() {
     .await;
 }
 
-/// The accept loop of warp is closed to other connections than those of tokio, but its service is not.
+/// The accept loop of warp accepts only connections of tokio. Its service accepts any connection.
 #[tokio::test]
 async fn c24_service_of_warp_ends_after_a_drain_although_clients_do_not_read() {
     assert_server_returns(|site, listener| {
@@ -126,7 +126,7 @@ where
     connections.shutdown().await;
 }
 
-/// A connection with the trait of tonic's connections.
+/// A connection that implements the trait of tonic's connections.
 struct TonicConnection(Connection<TcpStream>);
 
 impl Connected for TonicConnection {
@@ -196,7 +196,7 @@ async fn c24_tonic_returns_after_a_drain_although_clients_do_not_read() {
 }
 
 #[tokio::test]
-async fn c24_server_starts_again_on_its_port_while_clients_that_were_cut_are_there() {
+async fn c24_server_restarts_on_its_port_while_clients_of_cut_connections_remain() {
     let (mut listener, address) = listen();
     let mut stalled = Vec::new();
     for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! A server of quiet streams and of floods, behind connections that its shutdown can cut.
+//! A server of quiet streams and of floods, whose connections the shutdown can cut.
 
 use std::{
     cell::Cell,
@@ -24,7 +24,7 @@ use tower_sse_completion::{Connection, Shutdown, SseCompletionLayer};
 /// The last event of a stream that the shutdown ends.
 pub(crate) const CLOSE: &str = "event: close\ndata:\n\n";
 
-/// The streams of a server, and what is known of them.
+/// The shutdown, the reports and the limits of a server.
 #[derive(Clone, Default)]
 pub(crate) struct Site {
     pub(crate) shutdown: Shutdown,
@@ -43,7 +43,7 @@ impl Site {
             .on_end(self.reports.observer())
     }
 
-    /// Returns the data of a stream that says hello and is silent.
+    /// Returns the data of a stream that sends one event and is then silent.
     pub(crate) fn quiet(&self) -> impl Stream<Item = &'static str> + Send + 'static + use<> {
         stream::iter(["hello"]).chain(stream::pending())
     }
@@ -57,7 +57,7 @@ impl Site {
         })
     }
 
-    /// Returns the app for axum and its relatives.
+    /// Returns the app as a router of axum.
     pub(crate) fn router(&self) -> Router {
         let (quiet, flood) = (self.clone(), self.clone());
         let quiet = async move || Sse::new(quiet.quiet().map(event));
@@ -77,7 +77,7 @@ impl Site {
         }
     }
 
-    /// Returns once all buffers between the server and its clients are full, so that the server polls no flood anymore.
+    /// Returns once all buffers between the server and its clients are full, so that the server stops polling floods.
     pub(crate) async fn until_blocked(&self) {
         let (before, unchanged) = (Cell::new(0), Cell::new(0));
         until(|| {

@@ -103,7 +103,7 @@ async fn c24_clients_that_do_not_read_are_cut_below_tls() {
     drop(reader);
     assert!(!server.is_finished());
     let drained = within(site.shutdown.drain(Duration::ZERO)).await;
-    // The handshake of the second one has not begun.
+    // The handshake of the second client has not begun.
     assert_eq!((drained.still_open(), drained.connections_cut()), (1, 2));
     within(server).await.expect("no panic");
     until(|| site.ended("dropped") == 1).await;

@@ -34,7 +34,7 @@ fn main() {
             let connection = shutdown.connection(Idle).write_timeout(limit);
             run(pin!(connection), call, calls);
         }
-        other => panic!("there is no subject {other:?}"),
+        other => panic!("unknown subject {other:?}"),
     }
 }
 
@@ -58,7 +58,7 @@ fn run(mut connection: Pin<&mut dyn Connection>, call: &str, calls: usize) {
                 let mut buffer = ReadBuf::new(&mut bytes);
                 assert!(connection.poll_read(&mut cx, &mut buffer).is_pending());
             }
-            other => panic!("there is no call {other:?}"),
+            other => panic!("unknown call {other:?}"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Compares the instruction counts with the record. With `--record`, writes the record anew.
 //!
-//! With the compiler of the record, a count may be 2 % above it. With another compiler the counts themselves say little, so
-//! that the instructions over those of the bare body are compared, with a tolerance of 10 %.
+//! With the compiler of the record, a count may be 2 % above it. With another compiler, the instructions over those of
+//! the bare body are compared, with a tolerance of 10 %.
 
 use std::{env, error::Error, fs, process::ExitCode};
 

@@ -56,7 +56,7 @@ fn main() {
         "none" => task.run(layer.layer(service)),
         "shutdown" => task.run(layer.shutdown(&shutdown).layer(service)),
         "all_options" => task.run(all_options(&shutdown).layer(service)),
-        other => panic!("no subject {other:?}"),
+        other => panic!("unknown subject {other:?}"),
     }
 }
 
@@ -78,7 +78,7 @@ impl Task<'_> {
     {
         let requests = self.requests;
         let per_request = |all: f64| println!("{}", all / requests as f64);
-        // The first request allocates what all later ones share.
+        // The first request allocates the state that all later requests share.
         self.send(&mut service);
         let mut send_all = || (0..requests).for_each(|_| drop(self.send(&mut service)));
         match self.what {
@@ -94,7 +94,7 @@ impl Task<'_> {
                 });
                 per_request(counted.bytes_current as f64);
             }
-            other => panic!("no measurement {other:?}"),
+            other => panic!("unknown measurement {other:?}"),
         }
     }
 

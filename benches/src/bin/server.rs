@@ -1,6 +1,6 @@
 //! An axum server with one event stream for one client: `server VARIANT bare|wrapped EVENTS`. Run under callgrind.
 //!
-//! Every event is delivered in a write of its own: the next one is sent after the body has been polled in vain.
+//! Every event is delivered in a separate write: the next event is sent after a poll in which the body was pending.
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ async fn main() -> io::Result<()> {
     let [variant, connection, events] = &arguments[..] else {
         panic!("usage: server VARIANT bare|wrapped EVENTS");
     };
-    let variant = Variant::of(variant);
+    let variant = Variant::named(variant);
     let events = events.parse().expect("a number of events");
 
     let (stop, sent) = (Stop::default(), Arc::new(Notify::new()));
@@ -52,7 +52,7 @@ async fn main() -> io::Result<()> {
                 .with_graceful_shutdown(all_sent)
                 .await
         }
-        other => panic!("there is no connection {other:?}"),
+        other => panic!("unknown connection {other:?}"),
     }
 }
 

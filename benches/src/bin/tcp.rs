@@ -35,7 +35,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::BroadcastStream;
 
-/// The paths of the variants. The control is equal to the first one: the difference between the two is noise.
+/// The paths of the variants. The control is equal to the first variant: the difference between the two is noise.
 const PATHS: [(&str, Variant); 4] = [
     ("/bare", Variant::Bare),
     ("/do_nothing", Variant::DoNothing),
@@ -50,7 +50,7 @@ const CONTROL: usize = 3;
 /// Subscribers of each variant. A process may have 20,000 open files.
 const SUBSCRIBERS: [usize; 2] = [1_000, 4_000];
 
-/// Server processes, so that the position of memory in one of them does not decide.
+/// Number of server processes, so that the memory layout of one process does not decide.
 const PROCESSES: u32 = 6;
 
 /// Events that are delivered in a round to all subscribers of a variant together.
@@ -183,7 +183,7 @@ impl Audience {
         Ok(rounds)
     }
 
-    /// Publishes events to this variant, each when all subscribers have the previous one.
+    /// Publishes events to this variant, each once all subscribers have received the previous event.
     async fn deliver(&mut self, variant: usize) -> io::Result<f64> {
         let before = self.cpu_time().await?;
         let events = (DELIVERIES / self.subscribers).max(1);
@@ -201,7 +201,8 @@ impl Audience {
         Ok(spent.as_nanos() as f64 / (self.subscribers * events) as f64)
     }
 
-    /// Returns the CPU time of the server, which sleeps by then: the kernel adds it up when a thread goes to sleep.
+    /// Returns the CPU time of the server, which is idle at that moment: the kernel updates the time when a thread goes to
+    /// sleep.
     async fn cpu_time(&self) -> io::Result<Duration> {
         time::sleep(Duration::from_millis(2)).await;
         self.server.cpu_time()

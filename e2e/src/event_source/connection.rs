@@ -14,7 +14,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpStream, task::JoinHandle};
 
-/// A connection that is closed when this is dropped.
+/// A connection, which is closed when it is dropped.
 #[derive(Debug)]
 pub struct Connection {
     address: SocketAddr,
@@ -43,17 +43,17 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// Fails if the connection or its handshake does.
+    /// Fails if the connection or its handshake fails.
     pub async fn open(address: SocketAddr, version: Version) -> Result<Self, Error> {
-        Self::over(TcpStream::connect(address).await?, version).await
+        Self::handshake(TcpStream::connect(address).await?, version).await
     }
 
-    /// Speaks HTTP over this socket.
+    /// Performs the handshake over this socket.
     ///
     /// # Errors
     ///
-    /// Fails if the handshake does.
-    pub async fn over(stream: TcpStream, version: Version) -> Result<Self, Error> {
+    /// Fails if the handshake fails.
+    pub async fn handshake(stream: TcpStream, version: Version) -> Result<Self, Error> {
         let address = stream.peer_addr()?;
         let stream = TokioIo::new(stream);
         // The body that is read from the connection returns the errors of the connection.

@@ -64,7 +64,7 @@ impl Client {
         let arrived = async {
             while !String::from_utf8_lossy(&self.read).contains(text) {
                 assert_eq!(
-                    self.read_on().await,
+                    self.read_frame().await,
                     None,
                     "{:?} has no {text:?}",
                     self.read
@@ -79,7 +79,7 @@ impl Client {
     pub async fn end(mut self) -> (String, End) {
         let end = async {
             loop {
-                if let Some(end) = self.read_on().await {
+                if let Some(end) = self.read_frame().await {
                     break end;
                 }
             }
@@ -97,7 +97,7 @@ impl Client {
         (self.version == Version::Http2).then_some(self.connection)
     }
 
-    async fn read_on(&mut self) -> Option<End> {
+    async fn read_frame(&mut self) -> Option<End> {
         match self.body.frame().await {
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {

@@ -16,7 +16,7 @@ fn assert_quotes(language: &str, configuration: &str) {
     for quoted in block.lines().map(str::trim).filter(|line| !line.is_empty()) {
         assert!(
             lines.any(|line| line == quoted),
-            "{quoted:?} is not used here"
+            "{quoted:?} is not in the configuration"
         );
     }
 }

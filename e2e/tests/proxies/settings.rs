@@ -25,8 +25,8 @@ const A_WHILE: Duration = Duration::from_millis(500);
 const TIMEOUT_SECONDS: u32 = 3;
 
 #[tokio::test]
-async fn nginx_as_it_comes_buffers_everything_until_the_stream_ends() {
-    let site = Site::behind(nginx_as_it_comes()).await;
+async fn nginx_with_default_settings_buffers_a_stream_until_its_end() {
+    let site = Site::start(nginx_with_default_settings()).await;
     let address = site.address(Version::Http1);
     let mut opening = tokio::spawn(Client::open(address, Version::Http1, "/events"));
     let opened = time::timeout(A_WHILE, &mut opening).await;
@@ -34,17 +34,19 @@ async fn nginx_as_it_comes_buffers_everything_until_the_stream_ends() {
 
     site.a.shut_down();
     site.b.shut_down();
-    let client = in_time("all arrives", opening).await.expect("no panic");
+    let client = in_time("the response arrives", opening)
+        .await
+        .expect("no panic");
     let all = format!("data: hello\n\n{CLOSE_EVENT}");
     assert_eq!(client.end().await, (all, End::Clean));
 }
 
 #[tokio::test]
-async fn nginx_as_it_comes_lets_a_response_turn_buffering_off() {
-    let mut site = Site::behind(nginx_as_it_comes()).await;
+async fn nginx_with_default_settings_does_not_buffer_if_a_response_disables_buffering() {
+    let mut site = Site::start(nginx_with_default_settings()).await;
     let mut client = site.open(Version::Http1, "/unbuffered").await;
     client.until("data: hello\n\n").await;
-    let instance = site.instance_of(&client);
+    let instance = site.responder(&client);
     instance.send("again");
     client.until("data: again\n\n").await;
     instance.shut_down();
@@ -53,23 +55,24 @@ async fn nginx_as_it_comes_lets_a_response_turn_buffering_off() {
 
 #[tokio::test]
 async fn nginx_with_http_1_0_to_the_instances_turns_a_cut_into_a_clean_end() {
-    let mut site = Site::behind(Config::of(Kind::Nginx).without("proxy_http_version 1.1;")).await;
+    let mut site =
+        Site::start(Config::new(Kind::Nginx).remove_line("proxy_http_version 1.1;")).await;
     let mut client = site.open(Version::Http1, "/events").await;
     client.until("data: hello\n\n").await;
-    site.instance_of(&client).fail();
+    site.responder(&client).fail();
     assert_eq!(client.end().await, (String::new(), End::Clean));
 }
 
 #[tokio::test]
-async fn nginx_that_counts_failures_responds_502_once_both_instances_have_restarted() {
+async fn nginx_that_counts_failures_responds_502_after_both_instances_have_restarted() {
     // The default is ten seconds, which is too short for a slow machine.
-    let config = Config::of(Kind::Nginx).replace("max_fails=0", "fail_timeout=1h");
-    let mut site = Site::behind(config).await;
+    let config = Config::new(Kind::Nginx).replace("max_fails=0", "fail_timeout=1h");
+    let mut site = Site::start(config).await;
     let (on_a, on_b) = site.open_both(Version::Http1).await;
     site.a.shut_down();
     on_a.end().await;
-    site.a.gone().await;
-    // The other instance has a stream, so nginx tries this one first.
+    site.a.ended().await;
+    // The other instance has a stream, so nginx tries the stopped instance first.
     let mut client = site.open(Version::Http1, "/events").await;
     client.until("data: hello\n\n").await;
 
@@ -77,7 +80,7 @@ async fn nginx_that_counts_failures_responds_502_once_both_instances_have_restar
     site.b.shut_down();
     on_b.end().await;
     client.end().await;
-    site.b.gone().await;
+    site.b.ended().await;
     assert_eq!(
         site.open(Version::Http1, "/events").await.status.as_u16(),
         502
@@ -86,9 +89,9 @@ async fn nginx_that_counts_failures_responds_502_once_both_instances_have_restar
 
 #[tokio::test]
 async fn haproxy_without_http_no_delay_delays_every_event() {
-    let config = Config::of(Kind::Haproxy);
+    let config = Config::new(Kind::Haproxy);
     let with = fastest_event(config.clone()).await;
-    let without = fastest_event(config.without("option http-no-delay")).await;
+    let without = fastest_event(config.remove_line("option http-no-delay")).await;
     // Linux delays a partial segment for 200 ms if more data are announced. A slow machine takes longer.
     assert!(without > Duration::from_millis(100), "{without:?}");
     assert!(with < without, "{with:?}, without it {without:?}");
@@ -96,57 +99,57 @@ async fn haproxy_without_http_no_delay_delays_every_event() {
 
 #[tokio::test]
 async fn haproxy_without_abortonclose_does_not_close_the_stream_of_a_client_that_left() {
-    let mut site = Site::behind(Config::of(Kind::Haproxy).without("option abortonclose")).await;
+    let mut site = Site::start(Config::new(Kind::Haproxy).remove_line("option abortonclose")).await;
     let mut client = site.open(Version::Http1, "/events").await;
     client.until("data: hello\n\n").await;
-    let instance = site.instance_of(&client);
+    let instance = site.responder(&client);
     client.leave();
-    let known = time::timeout(A_WHILE, instance.next_ending()).await;
-    assert!(known.is_err(), "the server knows: {known:?}");
+    let ended = time::timeout(A_WHILE, instance.next_ending()).await;
+    assert!(ended.is_err(), "the stream has ended: {ended:?}");
 
-    // The server notices when a write fails.
-    let known = async {
+    // The server detects that the client has left when a write fails.
+    let ended = async {
         loop {
-            instance.send("anybody there?");
+            instance.send("again");
             if let Ok(ending) = time::timeout(A_WHILE / 10, instance.next_ending()).await {
                 break ending;
             }
         }
     };
-    assert_eq!(in_time("the server knows", known).await, Ending::Dropped);
+    assert_eq!(in_time("the stream ends", ended).await, Ending::Dropped);
 }
 
 #[tokio::test]
 async fn haproxy_without_redispatch_responds_503_for_a_stopped_instance() {
-    let config = Config::of(Kind::Haproxy).without("option redispatch 1");
+    let config = Config::new(Kind::Haproxy).remove_line("option redispatch 1");
     assert_eq!(status_after_an_instance_stopped(config).await, 503);
 }
 
 #[tokio::test]
 async fn caddy_without_a_second_try_responds_502_for_a_stopped_instance() {
-    let config = Config::of(Kind::Caddy).without("lb_try_duration 5s");
+    let config = Config::new(Kind::Caddy).remove_line("lb_try_duration 5s");
     assert_eq!(status_after_an_instance_stopped(config).await, 502);
 }
 
 #[tokio::test]
 async fn caddy_that_forgets_failures_responds_502_for_a_stopped_instance() {
     // Caddy repeatedly tries the instance with the least connections.
-    let config = Config::of(Kind::Caddy).without("fail_duration 1s");
+    let config = Config::new(Kind::Caddy).remove_line("fail_duration 1s");
     assert_eq!(status_after_an_instance_stopped(config).await, 502);
 }
 
 #[tokio::test]
-async fn a_heartbeat_keeps_nginx_from_cutting_a_silent_stream() {
-    a_heartbeat_keeps_from_cutting(Kind::Nginx).await;
+async fn a_heartbeat_prevents_nginx_from_cutting_a_silent_stream() {
+    assert_heartbeat_prevents_a_cut(Kind::Nginx).await;
 }
 
 #[tokio::test]
-async fn a_heartbeat_keeps_haproxy_from_cutting_a_silent_stream() {
-    a_heartbeat_keeps_from_cutting(Kind::Haproxy).await;
+async fn a_heartbeat_prevents_haproxy_from_cutting_a_silent_stream() {
+    assert_heartbeat_prevents_a_cut(Kind::Haproxy).await;
 }
 
-async fn a_heartbeat_keeps_from_cutting(kind: Kind) {
-    let site = Site::behind(Config::of(kind).timeout(TIMEOUT_SECONDS)).await;
+async fn assert_heartbeat_prevents_a_cut(kind: Kind) {
+    let site = Site::start(Config::new(kind).timeout(TIMEOUT_SECONDS)).await;
     let mut heartbeat = site.open(Version::Http1, "/heartbeat").await;
     let silent = site.open(Version::Http1, "/silent").await;
     let mut cut = pin!(silent.end());
@@ -156,23 +159,19 @@ async fn a_heartbeat_keeps_from_cutting(kind: Kind) {
             () = heartbeat.until(":\n\n") => {}
         }
     };
-    assert_eq!(
-        end,
-        (String::new(), End::Cut),
-        "the timeout is not in force"
-    );
+    assert_eq!(end, (String::new(), End::Cut), "the proxy has no timeout");
     heartbeat.until(":\n\n:\n\n:\n\n").await;
 }
 
 /// Returns the minimum time from the handler to the client, of ten events.
 async fn fastest_event(config: Config) -> Duration {
-    let mut site = Site::behind(config).await;
+    let mut site = Site::start(config).await;
     let mut client = site.open(Version::Http1, "/events").await;
     client.until("data: hello\n\n").await;
     let mut fastest = Duration::MAX;
     for _ in 0..10 {
         let sent = Instant::now();
-        site.instance_of(&client).send("again");
+        site.responder(&client).send("again");
         client.until("data: again\n\n").await;
         fastest = fastest.min(sent.elapsed());
     }
@@ -180,19 +179,19 @@ async fn fastest_event(config: Config) -> Duration {
 }
 
 /// Returns the configuration without both settings. With either of the two, nginx 1.22 forwards small chunks.
-fn nginx_as_it_comes() -> Config {
-    Config::of(Kind::Nginx)
-        .without("proxy_buffering off;")
-        .without("proxy_http_version 1.1;")
+fn nginx_with_default_settings() -> Config {
+    Config::new(Kind::Nginx)
+        .remove_line("proxy_buffering off;")
+        .remove_line("proxy_http_version 1.1;")
 }
 
 /// Returns the status for the next client after one of two instances has stopped. An `EventSource` does not reconnect after
 /// a status other than 200.
 async fn status_after_an_instance_stopped(config: Config) -> u16 {
-    let mut site = Site::behind(config).await;
+    let mut site = Site::start(config).await;
     let (on_a, _on_b) = site.open_both(Version::Http1).await;
     site.a.shut_down();
     on_a.end().await;
-    site.a.gone().await;
+    site.a.ended().await;
     site.open(Version::Http1, "/events").await.status.as_u16()
 }

@@ -52,7 +52,7 @@ pub const INSTANCE: HeaderName = HeaderName::from_static("instance");
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
 impl Site {
-    pub async fn behind(config: Config) -> Self {
+    pub async fn start(config: Config) -> Self {
         let [a, b] = [free_address(), free_address()].map(|address| address.expect("a port"));
         let a = Instance::start("a", a).await;
         let b = Instance::start("b", b).await;
@@ -87,7 +87,7 @@ impl Site {
     }
 
     /// Returns the instance that responded to this client.
-    pub fn instance_of(&mut self, client: &Client) -> &mut Instance {
+    pub fn responder(&mut self, client: &Client) -> &mut Instance {
         match client.header(&INSTANCE) {
             "a" => &mut self.a,
             _ => &mut self.b,
@@ -177,13 +177,13 @@ impl Instance {
         *self = Self::start(self.name, self.address).await;
     }
 
-    /// Ends every stream, and accepts no more connections.
+    /// Ends every stream, and stops accepting connections.
     pub fn shut_down(&self) {
         self.shutdown.close();
     }
 
     /// Waits until the server has returned.
-    pub async fn gone(&mut self) {
+    pub async fn ended(&mut self) {
         let served = in_time("the server returns", &mut self.server).await;
         served.expect("no panic").expect("no error");
     }

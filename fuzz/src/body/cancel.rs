@@ -1,4 +1,4 @@
-//! Cancels a stream at a chosen moment, and notices a cancellation that is polled again after it has fired.
+//! Cancels a stream at a chosen moment, and panics if a cancellation is polled again after it has fired.
 
 use std::{
     cell::{Cell, RefCell},
@@ -32,7 +32,7 @@ pub(super) enum When {
 pub(super) enum Trigger {
     Future,
     Shutdown,
-    /// A shutdown with a close event of its own.
+    /// A shutdown with its own close event.
     ShutdownWith(Choice),
 }
 
@@ -68,14 +68,14 @@ impl Canceller {
         }
     }
 
-    /// Cancels the stream if this is the moment.
+    /// Cancels the stream if the plan has this moment.
     pub(super) fn reach(&self, when: When) {
         if self.plan.is_some_and(|plan| plan.when == when) {
             self.fire();
         }
     }
 
-    /// Cancels a stream that waits, if the plan is to do so before a later poll. Returns `true` if it was not cancelled
+    /// Cancels a waiting stream if the plan has a later poll. Returns `true` if it was not cancelled
     /// before.
     pub(super) fn reach_later_poll(&self) -> bool {
         let is_planned = self

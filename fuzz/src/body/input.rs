@@ -1,4 +1,4 @@
-//! One stream, and everything that may happen to it.
+//! One stream, with its options and events.
 
 use std::rc::Rc;
 
@@ -33,7 +33,7 @@ pub struct Input {
     pub(super) changes_tasks: bool,
     /// The body is polled again although its `is_end_stream` is `true`.
     pub(super) polls_on: bool,
-    /// Two layers, one around the other.
+    /// The stream has two layers, one around the other.
     pub(super) is_stacked: bool,
     pub(super) times: Option<Times>,
     pub(super) end_stream: EndStream,
@@ -140,7 +140,7 @@ impl<'a> Arbitrary<'a> for Input {
             _ => Some(When::DuringPoll(at)),
         };
         let is_stacked = ways & 0b1100_0000 == 0b1100_0000;
-        // Two layers have the default close event, which is known by its bytes alone.
+        // Two layers have the default close event, which the judge recognizes by its bytes alone.
         let choice = |number| match is_stacked {
             true => Choice::Default,
             false => Choice::new(number),
@@ -158,7 +158,7 @@ impl<'a> Arbitrary<'a> for Input {
                 close_on_truncated: closes & 8 != 0,
             },
             buffer_limit: match buffer_limit {
-                // Enough for nearly every stream.
+                // Enough polls for nearly every stream.
                 0 | 192.. => 64 * 1024,
                 1..192 => usize::from(buffer_limit) - 1,
             },

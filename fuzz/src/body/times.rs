@@ -20,8 +20,8 @@ pub(super) struct Clock<'a> {
     response: Instant,
 }
 
-/// The time that passes at least while a stream waits.
-const PATIENCE: Duration = Duration::from_millis(8);
+/// Minimum time that passes while a stream waits.
+const MIN_WAIT: Duration = Duration::from_millis(8);
 
 impl<'a> Clock<'a> {
     pub(super) fn start(times: &'a Times) -> Self {
@@ -31,12 +31,12 @@ impl<'a> Clock<'a> {
         }
     }
 
-    /// Lets the time before this poll pass, and returns the time since the response.
+    /// Advances the clock by the time before this poll, and returns the time since the response.
     pub(super) async fn advance(&self, poll: usize, waits: bool) -> Duration {
         let gap = u64::from(self.times.gaps[poll % self.times.gaps.len()]);
-        // Half of the gaps are none, so that frames come at once.
+        // Half of the gaps are zero, so that frames arrive at once.
         let gap = Duration::from_millis(gap.saturating_sub(128));
-        time::advance(gap + PATIENCE * u32::from(waits)).await;
+        time::advance(gap + MIN_WAIT * u32::from(waits)).await;
         self.response.elapsed()
     }
 
@@ -49,7 +49,7 @@ impl<'a> Clock<'a> {
 
 impl<'a> Arbitrary<'a> for Times {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        // In milliseconds, the resolution of tokio's timers. Zero is none.
+        // In milliseconds, the resolution of tokio's timers. Zero is no deadline.
         let deadlines = u.arbitrary::<[u8; 3]>()?;
         let [max_age, idle_timeout, keep_alive] =
             deadlines.map(|time| (time > 0).then(|| Duration::from_millis(time.into())));

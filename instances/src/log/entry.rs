@@ -10,7 +10,7 @@ use redis::{
 /// The key of the log in Redis.
 pub const KEY: &str = "events";
 
-/// The ID of the first entry, which is no event. The log is never empty, so every position in it is the ID of an entry.
+/// The ID of the first entry, which is not an event. The log is never empty, so every position is the ID of an entry.
 pub const FIRST: Id = Id(0, 1);
 
 /// Maximum number of entries that are read at once.
@@ -31,7 +31,7 @@ pub(super) struct Entry {
 }
 
 /// Reads the entries after this one, up to a page. Returns `None` if the log does not have this entry, because entries after
-/// it may be missing, too.
+/// it may be missing too.
 pub(super) async fn read_after(
     commands: &mut MultiplexedConnection,
     id: Id,

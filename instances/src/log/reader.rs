@@ -23,7 +23,7 @@ use crate::sessions::Sessions;
 
 /// Follows the log, and sends each entry to all event streams of the process. They end when the reader is dropped.
 pub(super) struct Reader {
-    /// A connection of its own, because a command on it blocks.
+    /// A separate connection, because its command blocks.
     bell: MultiplexedConnection,
     commands: MultiplexedConnection,
     position: Id,
@@ -31,16 +31,16 @@ pub(super) struct Reader {
     turns: Arc<Semaphore>,
 }
 
-/// Maximum number of entries by which a stream can lag behind the reader. Then the stream reads from the log again.
+/// Maximum number of entries by which a stream can lag. Beyond this number, the stream reads from the log again.
 const CAPACITY: usize = 256;
 
 /// Maximum number of streams that read from the log at once.
 const TURNS: usize = 8;
 
-/// Maximum time for which the reader waits for an entry before it tries its connections.
+/// Maximum time for which the reader waits for an entry before it checks its connections.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// Maximum time for which Redis can leave a command unanswered. It is longer than `WAIT`.
+/// Maximum time for the reply to a command. It is longer than `WAIT`.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 const RECONNECT: Duration = Duration::from_millis(500);
@@ -94,7 +94,7 @@ impl Reader {
 
     async fn read(&mut self, sessions: &Sessions) -> RedisResult<Infallible> {
         loop {
-            // Only waits: if the next entry has been trimmed, the reply starts with a later one.
+            // The reply only wakes the reader: if the next entry has been trimmed, the reply starts with a later entry.
             let mut xread = cmd("XREAD");
             xread.arg("BLOCK").arg(WAIT.as_millis() as u64);
             xread
@@ -115,7 +115,7 @@ impl Reader {
                 if let Some(user) = &entry.logout {
                     sessions.log_out(user);
                 }
-                // The link is a receiver, so there is one.
+                // The link is a receiver, so sending does not fail.
                 let _ = self.entries.send(entry);
             }
         }

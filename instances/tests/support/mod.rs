@@ -18,7 +18,7 @@ use testkit::{
 };
 use tower_sse_completion::Shutdown;
 
-/// One instance that is served.
+/// A running instance.
 pub struct Server {
     pub address: SocketAddr,
     pub log: Log,
@@ -115,7 +115,7 @@ impl Client {
     }
 }
 
-/// Returns a connection of the test's own.
+/// Returns a separate connection for the test.
 pub async fn connect(redis: &RedisServer) -> MultiplexedConnection {
     let client = redis::Client::open(redis.url()).expect("a URL");
     let connection = client.get_multiplexed_async_connection().await;
@@ -123,7 +123,7 @@ pub async fn connect(redis: &RedisServer) -> MultiplexedConnection {
 }
 
 /// Sends a command whose second word is the key of the log.
-pub async fn on_log<T: FromRedisValue>(
+pub async fn log_command<T: FromRedisValue>(
     connection: &mut MultiplexedConnection,
     name: &str,
     arguments: &[&str],

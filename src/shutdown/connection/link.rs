@@ -1,4 +1,4 @@
-//! The part of a connection that knows its shutdown and its write timeout.
+//! The link of a connection to its shutdown, with its write timeout.
 
 use std::{
     io::{Error, ErrorKind},
@@ -150,7 +150,7 @@ impl Link {
     /// Notes that a write has accepted bytes, or that a flush has completed.
     pub(super) fn progressed(&mut self, progress: Operation) {
         if let Stall::Pending { operation, .. } = self.stall {
-            // The flush of a socket completes at once, and says nothing about a write that is pending.
+            // The flush of a socket completes at once, and is no progress of a pending write.
             if progress == Operation::Write || progress == operation {
                 self.stall = Stall::None;
             }

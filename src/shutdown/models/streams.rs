@@ -103,7 +103,7 @@ impl Stream for Silent {
 }
 
 #[test]
-fn c19_stream_leaves_the_count_before_its_report_and_a_drain_returns_after_that() {
+fn c19_stream_leaves_the_count_then_is_reported_and_then_a_drain_returns() {
     explore(|| {
         let shutdown = Shutdown::new();
         let (reports, counted) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();

@@ -1,4 +1,4 @@
-//! Why a close event is invalid.
+//! The reasons for which a close event is invalid.
 
 use std::{fmt, ops::RangeInclusive, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What is known of the client and of the forwarded bytes.
+//! The state of the client and the counts of the forwarded bytes.
 
 use super::{
     super::{held::Held, position::Position},

@@ -1,4 +1,4 @@
-//! What a close event looks like on the wire.
+//! The form of a close event on the wire.
 
 use std::ops::RangeInclusive;
 
@@ -69,7 +69,7 @@ impl CloseEventSpec {
     ///
     /// Panics if that LF is missing.
     #[track_caller]
-    pub fn after<'a>(output: &[u8], frame: &'a [u8]) -> &'a [u8] {
+    pub fn strip_lf<'a>(output: &[u8], frame: &'a [u8]) -> &'a [u8] {
         match output.ends_with(b"\r") {
             true => frame.strip_prefix(b"\n").expect("C5: an LF after a CR"),
             false => frame,

@@ -26,7 +26,7 @@ pub const CALLS: [Call; 5] = [
     Call::Shutdown,
 ];
 
-/// What a call of a connection returns: a number of bytes, which is zero for a flush and a shutdown, or the kind of an error.
+/// The result of a call of a connection: a number of bytes, which is zero for a flush and a shutdown, or the kind of an error.
 pub type Returned = Poll<Result<usize, ErrorKind>>;
 
 /// The error of a call whose connection a shutdown has cut.
@@ -43,7 +43,7 @@ pub struct ConnectionModel {
     has_timed_out: bool,
     reads: Side,
     writes: Side,
-    /// Since when a write or a flush has made no progress, and whether the first that was pending is a flush.
+    /// Time since which a write or a flush has made no progress, and whether the first pending call is a flush.
     stalled: Option<(bool, Duration)>,
 }
 
@@ -66,7 +66,7 @@ impl ConnectionModel {
         }
     }
 
-    /// The drain is over.
+    /// Cuts the connection, at the end of the drain.
     pub fn cut(&mut self) {
         self.is_cut = true;
     }
@@ -107,12 +107,12 @@ impl ConnectionModel {
                     return TIMED_OUT;
                 }
             }
-            // A flush that completes says nothing about a write that is pending.
+            // A flush that completes is no progress of a write that is pending.
             Poll::Ready(Ok(_)) if is_flush => {
                 self.stalled = self.stalled.filter(|(is_flush, _)| !is_flush);
             }
             Poll::Ready(Ok(1..)) => self.stalled = None,
-            // Neither an error nor a write of nothing is progress.
+            // An error and an empty write are not progress.
             Poll::Ready(_) => {}
         }
         match is_flush {
@@ -131,7 +131,7 @@ impl ConnectionModel {
         self.writes == Side::Waiting && (self.is_cut || self.is_over(now))
     }
 
-    /// A write has been pending for the timeout.
+    /// Returns `true` if a write has been pending for the timeout.
     fn is_over(&self, now: Duration) -> bool {
         match (self.write_timeout, self.stalled) {
             (Some(limit), Some((_, since))) => now - since >= limit,

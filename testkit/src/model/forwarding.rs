@@ -1,4 +1,4 @@
-//! What of the upstream's bytes may be forwarded.
+//! The bytes of the upstream that may be forwarded.
 
 use crate::decoder::{BYTE_ORDER_MARK, Decoder, decode};
 
@@ -29,7 +29,7 @@ pub struct Forwarding {
     released: usize,
     mid_event: bool,
     is_untouched: bool,
-    /// A comment precedes the first byte of the upstream, so a byte order mark there is none any more.
+    /// A comment precedes the first byte of the upstream, so a byte order mark there is dropped.
     drops_byte_order_mark: bool,
 }
 
@@ -126,7 +126,7 @@ impl Forwarding {
         Some(last.event_type)
     }
 
-    /// Returns what the released bytes decide about the end of the stream.
+    /// Returns the facts about the released bytes that decide the end of the stream.
     pub fn facts(&self) -> Facts {
         Facts {
             delivered: self.delivered_within(self.released) > 0,

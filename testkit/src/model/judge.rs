@@ -42,7 +42,7 @@ pub struct StreamJudge {
     pub(super) waiting_since: Option<usize>,
     /// The number of polls that yielded although the stream was stopped.
     delays: usize,
-    /// One of those polls found the upstream pending.
+    /// The upstream was pending in one of these polls.
     repolled: bool,
 }
 
@@ -54,7 +54,7 @@ enum Phase {
     /// The upstream is dropped.
     Ending {
         tail: VecDeque<Item>,
-        /// More than one if several stops are due. They differ in their endings only.
+        /// The expected streams: several, which differ in their endings only, if several stops are due.
         candidates: Vec<Expected>,
         /// The body yields before it returns an error.
         must_yield: bool,
@@ -305,7 +305,7 @@ impl StreamJudge {
         Progress::Waiting
     }
 
-    /// C14, C21: nothing is known of the end, and nothing has been reported.
+    /// C14, C21: the hints are unknown, and no report has been made.
     fn assert_open<B: Body<Data = Bytes>>(&self, body: &Driver<B>) {
         let hint = body.size_hint();
         let hints = (body.is_end_stream(), hint.lower(), hint.upper());

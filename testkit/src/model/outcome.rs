@@ -2,7 +2,7 @@
 
 use tower_sse_completion::Ending;
 
-/// What stopped a stream before the end of its upstream.
+/// The reason why a stream stopped before the end of its upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// A cancellation fired.
@@ -13,7 +13,7 @@ pub enum Stop {
     Idle,
 }
 
-/// How the upstream ended, by its last poll.
+/// The end of an upstream, by its last poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpstreamEnd {
     /// The upstream has not ended.
@@ -39,7 +39,7 @@ pub struct Policy {
     pub close_on_failed: bool,
 }
 
-/// What the forwarded bytes decide about the end of a stream.
+/// The facts about the forwarded bytes that decide the end of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
     /// An event has been delivered.
@@ -50,12 +50,12 @@ pub struct Facts {
     pub mid_event: bool,
 }
 
-/// How a stream ends.
+/// The end of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
     /// The ending that is reported.
     pub ending: Ending,
-    /// A close event is sent in place of what is buffered and of an error, unless the last event has its type.
+    /// A close event is sent in place of the buffered bytes and of an error, unless the last event has its type.
     pub close_event: bool,
     /// The error of the upstream is forwarded.
     pub error: bool,

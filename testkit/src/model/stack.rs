@@ -13,7 +13,7 @@ use crate::{driver::Driver, exchange::CLOSE, reports::Reports, script::ScriptErr
 
 /// The judge of the stream of two layers with the same options and the default close event, one around the other.
 ///
-/// Together the two have to do what one of them does, but for a cancellation: either layer may see it first, so the number
+/// The two layers have to behave as one of them does, except for a cancellation: either layer may see it first, so the number
 /// of frames that are still forwarded is not known.
 pub struct StackJudge {
     /// The parts of that judge without its step-by-step rules.
@@ -81,7 +81,7 @@ impl Judge for StackJudge {
             self.was_cancelled
                 .get_or_insert(is_cancelled && !ended_before);
         }
-        match UpstreamPoll::of(&polled) {
+        match UpstreamPoll::new(&polled) {
             UpstreamPoll::Pending if body.wakes() > wakes => return Progress::Ready,
             UpstreamPoll::Pending => {
                 assert!(!is_cancelled, "C10: a cancelled stream waits");
@@ -126,7 +126,7 @@ impl Judge for StackJudge {
         let was_cancelled = self.was_cancelled.unwrap_or(false);
         let report = stream.reports.only();
         let is_cancelled = report.ending() == Ending::Cancelled;
-        // The outer layer may see a cancellation that comes after the end of the inner one.
+        // The outer layer may see a cancellation that fires after the end of the inner layer.
         assert!(is_cancelled || !was_cancelled, "C22: the ending");
         assert!(
             !is_cancelled || stream.upstream.is_cancelled(),

@@ -34,10 +34,10 @@ pub struct UpstreamLog {
     cancelled: Cell<Option<usize>>,
 }
 
-/// What a poll of the upstream returned.
+/// The result of a poll of the upstream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum UpstreamPoll {
-    /// There was no poll yet.
+    /// The upstream has not been polled.
     #[default]
     None,
     /// The upstream is pending.
@@ -73,8 +73,8 @@ impl Upstream {
 }
 
 impl UpstreamPoll {
-    /// Returns what this poll has returned.
-    pub(super) fn of(polled: &Poll<Option<Result<Frame<Bytes>, ScriptError>>>) -> Self {
+    /// Returns the kind of this result.
+    pub(super) fn new(polled: &Poll<Option<Result<Frame<Bytes>, ScriptError>>>) -> Self {
         match polled {
             Poll::Pending => Self::Pending,
             Poll::Ready(None) => Self::Eof,
@@ -91,7 +91,7 @@ impl UpstreamPoll {
 }
 
 impl UpstreamLog {
-    /// Notes that a cancellation of the stream has fired.
+    /// Records that a cancellation of the stream has fired.
     pub fn cancel(&self) {
         if !self.is_cancelled() {
             self.cancelled.set(Some(self.frames.borrow().len()));
@@ -108,7 +108,7 @@ impl UpstreamLog {
         self.polls.get()
     }
 
-    /// Returns what the last poll returned.
+    /// Returns the result of the last poll.
     pub fn last(&self) -> UpstreamPoll {
         self.last.get()
     }
@@ -118,7 +118,7 @@ impl UpstreamLog {
         self.dropped.get()
     }
 
-    /// Returns how the upstream ended, by its last poll and the `is_end_stream` after that.
+    /// Returns the end of the upstream, by its last poll and the `is_end_stream` after that poll.
     pub fn end(&self) -> UpstreamEnd {
         match self.last() {
             UpstreamPoll::Eof => UpstreamEnd::Eof,
@@ -167,7 +167,7 @@ impl Body for Upstream {
         let yields = matches!(this.script.next_step(), Some(Step::Yield));
         log.last.set(UpstreamPoll::Panicked);
         let polled = this.script.as_mut().poll_frame(cx);
-        log.last.set(match UpstreamPoll::of(&polled) {
+        log.last.set(match UpstreamPoll::new(&polled) {
             UpstreamPoll::Pending if yields => UpstreamPoll::Yielded,
             returned => returned,
         });

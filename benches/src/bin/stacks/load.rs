@@ -21,7 +21,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 const BUSY: Duration = Duration::from_secs(2);
 /// An interval that every server can keep.
 const INTERVAL_MS: u64 = 50;
-/// One event, and then silence.
+/// Interval of a stream with one event and then silence.
 const IDLE_MS: u64 = 600_000;
 
 /// Measures the columns of the table.
@@ -31,7 +31,7 @@ const IDLE_MS: u64 = 600_000;
 /// Fails if the server does not start, or if clients cannot connect.
 pub async fn measure(stack: &Stack, idle_clients: usize) -> io::Result<[f64; 5]> {
     let server = stack.start()?;
-    // The first clients allocate what all later ones share.
+    // The first clients allocate the state that all later clients share.
     drop(subscribers(&server, &stack.path(IDLE_MS), 10).await?);
     let before = server.memory()?;
     let idle = subscribers(&server, &stack.path(IDLE_MS), idle_clients).await?;

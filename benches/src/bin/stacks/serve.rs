@@ -1,4 +1,4 @@
-//! The axum server: numbered events for ever.
+//! The axum server, which sends endless numbered events.
 
 use std::{collections::HashMap, convert::Infallible, io, time::Duration};
 
@@ -19,7 +19,7 @@ use tokio_stream::wrappers::IntervalStream;
 ///
 /// Fails if the server cannot listen.
 pub async fn serve(variant: &str) -> io::Result<()> {
-    let variant = Variant::of(variant);
+    let variant = Variant::named(variant);
     let mut terminate = signal(SignalKind::terminate())?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("http://{}", listener.local_addr()?);
@@ -30,7 +30,7 @@ pub async fn serve(variant: &str) -> io::Result<()> {
         variant.respond(&handler_stop, events(parameters["interval_ms"]))
     };
     let app = Router::new().route("/events", variant.route(&stop, handler));
-    // As uvicorn does.
+    // uvicorn sets this option too.
     let listener = listener.tap_io(|socket| socket.set_nodelay(true).expect("a connection"));
     let signal = stop.shutdown.after(async move {
         terminate.recv().await;

@@ -109,7 +109,7 @@ fn execute(signals: Signals) -> oneshot::Receiver<()> {
             match command.as_str() {
                 "close" => signals.close.send(),
                 "cut" => signals.cut.send(),
-                _ => eprintln!("no such command: {command}"),
+                _ => eprintln!("unknown command: {command}"),
             }
         }
         // An error means that the server has already stopped.

@@ -41,8 +41,8 @@ impl Signal {
     }
 }
 
-/// Numbered events after the last one that the client has received. Every frame completes an event, and sends the ID and the
-/// first half of the next event.
+/// Returns numbered events after the last event that the client has received. Every frame completes an event, and has the ID
+/// and the first half of the next event.
 pub async fn halves(
     Query(parameters): Query<Parameters>,
     Extension(signals): Extension<Signals>,
@@ -56,7 +56,7 @@ pub async fn halves(
     event_stream(stream::select(frames(&parameters, &headers).map(Ok), cut))
 }
 
-/// The same events without a layer, and with a hand-written close event at any position.
+/// Returns the same events with a hand-written close event at any position, for a route without the layer.
 pub async fn halves_hand_written(
     Query(parameters): Query<Parameters>,
     Extension(signals): Extension<Signals>,

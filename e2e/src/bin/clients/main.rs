@@ -10,6 +10,7 @@
 //! | `shutdown` | is closed by a `Shutdown` inside an event |
 //! | `default` | the same, with the default close event |
 //! | `truncated` | ends inside an event |
+//! | `skipped` | the same, and opts out of the layer |
 //! | `unmarked` | ends between two events, without the protocol's end mark |
 //! | `silence` | is complete, and pauses for longer than the interval of the keep-alive |
 //!
@@ -30,7 +31,7 @@ use axum::{
 };
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 use tokio::{net::TcpListener, time};
-use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer};
+use tower_sse_completion::{CloseEvent, Shutdown, SkipCompletion, SseCompletionLayer};
 
 use crate::{
     recordings::{AFTER_FEED, Recording},
@@ -81,7 +82,7 @@ fn respond(recording: Recording, path: &str, last_id: Option<&[u8]>) -> Response
         _ if last_id.is_some() => frames(&[AFTER_FEED]).chain(stream::pending()).boxed(),
         "complete" => frames(&recording).boxed(),
         "shutdown" | "default" => frames(&[whole, half]).chain(stream::once(closed)).boxed(),
-        "truncated" => frames(&[whole, half]).boxed(),
+        "truncated" | "skipped" => frames(&[whole, half]).boxed(),
         "unmarked" => frames(&[whole]).boxed(),
         "silence" => {
             let pause = time::sleep(4 * KEEP_ALIVE).map(|()| "");
@@ -96,6 +97,9 @@ fn respond(recording: Recording, path: &str, last_id: Option<&[u8]>) -> Response
     shutdown.attach(response.extensions_mut());
     if situation == "default" {
         response.extensions_mut().insert(CloseEvent::new());
+    }
+    if situation == "skipped" {
+        response.extensions_mut().insert(SkipCompletion);
     }
     response
 }

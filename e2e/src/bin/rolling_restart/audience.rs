@@ -68,7 +68,7 @@ impl Audience {
         self.all(|client| client.audit.newest() == id)
     }
 
-    /// Adds up what all clients have found.
+    /// Adds the findings of all clients to the outcome.
     pub fn report(&self, log: &Events, outcome: &mut Outcome) {
         for client in &self.clients {
             let client = lock(client);

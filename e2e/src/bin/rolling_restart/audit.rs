@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_damage_is_found() {
+    fn every_kind_of_damage_is_counted() {
         let [one, two, three] = [
             ("message", "data of 1-0", "1-0"),
             ("message", "data of 2-0", "2-0"),
@@ -100,7 +100,7 @@ mod tests {
             findings(&[one, ("close", "data of 2-0", "2-0"), three]).torn,
             1
         );
-        // An event that is not in the log, and a gap that a client was told of.
+        // An event that is not in the log, and a gap that a `reset` has announced.
         assert_eq!(findings(&[one, ("message", "data of 1-1", "1-1")]).torn, 1);
         assert_eq!(findings(&[one, ("reset", "", "2-1")]).torn, 1);
     }

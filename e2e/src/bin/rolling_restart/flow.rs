@@ -40,7 +40,7 @@ impl Flow {
         let mut publisher = JoinSet::new();
         publisher.spawn(async move {
             for number in 1.. {
-                // While Redis is away, nothing is published.
+                // While Redis is not available, no event is published.
                 if log.publish(&data(number)).await.is_ok() {
                     sender.send_replace(number);
                 }

@@ -70,7 +70,7 @@ impl Instance {
         }
     }
 
-    /// Parses the arguments of [`start`](Self::start), if these are such.
+    /// Parses the arguments of [`start`](Self::start). Returns `None` for other arguments.
     pub fn parse(arguments: &[&str]) -> Option<Result<Self, Box<dyn Error>>> {
         let ["instance", address, redis, number, variant] = arguments[..] else {
             return None;

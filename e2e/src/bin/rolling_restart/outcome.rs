@@ -40,7 +40,7 @@ impl Outcome {
         }
     }
 
-    /// Returns `true` if every client has received every event once and whole, and if, with the layer, every stream of a
+    /// Returns `true` if every client has received every event once and complete, and if, with the layer, every stream of a
     /// process that was not killed ended with a close event, and the instance ended on its own.
     pub fn is_good(&self) -> bool {
         let found = &self.findings;
@@ -55,8 +55,8 @@ impl Outcome {
             && (closed || !self.variant.has_layer())
     }
 
-    /// Returns the greatest number of reconnects in any window of this length.
-    fn most_reconnects_in(&self, window: Duration) -> usize {
+    /// Returns the maximum number of reconnects in any window of this length.
+    fn max_reconnects(&self, window: Duration) -> usize {
         let times = &self.reconnects;
         let in_window = |(first, start): (usize, &Duration)| {
             times.partition_point(|time| *time < *start + window) - first
@@ -108,7 +108,7 @@ pub fn print_table(outcomes: &[Outcome]) {
     count("reconnects", &|run| run.reconnects.len() as u64);
     for (label, window) in [("in one second", 1_000), ("in 250 ms", 250)] {
         count(&format!("most reconnects {label}"), &|run| {
-            run.most_reconnects_in(Duration::from_millis(window)) as u64
+            run.max_reconnects(Duration::from_millis(window)) as u64
         });
     }
     row("reconnects by second, █: all clients", &|run| run.plot());

@@ -52,7 +52,7 @@ pub async fn restart_all(
     let (mut killed, mut killed_child) = instance(1).await?;
     let addresses = [rolled.address, killed.address];
     let proxy = match proxy {
-        Some(kind) => Some(Config::of(kind).start(addresses).await?),
+        Some(kind) => Some(Config::new(kind).start(addresses).await?),
         None => None,
     };
     let entrances = match &proxy {
@@ -125,7 +125,7 @@ async fn stop(instance: &mut Child) -> Result<bool, Box<dyn Error>> {
     }
 }
 
-async fn until(what: &str, condition: impl Fn() -> bool) -> Result<(), String> {
+async fn until(event: &str, condition: impl Fn() -> bool) -> Result<(), String> {
     let wait = async {
         while !condition() {
             time::sleep(Duration::from_millis(20)).await;
@@ -133,5 +133,5 @@ async fn until(what: &str, condition: impl Fn() -> bool) -> Result<(), String> {
     };
     time::timeout(LONG, wait)
         .await
-        .map_err(|_| format!("waited in vain until {what}"))
+        .map_err(|_| format!("timed out waiting until {event}"))
 }

@@ -1,4 +1,4 @@
-//! The clients, which come and go.
+//! The clients, which connect and leave at random.
 
 use std::{
     collections::BTreeMap,
@@ -84,7 +84,7 @@ impl Clients {
     ///
     /// # Errors
     ///
-    /// Fails if the stream of a client does not end as it has to, or if the server refuses a client.
+    /// Fails if the end of a stream is not one that its kind has, or if the server refuses a client.
     pub async fn keep(&mut self, number: usize, tick: Duration) -> Result<(), Failure> {
         let tick = time::sleep(tick);
         tokio::pin!(tick);
@@ -109,7 +109,7 @@ impl Clients {
     ///
     /// # Errors
     ///
-    /// Fails if the stream of a client does not end as it has to.
+    /// Fails if the end of a stream is not one that its kind has.
     pub async fn finish(&mut self) -> Result<(), Failure> {
         self.over.send_replace(true);
         while let Some(ended) = self.tasks.join_next().await {
@@ -180,7 +180,7 @@ impl Client {
             socket.set_zero_linger()?;
         }
         let stream = socket.connect(self.address).await?;
-        let mut connection = Connection::over(stream, self.version).await?;
+        let mut connection = Connection::handshake(stream, self.version).await?;
         let response = connection.get(self.kind.path(), "").await?;
         match response.status() {
             StatusCode::OK => Ok((response.into_body(), connection)),
@@ -193,7 +193,7 @@ impl Client {
 ///
 /// # Errors
 ///
-/// Fails if an event is torn, missing or not expected, or if the stream does not end as its kind does.
+/// Fails if an event is torn, missing or not expected, or if the end of the stream is not one that its kind has.
 async fn read(mut body: Incoming, kind: Kind) -> Result<End, Failure> {
     let mut decoder = Decoder::new();
     let (mut received, mut closed) = (0, false);

@@ -1,4 +1,4 @@
-//! What the servers have done and left behind.
+//! The results of the servers, and the resources that remain after them.
 
 use std::{collections::BTreeMap, io, mem, time::Duration};
 
@@ -10,10 +10,10 @@ use crate::{clients::End, samples};
 /// All endings of streams, each of which occurs.
 const ENDINGS: usize = 8;
 
-/// Maximum number of allocations that a server leaves behind, some of which are its results.
+/// Maximum number of allocations that remain after a server, some of which are its results.
 const KEPT_ALLOCATIONS: i64 = 100;
 
-/// What a server and its clients have done.
+/// The results of a server and its clients.
 #[derive(Debug, Default)]
 pub struct Life {
     pub endings: BTreeMap<&'static str, usize>,
@@ -22,7 +22,7 @@ pub struct Life {
     pub drain: Duration,
 }
 
-/// What all servers have done and left behind.
+/// The results of all servers, and the resources that remain after them.
 #[derive(Debug, Default)]
 pub struct Findings {
     all: Life,
@@ -52,7 +52,7 @@ impl Findings {
         if number > 0 {
             self.peaks.push(peak);
             self.expect(allocations <= KEPT_ALLOCATIONS, || {
-                format!("{allocations} allocations are left of server {number}")
+                format!("{allocations} allocations remain after server {number}")
             });
         }
         let expected = *self.files.get_or_insert(files);
@@ -83,12 +83,12 @@ impl Findings {
         self.expect((errors, warnings) == (failed, 0), || {
             format!("{errors} errors and {warnings} warnings for {failed} failed streams")
         });
-        // The allocations are counted. What the allocator cannot reuse does not grow without bound.
+        // The allocations are counted. The memory that the allocator cannot reuse must not grow without bound.
         let peaks = mem::take(&mut self.peaks);
-        let greatest = |peaks: &[u64]| peaks.iter().copied().max().unwrap_or_default();
+        let maximum = |peaks: &[u64]| peaks.iter().copied().max().unwrap_or_default();
         let third = peaks.len() / 3;
-        let middle = greatest(&peaks[third..2 * third]);
-        self.expect(greatest(&peaks[2 * third..]) <= middle + middle / 2, || {
+        let middle = maximum(&peaks[third..2 * third]);
+        self.expect(maximum(&peaks[2 * third..]) <= middle + middle / 2, || {
             format!("the peaks of the memory grow: {peaks:?}")
         });
         self.failures

@@ -1,14 +1,14 @@
-//! Many streams for a long time: clients come and go, and the server is drained and restarted within the process.
+//! Many streams for a long time: clients connect and leave, and the server is drained and restarted within the process.
 //!
 //! ```text
 //! soak --minutes N [--streams N] [--plot FILE.svg]
 //! ```
 //!
 //! It fails if a stream is not reported exactly once, if a client receives a torn event or an end that its stream does not
-//! have, if an unexpected warning is logged, or if a server leaves descriptors, tasks, streams or memory behind.
+//! have, if an unexpected warning is logged, or if descriptors, tasks, streams or memory remain after a server.
 //!
 //! Both ends of all connections are on one thread, so that every allocation is counted. A timer belongs to the body of a
-//! stream, so that a timer that is left is an allocation that is left.
+//! stream, so a timer that remains is an allocation that remains.
 
 mod clients;
 mod findings;
@@ -43,7 +43,8 @@ const USAGE: &str = "usage: soak --minutes N [--streams N] [--plot FILE.svg]";
 /// Time from the start of a server to the end of its drain, unless the run is short.
 const LIFE: Duration = Duration::from_secs(5 * 60);
 
-/// Minimum number of servers that are measured. One more warms up what the runtime and the allocator keep.
+/// Minimum number of servers that are measured. One more server precedes them, so that the runtime and the allocator have
+/// their lasting allocations.
 const LIVES: u32 = 3;
 
 /// Number of clients that leave in each second, and join, unless there are few clients.
@@ -55,7 +56,7 @@ const MIN_STAY: f64 = 20.0;
 /// Time in which streams may finish when the server is drained.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Time between two looks at the clock.
+/// Time between two checks of the clock.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Descriptors of both ends of each connection, and others.
@@ -86,7 +87,7 @@ fn main() -> Result<ExitCode, Failure> {
     let mut findings = Findings::default();
     let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
     for number in 0..=lives {
-        // The first server warms up. Its clients leave as soon as all have come.
+        // The first server warms up. Its clients leave as soon as all have connected.
         let length = if number == 0 {
             Duration::ZERO
         } else {
@@ -111,7 +112,7 @@ fn main() -> Result<ExitCode, Failure> {
     })
 }
 
-/// Runs a server, with this number of clients for this time, until nothing of it is left.
+/// Runs a server, with this number of clients for this time, until its tasks and streams have ended.
 fn live(
     runtime: &Runtime,
     address: &mut SocketAddr,

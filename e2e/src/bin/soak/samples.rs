@@ -10,7 +10,7 @@ use std::{
 pub struct Samples {
     start: Instant,
     samples: Vec<Sample>,
-    /// The greatest memory since the last call of [`take_peak`](Self::take_peak).
+    /// The maximum memory since the last call of [`take_peak`](Self::take_peak).
     peak: u64,
 }
 
@@ -34,7 +34,7 @@ impl Samples {
     pub fn new() -> Self {
         Self {
             start: Instant::now(),
-            // Of a day, so that the memory of the samples does not grow.
+            // Capacity for a day, so that the memory of the samples does not grow.
             samples: Vec::with_capacity(24 * 60 * 60),
             peak: 0,
         }
@@ -44,7 +44,7 @@ impl Samples {
     ///
     /// # Errors
     ///
-    /// Fails if the kernel does not tell the memory.
+    /// Fails if the memory cannot be read from the kernel.
     pub fn take(&mut self, streams: usize) -> io::Result<()> {
         let seconds = self.start.elapsed().as_secs_f64();
         let last = self.samples.last().map_or(-1.0, |sample| sample.seconds);
@@ -60,7 +60,7 @@ impl Samples {
         Ok(())
     }
 
-    /// Returns the greatest memory since the last call.
+    /// Returns the maximum memory since the last call.
     pub fn take_peak(&mut self) -> u64 {
         std::mem::take(&mut self.peak)
     }

@@ -120,7 +120,7 @@ impl Site {
     ///
     /// # Errors
     ///
-    /// Fails if the server has.
+    /// Fails if the server has failed.
     pub async fn ended(self) -> io::Result<()> {
         self.server.await?
     }

@@ -1,4 +1,4 @@
-//! The streams of the handler. Their frames end anywhere, and their events say which they are.
+//! The streams of the handler. Their frames end at any position, and their events are numbered.
 
 use std::{io, mem, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::site::Entry;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// Events with random pauses, for ever.
+    /// Endless events with random pauses.
     Forever,
     /// Some events, and the end.
     Completes,
@@ -27,7 +27,7 @@ pub enum Kind {
     Flood,
 }
 
-/// Mean of the pauses between two events of a stream that goes on for ever.
+/// Mean of the pauses between two events of an endless stream.
 const PAUSE: f64 = 4.0;
 
 /// Mean of the pauses between two events of a stream that has a last event.
@@ -51,7 +51,7 @@ impl Kind {
         }
     }
 
-    /// Returns a random kind. Most streams go on for ever.
+    /// Returns a random kind. Most streams are endless.
     pub fn random() -> Self {
         match fastrand::u32(0..100) {
             0 => Self::Flood,
@@ -85,7 +85,7 @@ struct Frames {
     ended: bool,
 }
 
-/// Returns the frames of a stream. Each event is sent in two.
+/// Returns the frames of a stream. Each event is sent in two frames.
 pub fn frames(
     kind: Kind,
     entry: Arc<Entry>,

@@ -34,7 +34,7 @@ impl Clock {
         }
     }
 
-    /// Notes that a frame was sent now, and whether it delivers an event.
+    /// Records that a frame was sent now. `delivers` is `true` if the frame delivers an event.
     pub(super) fn sent(&mut self, delivers: bool) {
         self.last_frame = self.now;
         if delivers {

@@ -1,4 +1,4 @@
-//! The end of a stream: what it returns after its upstream, and its report.
+//! The end of a stream: the frames after those of its upstream, and its report.
 
 use std::{mem, task::Poll};
 
@@ -15,7 +15,7 @@ use crate::{
     script::{ScriptError, trailers},
 };
 
-/// What follows the forwarded bytes.
+/// A frame that follows the forwarded bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Item {
     CloseEvent,
@@ -63,7 +63,7 @@ impl StreamJudge {
         };
     }
 
-    /// C9, C12, C13: what follows once the upstream is dropped.
+    /// C9, C12, C13: the frames that follow once the upstream is dropped.
     pub(super) fn assert_tail<B>(
         &mut self,
         polled: Polled,
@@ -109,12 +109,12 @@ impl StreamJudge {
             Some(Item::Error) => assert_eq!(returned, UpstreamPoll::Error, "C12: the error"),
             Some(Item::Trailers) => assert_eq!(returned, UpstreamPoll::Trailers, "C13: trailers"),
             Some(Item::Buffered) => {
-                assert_eq!(data, self.forwarding.buffered(), "C4: what was buffered");
+                assert_eq!(data, self.forwarding.buffered(), "C4: the buffered bytes");
                 self.forwarded = self.forwarding.received().len();
             }
             Some(Item::CloseEvent) => {
                 assert_eq!(returned, UpstreamPoll::Data, "C9: the close event");
-                let event = CloseEventSpec::after(&self.output, &data);
+                let event = CloseEventSpec::strip_lf(&self.output, &data);
                 let spec = &self.options.close_event;
                 candidates.retain(|expected| spec(expected.ending).matches(event));
                 assert!(!candidates.is_empty(), "C8: {}", event.escape_ascii());
@@ -130,7 +130,7 @@ impl StreamJudge {
         if let Phase::Ending { candidates, .. } = &self.phase {
             self.assert_report(candidates);
         }
-        // After data, a server learns of the end by the next poll.
+        // After data, the next poll reports the end to the server.
         let is_end = returned != UpstreamPoll::Data;
         let hints = (body.is_end_stream(), body.size_hint().exact());
         assert_eq!(hints, (is_end, Some(0)), "C13: the hints after the end");
@@ -140,7 +140,7 @@ impl StreamJudge {
         }
     }
 
-    /// The upstream has reported its end: if that was wrong, every frame passes unchanged.
+    /// C2: the upstream has reported its end and continues, so every frame passes unchanged.
     pub(super) fn assert_pass_through<B>(
         &mut self,
         polled: Polled,
@@ -203,9 +203,9 @@ impl StreamJudge {
     }
 }
 
-/// Returns what a body has returned, and its data.
+/// Returns the kind of the result of a poll, and its data.
 fn parts(polled: Polled) -> (UpstreamPoll, Bytes) {
-    let returned = UpstreamPoll::of(&polled);
+    let returned = UpstreamPoll::new(&polled);
     let data = match polled {
         Poll::Ready(Some(Ok(frame))) => frame.into_data(),
         _ => return (returned, Bytes::new()),

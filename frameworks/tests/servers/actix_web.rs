@@ -1,15 +1,15 @@
-//! The actix-web example, over loopback sockets.
+//! The actix-web example.
 
 #[allow(dead_code, reason = "the test has a main of its own")]
-#[path = "../examples/actix_web.rs"]
+#[path = "../../examples/actix_web.rs"]
 mod example;
 
 use std::net::{SocketAddr, TcpListener};
 
-use testkit::{chunked::ChunkedResponse, wait::within};
+use testkit::wait::within;
 use tower_sse_completion::Shutdown;
 
-const CLOSE: &str = "event: close\ndata:\n\n";
+use crate::support::{CLOSE, assert_closed, assert_empty_is_closed, open};
 
 fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -25,25 +25,15 @@ async fn streams_and_server_end_after_a_close() {
     let handle = server.handle();
     let server = actix_web::rt::spawn(server);
 
-    let mut plain = ChunkedResponse::get(address, "/events").await;
-    assert!(plain.head.contains("content-type: text/event-stream"));
-    assert_eq!(plain.chunk().await, "id: 1\ndata: tick\n\n");
-    let mut own = ChunkedResponse::get(address, "/own").await;
-    assert_eq!(own.chunk().await, "id: 1\ndata: tick\n\n");
+    let plain = open(address, "/events").await;
+    let own = open(address, "/own").await;
     assert_eq!(shutdown.open_streams(), 2);
 
     shutdown.close();
-    // The servers may have sent more ticks in the meantime.
-    let rest = plain.rest().await;
-    assert!(rest.ends_with(CLOSE), "{rest:?}");
-    let rest = own.rest().await;
-    assert!(
-        rest.ends_with("event: close\ndata: {\"reason\":\"restart\"}\n\n"),
-        "{rest:?}"
-    );
+    assert_closed(plain, CLOSE).await;
+    let own_close_event = "event: close\ndata: {\"reason\":\"restart\"}\n\n";
+    assert_closed(own, own_close_event).await;
 
-    // actix-web waits for connections that are kept alive.
-    drop((plain, own));
     within(handle.stop(true)).await;
     within(server).await.expect("no panic").expect("no error");
     assert_eq!(shutdown.open_streams(), 0);
@@ -55,8 +45,6 @@ async fn empty_stream_is_closed() {
     let server = example::serve(listener, &Shutdown::new()).expect("a server");
     let handle = server.handle();
     actix_web::rt::spawn(server);
-
-    let mut response = ChunkedResponse::get(address, "/empty").await;
-    assert_eq!(response.rest().await, CLOSE);
+    assert_empty_is_closed(address).await;
     handle.stop(false).await;
 }

@@ -1,0 +1,106 @@
+"""What a program sees of a stream with the clients in Python: the text, and the error, if there is one."""
+
+import json
+import os
+import subprocess
+from itertools import islice
+from pathlib import Path
+
+import anthropic
+import httpx
+import httpx_sse
+import openai
+import pytest
+
+OPTIONS = {"api_key": "none", "max_retries": 0}
+QUESTION = {"messages": [{"role": "user", "content": "?"}], "model": "m"}
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The URL of a server, which ends with its input."""
+    program = Path(os.environ["CARGO_TARGET_DIR"], "debug/clients")
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process.stdout.readline().strip()
+
+
+def chat_completions(url):
+    client = openai.OpenAI(base_url=url, **OPTIONS)
+    for chunk in client.chat.completions.create(stream=True, **QUESTION):
+        yield chunk.choices[0].delta.content
+
+
+def responses(url):
+    client = openai.OpenAI(base_url=url, **OPTIONS)
+    for event in client.responses.create(model="m", input="?", stream=True):
+        if event.type == "response.output_text.delta":
+            yield event.delta
+
+
+def messages(url):
+    client = anthropic.Anthropic(base_url=url, **OPTIONS)
+    with client.messages.stream(max_tokens=9, **QUESTION) as stream:
+        yield from stream.text_stream
+        yield f"({stream.get_final_message().stop_reason})"
+
+
+OPENAI_ERROR = openai.APIError, "restart", {"message": "restart"}
+ANTHROPIC_BODY = {"type": "error", "error": {"type": "overloaded_error", "message": "restart"}}
+ANTHROPIC_ERROR = anthropic.APIStatusError, str(ANTHROPIC_BODY), ANTHROPIC_BODY
+NO_JSON = json.JSONDecodeError, "Expecting value: line 1 column 1 (char 0)", None
+
+# The end of the text, if the stream is complete and if it is not; the errors after a close event, and after the default one.
+CLIENTS = {
+    "openai": (chat_completions, "", "", OPENAI_ERROR, NO_JSON),
+    "openai_responses": (responses, "", "", OPENAI_ERROR, NO_JSON),
+    "anthropic": (messages, "(end_turn)", "(None)", ANTHROPIC_ERROR, None),
+}
+
+
+@pytest.mark.parametrize("situation", ["complete", "silence", "shutdown", "truncated", "skipped", "unmarked", "default"])
+@pytest.mark.parametrize("client", CLIENTS)
+def test_protocol(server, client, situation):
+    run, complete, incomplete, closed, by_default = CLIENTS[client]
+    error = {"shutdown": closed, "truncated": closed, "default": by_default}.get(situation)
+    if situation in ("complete", "silence"):
+        expected = "one two" + complete
+    else:
+        expected = "one " + ("" if error else incomplete)
+
+    text, seen = "", None
+    try:
+        for piece in run(f"{server}/{client}/{situation}"):
+            text += piece
+    except Exception as exception:
+        seen = type(exception), str(exception), getattr(exception, "body", None)
+    assert (text, seen) == (expected, error)
+
+
+def feed(url):
+    """Reads events until the close event. `httpx-sse` leaves the reconnects to its user."""
+    headers = {}
+    with httpx.Client() as client:
+        while True:
+            with httpx_sse.connect_sse(client, "GET", url, headers=headers) as source:
+                for event in source.iter_sse():
+                    if event.event == "close":
+                        yield "closed"
+                        return
+                    if event.data:
+                        yield event.data
+                    headers["Last-Event-ID"] = event.id
+            yield "reconnects"
+
+
+@pytest.mark.parametrize(
+    ("situation", "expected"),
+    {
+        "complete": ["one", "two", "closed"],
+        "silence": ["one", "two", "closed"],
+        "shutdown": ["one", "closed"],
+        "truncated": ["one", "reconnects", "two"],
+    }.items(),
+)
+def test_httpx_sse(server, situation, expected):
+    # A stream that is resumed stays open.
+    assert list(islice(feed(f"{server}/event_source/{situation}"), len(expected))) == expected

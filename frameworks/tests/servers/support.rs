@@ -1,0 +1,126 @@
+//! Streams of ticks, and what the clients of all servers expect of them.
+
+use std::{convert::Infallible, net::SocketAddr};
+
+use axum::{
+    Router,
+    body::Body,
+    http::header::{CONTENT_TYPE, HeaderName},
+    routing::get,
+};
+use futures_util::StreamExt;
+use hyper::{Request, Response, body::Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use testkit::{
+    chunked::ChunkedResponse,
+    server::{Version, next_data, receive},
+    wait::within,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tower_sse_completion::{Shutdown, SseCompletionLayer};
+
+pub const CLOSE: &str = "event: close\ndata:\n\n";
+
+/// Sends a request for `/events` or a similar path to an example, and receives the first tick.
+pub async fn open(address: SocketAddr, path: &str) -> ChunkedResponse {
+    let mut response = within(ChunkedResponse::get(address, path)).await;
+    assert!(response.head.contains("content-type: text/event-stream"));
+    let first = within(response.chunk()).await;
+    assert!(first.ends_with("\n\n"), "{first:?}");
+    assert_ticks(1, &first);
+    response
+}
+
+/// Receives the rest of a stream whose first tick has been received: more ticks, and the close event.
+pub async fn assert_closed(mut response: ChunkedResponse, close_event: &str) {
+    assert_rest(&within(response.rest()).await, close_event);
+}
+
+/// Asserts that a stream without events is its close event.
+pub async fn assert_empty_is_closed(address: SocketAddr) {
+    let mut response = within(ChunkedResponse::get(address, "/empty")).await;
+    assert_eq!(within(response.rest()).await, CLOSE);
+}
+
+/// Asserts that these are all ticks after the first one, unchanged, and then this close event.
+#[track_caller]
+pub fn assert_rest(rest: &str, close_event: &str) {
+    let ticks = rest.strip_suffix(close_event);
+    assert_ticks(2, ticks.unwrap_or_else(|| panic!("not closed: {rest:?}")));
+}
+
+/// Asserts that these are consecutive ticks from this number on. Frameworks order the fields of an event as they like, and
+/// write a space after the colon, or none.
+#[track_caller]
+fn assert_ticks(first: usize, ticks: &str) {
+    let ticks = ticks.replace(": ", ":");
+    let events = ticks.split_terminator("\n\n").map(|event| {
+        let mut fields: Vec<_> = event.split('\n').collect();
+        fields.sort_unstable();
+        fields.join("\n")
+    });
+    for (number, event) in (first..).zip(events) {
+        assert_eq!(event, format!("data:tick\nid:{number}"));
+    }
+}
+
+/// Returns an axum app with the routes of the examples.
+pub fn app(shutdown: &Shutdown) -> Router {
+    const HEADERS: [(HeaderName, &str); 1] = [(CONTENT_TYPE, "text/event-stream")];
+    let events = async || {
+        let ticks = frameworks::ticks::<Infallible>();
+        (HEADERS, Body::from_stream(ticks))
+    };
+    let empty = async || {
+        let none = frameworks::ticks::<Infallible>().take(0);
+        (HEADERS, Body::from_stream(none))
+    };
+    Router::new()
+        .route("/events", get(events))
+        .route("/empty", get(empty))
+        .layer(SseCompletionLayer::new().shutdown(shutdown))
+}
+
+/// Sends a request over this connection, receives the first tick, and returns the rest of the body.
+pub async fn open_over<T>(connection: T, version: Version) -> Incoming
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut body = get_over(connection, version, "/events").await.into_body();
+    let first = next_data(&mut body).await;
+    assert_ticks(1, std::str::from_utf8(&first).expect("text"));
+    body
+}
+
+/// Receives the rest of a body whose first tick has been received.
+pub async fn assert_body_closed(body: Incoming) {
+    assert_rest(&within(receive(body)).await.text(), CLOSE);
+}
+
+/// Sends a request over this connection. The connection stays open until the server closes it.
+pub async fn get_over<T>(connection: T, version: Version, path: &str) -> Response<Incoming>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    use hyper::client::conn::{http1, http2};
+
+    let request = Request::get(format!("http://localhost{path}")).header("host", "localhost");
+    let request = request.body(String::new()).expect("a valid request");
+    let io = TokioIo::new(connection);
+    let response = match version {
+        Version::Http1 => {
+            let (mut sender, connection) = within(http1::handshake(io)).await.expect("HTTP/1.1");
+            tokio::spawn(connection);
+            within(sender.send_request(request)).await
+        }
+        Version::Http2 => {
+            let executor = TokioExecutor::new();
+            let (mut sender, connection) = within(http2::handshake(executor, io))
+                .await
+                .expect("HTTP/2");
+            tokio::spawn(connection);
+            within(sender.send_request(request)).await
+        }
+    };
+    response.expect("a response")
+}
