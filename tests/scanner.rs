@@ -89,7 +89,13 @@ const LENGTHS: [usize; 3] = if cfg!(debug_assertions) {
 };
 
 /// Maximum number of bytes that follow each start of a stream for the buffer.
-const BUFFERED: usize = if cfg!(debug_assertions) { 4 } else { 6 };
+const BUFFERED: usize = if cfg!(miri) {
+    2
+} else if cfg!(debug_assertions) {
+    4
+} else {
+    6
+};
 
 /// A scanner and a decoder that have been fed the same stream, byte by byte.
 #[derive(Clone)]
