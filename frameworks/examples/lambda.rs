@@ -9,7 +9,8 @@
 use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::TryStreamExt;
+use http_body::Frame;
 use http_body_util::{StreamBody, combinators::UnsyncBoxBody};
 use lambda_http::{
     Error, Request, Response,
@@ -17,7 +18,6 @@ use lambda_http::{
     run_with_streaming_response,
     tower::{Layer, Service, service_fn},
 };
-use tokio::time;
 use tower_sse_completion::{ResponseBody, SseCompletionLayer};
 
 /// Time limit of the function, as configured. Lambda's own maximum is 15 minutes.
@@ -42,11 +42,8 @@ pub fn service(
 }
 
 fn events() -> Response<Events> {
-    let ticks = stream::iter(1..).then(async |number| {
-        time::sleep(Duration::from_millis(500)).await;
-        Ok(http_body::Frame::data(frameworks::event(number, "tick")))
-    });
-    let mut response = Response::new(UnsyncBoxBody::new(StreamBody::new(ticks)));
+    let ticks = StreamBody::new(frameworks::ticks().map_ok(Frame::data));
+    let mut response = Response::new(UnsyncBoxBody::new(ticks));
     let event_stream = HeaderValue::from_static("text/event-stream");
     response.headers_mut().insert(CONTENT_TYPE, event_stream);
     response
