@@ -50,8 +50,15 @@ enum Tool {
     Select,
     BodyTimeout,
     AxumServer,
-    SseStarlette,
+    Process(Program),
     Layer { closes_failures: bool },
+}
+
+/// A server with a tool that is not for axum.
+#[derive(Clone, Copy)]
+enum Program {
+    Rocket,
+    SseStarlette,
 }
 
 #[derive(Clone, Copy)]
@@ -63,7 +70,7 @@ enum Situation {
     Unread,
 }
 
-const TOOLS: [(&str, Tool); 8] = [
+const TOOLS: [(&str, Tool); 9] = [
     ("axum, with `KeepAlive`", Tool::KeepAlive),
     ("`take_until` and `chain`", Tool::Combinators),
     ("`select!` in the handler", Tool::Select),
@@ -72,7 +79,14 @@ const TOOLS: [(&str, Tool); 8] = [
         "axum-server's `Handle`, with a time limit",
         Tool::AxumServer,
     ),
-    ("sse-starlette on uvicorn", Tool::SseStarlette),
+    (
+        "Rocket's `EventStream`, with time limits",
+        Tool::Process(Program::Rocket),
+    ),
+    (
+        "sse-starlette on uvicorn",
+        Tool::Process(Program::SseStarlette),
+    ),
     (
         "this layer",
         Tool::Layer {
@@ -114,9 +128,9 @@ async fn main() {
 /// Serves one stream to one client, and returns what happened.
 async fn observe(tool: Tool, situation: Situation) -> String {
     let stop = CancellationToken::new();
-    let (address, server) = if matches!(tool, Tool::SseStarlette) {
-        let (process, address) = start_python(situation).await;
-        (address, tokio::spawn(run_python(process, stop.clone())))
+    let (address, server) = if let Tool::Process(program) = tool {
+        let (process, address) = program.start(situation).await;
+        (address, tokio::spawn(wait(process, stop.clone())))
     } else {
         let (listener, address) = listen().await;
         let handler_stop = stop.clone();
@@ -227,7 +241,7 @@ fn respond(tool: Tool, situation: Situation, stop: CancellationToken) -> Respons
             }))
         }
         Tool::BodyTimeout | Tool::AxumServer | Tool::Layer { .. } => event_stream(upstream),
-        Tool::SseStarlette => unreachable!("its handlers are in Python"),
+        Tool::Process(_) => unreachable!("the process has the handler"),
     }
 }
 
@@ -296,53 +310,69 @@ async fn serve(tool: Tool, listener: TcpListener, app: Router, stop: Cancellatio
                 tokio::join!(server.into_future(), shutdown.drain_after(signal, LIMIT));
             server.expect("axum's server does not fail");
         }
-        Tool::SseStarlette => unreachable!("its server is a process"),
+        Tool::Process(_) => unreachable!("the process is the server"),
     }
 }
 
-/// Starts the server in Python, and returns it with its address.
-async fn start_python(situation: Situation) -> (Child, SocketAddr) {
-    let python = env::var_os("PYTHON").expect("PYTHON is set by `e2e/run compare`");
-    let situation = match situation {
-        Situation::Idle => "idle",
-        Situation::Empty => "empty",
-        Situation::Failed => "failed",
-        Situation::Truncated => "truncated",
-        Situation::Unread => "unread",
-    };
-    let mut process = Command::new(python)
-        .arg(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/compare/sse_starlette_server.py"
-        ))
-        .arg(situation)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("Python starts");
-    let log = process.stderr.take().expect("a pipe");
-    let mut lines = BufReader::new(log).lines();
-    let mut seen = String::new();
-    let address = loop {
-        let line = lines.next_line().await.expect("UTF-8");
-        let line = line.unwrap_or_else(|| panic!("the server has ended:\n{seen}"));
-        let address = line
-            .split_once("running on http://")
-            .and_then(|(_, rest)| rest.split_once(' '));
-        if let Some((address, _)) = address {
-            break address.parse().expect("an address");
+impl Program {
+    /// Returns the command that serves one situation, and prints the address of the server.
+    fn command(self) -> Command {
+        let variable = |name| {
+            env::var_os(name).unwrap_or_else(|| panic!("{name} is set by `e2e/run compare`"))
+        };
+        match self {
+            Self::Rocket => Command::new(variable("ROCKET")),
+            Self::SseStarlette => {
+                let mut command = Command::new(variable("PYTHON"));
+                command.arg(concat!(
+                    env!("CARGO_MANIFEST_DIR"),
+                    "/compare/sse_starlette_server.py"
+                ));
+                command
+            }
         }
-        seen += &line;
-        seen.push('\n');
-    };
-    // The server must not wait for a reader of its log.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    (process, address)
+    }
+
+    /// Starts the server, and returns it with its address.
+    async fn start(self, situation: Situation) -> (Child, SocketAddr) {
+        let situation = match situation {
+            Situation::Idle => "idle",
+            Situation::Empty => "empty",
+            Situation::Failed => "failed",
+            Situation::Truncated => "truncated",
+            Situation::Unread => "unread",
+        };
+        let mut process = self
+            .command()
+            .arg(situation)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the server starts");
+        let log = process.stderr.take().expect("a pipe");
+        let mut lines = BufReader::new(log).lines();
+        let mut seen = String::new();
+        let address = loop {
+            let line = lines.next_line().await.expect("UTF-8");
+            let line = line.unwrap_or_else(|| panic!("the server has ended:\n{seen}"));
+            let address = line
+                .split_once("running on http://")
+                .and_then(|(_, rest)| rest.split_once(' '));
+            if let Some((address, _)) = address {
+                break address.parse().expect("an address");
+            }
+            seen += &line;
+            seen.push('\n');
+        };
+        // The server must not wait for a reader of its log.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        (process, address)
+    }
 }
 
-/// Waits until the process returns. It is asked to once the token is cancelled.
-async fn run_python(mut process: Child, stop: CancellationToken) {
+/// Sends SIGTERM to a server once the token is cancelled, and waits until it returns.
+async fn wait(mut process: Child, stop: CancellationToken) {
     stop.cancelled().await;
     let id = process.id().expect("the server runs").to_string();
     let kill = Command::new("sh")
