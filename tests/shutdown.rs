@@ -318,6 +318,21 @@ fn c15_close_event_is_that_of_the_shutdown_that_fired() -> Result<(), InvalidClo
 }
 
 #[test]
+fn c15_close_event_of_the_response_takes_precedence_over_that_of_the_shutdown() {
+    let shutdown = Shutdown::new();
+    let mut response = event_stream_response(Script::silent());
+    let of_response = CloseEvent::new().data("of the response");
+    response.extensions_mut().insert(of_response);
+    let response = send_response(&shutdown_layer(&shutdown), Request::new(()), response);
+    let mut body = Driver::new(response.into_body());
+    shutdown.close_with(CloseEvent::new().data("of the shutdown"));
+    assert_eq!(
+        body.rest().text(),
+        "event: close\ndata: of the response\n\n"
+    );
+}
+
+#[test]
 fn c15_two_shutdowns_that_fired_send_one_close_event() -> Result<(), InvalidCloseEvent> {
     let (process, session) = (Shutdown::new(), Shutdown::new());
     let mut body = attached(&shutdown_layer(&process), &[&session]);

@@ -56,8 +56,7 @@ impl<C> SseCompletionLayer<C> {
     /// Sets whether the close event replaces the unfinished event of an upstream that ends inside an event. The default is
     /// `false`: the stream is forwarded as it is, because lenient clients accept a last event without its blank line.
     ///
-    /// For proxies. Without a length or a final chunk, a truncated response of their upstream looks like a complete
-    /// response.
+    /// For proxies. A truncated response without a length and without chunks looks like a complete response.
     pub fn close_on_truncated(self, close: bool) -> Self {
         self.configure(|config| config.close_policy.on_truncated = close)
     }
