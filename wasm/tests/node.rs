@@ -20,8 +20,8 @@ const EVENT: &str = "data: hello\n\n";
 
 type Item = Result<Frame<Bytes>, &'static str>;
 
-/// Sends a body through the layer.
-async fn through<B: Body<Data = Bytes>>(
+/// Returns the body of a response that the layer has wrapped.
+async fn wrapped_body<B: Body<Data = Bytes>>(
     layer: &SseCompletionLayer,
     upstream: B,
 ) -> ResponseBody<B> {
@@ -44,7 +44,7 @@ async fn c10_shutdown_wakes_a_stream_that_waits() {
     let shutdown = Shutdown::new();
     let layer = SseCompletionLayer::new().shutdown(&shutdown);
     let (upstream, items) = frames::unbounded::<Item>();
-    let mut body = through(&layer, StreamBody::new(items)).await;
+    let mut body = wrapped_body(&layer, StreamBody::new(items)).await;
     upstream
         .unbounded_send(data(EVENT))
         .expect("the stream is open");
@@ -86,7 +86,7 @@ async fn c21_every_ending_is_reported() {
     ];
     for (ending, items) in upstreams {
         let items = stream::iter(items);
-        let _ = through(&layer, StreamBody::new(items))
+        let _ = wrapped_body(&layer, StreamBody::new(items))
             .await
             .collect()
             .await;
@@ -101,7 +101,7 @@ async fn c8_reconnection_time_is_drawn() {
         .retry_between(range)
         .expect("a valid range");
     let layer = SseCompletionLayer::new().close_event(event);
-    let closed = through(&layer, Empty::new()).await.collect().await;
+    let closed = wrapped_body(&layer, Empty::new()).await.collect().await;
     let bytes = closed.expect("no error").to_bytes();
     // `.ci/wasm` compares the line with that of another run.
     console_log!("{}", str::from_utf8(&bytes).expect("UTF-8"));
