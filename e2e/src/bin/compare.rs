@@ -270,7 +270,7 @@ fn upstream(situation: Situation) -> impl Stream<Item = io::Result<Bytes>> + Sen
     }
 }
 
-/// Serves until the server returns by itself.
+/// Serves until the server returns on its own.
 async fn serve(tool: Tool, listener: TcpListener, app: Router, stop: CancellationToken) {
     let signal = stop.clone().cancelled_owned();
     match tool {
