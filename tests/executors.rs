@@ -21,10 +21,10 @@ use testkit::exchange::{CLOSE, event_stream};
 use tower_sse_completion::{Shutdown, SseCompletionLayer};
 
 /// Time after which a stream counts as one that has not been woken.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Collects a silent stream on this executor, and closes it from another thread once the task waits.
-fn closes_on(executor: impl FnOnce(Boxed<Bytes>) -> Bytes + Send + 'static) {
+/// Asserts that a silent stream that this executor collects ends when another thread closes its shutdown.
+fn assert_wakes_on_close(executor: impl FnOnce(Boxed<Bytes>) -> Bytes + Send + 'static) {
     let shutdown = Shutdown::new();
     let upstream = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
     let body = event_stream(&SseCompletionLayer::new().shutdown(&shutdown), upstream);
@@ -49,19 +49,19 @@ fn closes_on(executor: impl FnOnce(Boxed<Bytes>) -> Bytes + Send + 'static) {
     waiting.recv().expect("the stream is polled");
     shutdown.close();
     assert_eq!(
-        ended.recv_timeout(PATIENCE).expect("the task is woken"),
+        ended.recv_timeout(TIMEOUT).expect("the task is woken"),
         CLOSE
     );
 }
 
 #[test]
 fn c10_shutdown_wakes_a_stream_in_block_on() {
-    closes_on(block_on);
+    assert_wakes_on_close(block_on);
 }
 
 #[test]
 fn c10_shutdown_wakes_a_stream_on_the_executor_of_smol() {
-    closes_on(|task| {
+    assert_wakes_on_close(|task| {
         let executor = Executor::new();
         block_on(executor.run(executor.spawn(task)))
     });

@@ -54,88 +54,45 @@ async fn covers(path: &str, mount: impl FnOnce(SseCompletionLayer) -> Router) ->
     open_streams == 1
 }
 
+/// Asserts that a layer covers the stream at this path if the route of the stream is added before the layer, and only then.
+async fn assert_covered_if_before(path: &str, add: impl Fn(Router) -> Router) {
+    assert!(covers(path, |layer| add(Router::new()).layer(layer)).await);
+    assert!(!covers(path, |layer| add(Router::new().layer(layer))).await);
+}
+
 #[tokio::test]
 async fn layer_covers_the_routes_that_were_added_before_it() {
-    assert!(covers("/events", |layer| routes().layer(layer)).await);
-    assert!(
-        !covers("/events", |layer| Router::new()
-            .layer(layer)
-            .merge(routes()))
-        .await
-    );
-    assert!(
-        !covers("/events", |layer| Router::new()
-            .layer(layer)
-            .route("/events", get(events)))
-        .await
-    );
+    assert_covered_if_before("/events", |app| app.route("/events", get(events))).await;
+    assert_covered_if_before("/events", |app| app.merge(routes())).await;
     assert!(covers("/events", |layer| routes().route_layer(layer)).await);
-    assert!(
-        covers("/events", |layer| Router::new()
-            .route("/events", get(events).layer(layer)))
-        .await
-    );
+    let method = |layer| Router::new().route("/events", get(events).layer(layer));
+    assert!(covers("/events", method).await);
 }
 
 #[tokio::test]
 async fn layer_of_a_merged_or_nested_router_covers_its_own_routes() {
     let other = || Router::new().route("/other", get(events));
-    assert!(covers("/events", |layer| routes().layer(layer).merge(other())).await);
-    assert!(!covers("/other", |layer| routes().layer(layer).merge(other())).await);
-    assert!(
-        covers("/api/events", |layer| other()
-            .nest("/api", routes().layer(layer)))
-        .await
-    );
-    assert!(
-        !covers("/other", |layer| other()
-            .nest("/api", routes().layer(layer)))
-        .await
-    );
+    let merged = |layer| routes().layer(layer).merge(other());
+    let nested = |layer| other().nest("/api", routes().layer(layer));
+    assert!(covers("/events", merged).await);
+    assert!(!covers("/other", merged).await);
+    assert!(covers("/api/events", nested).await);
+    assert!(!covers("/other", nested).await);
 }
 
 #[tokio::test]
 async fn layer_covers_nested_routers_and_services() {
-    assert!(
-        covers("/api/events", |layer| Router::new()
-            .nest("/api", routes())
-            .layer(layer))
-        .await
-    );
-    assert!(
-        !covers("/api/events", |layer| Router::new()
-            .layer(layer)
-            .nest("/api", routes()))
-        .await
-    );
+    assert_covered_if_before("/api/events", |app| app.nest("/api", routes())).await;
     let service = || events.into_service();
-    assert!(
-        covers("/api/events", |layer| Router::new()
-            .nest_service("/api", service())
-            .layer(layer))
-        .await
-    );
-    assert!(
-        !covers("/api/events", |layer| Router::new()
-            .layer(layer)
-            .nest_service("/api", service()))
-        .await
-    );
+    assert_covered_if_before("/api/events", |app| app.nest_service("/api", service())).await;
 }
 
 #[tokio::test]
 async fn layer_covers_the_fallback_that_was_set_before_it() {
-    assert!(covers("/", |layer| Router::new().fallback(events).layer(layer)).await);
-    assert!(!covers("/", |layer| Router::new().layer(layer).fallback(events)).await);
+    assert_covered_if_before("/", |app| app.fallback(events)).await;
     assert!(!covers("/", |layer| routes().fallback(events).route_layer(layer)).await);
     let nested = || Router::new().nest("/api", routes().fallback(events));
-    assert!(covers("/api/other", |layer| nested().layer(layer)).await);
-    assert!(
-        !covers("/api/other", |layer| Router::new()
-            .layer(layer)
-            .merge(nested()))
-        .await
-    );
+    assert_covered_if_before("/api/other", |app| app.merge(nested())).await;
     let whole = |layer| Router::new().fallback_service(routes()).layer(layer);
     assert!(covers("/events", whole).await);
 }

@@ -1,6 +1,6 @@
 //! Streams of ticks, and what the clients of all servers expect of them.
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{convert::Infallible, io, net::SocketAddr};
 
 use axum::{
     Router,
@@ -13,13 +13,61 @@ use hyper::{Request, Response, body::Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use testkit::{
     chunked::ChunkedResponse,
-    server::{Version, next_data, receive},
+    server::{Version, listen, next_data, receive},
     wait::within,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::oneshot,
+    task::JoinHandle,
+};
 use tower_sse_completion::{Shutdown, SseCompletionLayer};
 
 pub const CLOSE: &str = "event: close\ndata:\n\n";
+
+/// An example that serves until it receives a signal.
+pub struct Server {
+    pub address: SocketAddr,
+    shutdown: Shutdown,
+    signal: oneshot::Sender<()>,
+    task: JoinHandle<io::Result<()>>,
+}
+
+impl Server {
+    /// Starts an example, with its listener, its shutdown and its signal.
+    pub async fn start<F>(
+        example: impl FnOnce(TcpListener, Shutdown, oneshot::Receiver<()>) -> F,
+    ) -> Self
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        let (listener, address) = listen().await;
+        let (signal, signalled) = oneshot::channel();
+        let shutdown = Shutdown::new();
+        Self {
+            address,
+            task: tokio::spawn(example(listener, shutdown.clone(), signalled)),
+            shutdown,
+            signal,
+        }
+    }
+
+    /// Asserts that an open stream and the server end after the signal.
+    pub async fn assert_ends(self) {
+        let stream = open(self.address, "/events").await;
+        assert_eq!(self.shutdown.open_streams(), 1);
+        self.signal
+            .send(())
+            .expect("the server waits for the signal");
+        assert_closed(stream, CLOSE).await;
+        within(self.task)
+            .await
+            .expect("no panic")
+            .expect("no error");
+        assert_eq!(self.shutdown.open_streams(), 0);
+    }
+}
 
 /// Sends a request for `/events` or a similar path to an example, and receives the first tick.
 pub async fn open(address: SocketAddr, path: &str) -> ChunkedResponse {
