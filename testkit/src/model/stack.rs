@@ -141,8 +141,13 @@ impl Judge for StackJudge {
             let is_closed = stream.output.ends_with(CLOSE);
             assert!(is_closed || !expected.close_event, "C9: the close event");
             assert!(expected.error || !self.error, "C12: the error");
+            // The outer layer may end with the very bytes that the upstream's next event has.
             let is_sent = report.close_event_sent();
-            assert_eq!(is_sent, has_close_event, "C22: the close event");
+            let is_ambiguous = is_sent && is_closed;
+            assert!(
+                is_sent == has_close_event || is_ambiguous,
+                "C22: the close event"
+            );
         } else if !stream.upstream.has_outlived_its_end() {
             assert_eq!(stream.output, expected.output(), "C4, C9: the bytes");
             assert_eq!(self.trailers, expected.trailers, "C13: the trailers");
