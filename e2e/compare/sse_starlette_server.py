@@ -1,4 +1,4 @@
-"""One event stream of sse-starlette, on a free port. The argument is the situation in which the stream ends."""
+"""Serves one event stream of sse-starlette on a free port, for `e2e/run compare`. The argument names the situation."""
 
 import sys
 

@@ -1,5 +1,4 @@
-//! One event stream of Rocket, on a free port, for `e2e/run compare`. The argument is the situation in which the stream
-//! ends.
+//! Serves one event stream of Rocket on a free port, for `e2e/run compare`. The argument names the situation.
 
 use std::{env, error::Error};
 
@@ -46,7 +45,7 @@ fn respond(situation: &State<String>) -> EventStream<impl Stream<Item = Event> +
     let hello = || Event::data("hello");
     EventStream::from(match situation.as_str() {
         "idle" => stream::iter([hello()]).chain(stream::pending()).boxed(),
-        // An event stream of Rocket cannot fail, so a handler ends it.
+        // Rocket's event streams have no errors, so a handler ends the stream instead.
         "failed" => stream::iter([hello(), hello()]).boxed(),
         // A handler that decodes its upstream has whole events only.
         "truncated" => stream::iter([hello()]).boxed(),

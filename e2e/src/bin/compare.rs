@@ -1,5 +1,5 @@
-//! Prints the table of `COMPARE.md`: what a client sees in five situations, and whether the server returns, with each tool
-//! that ends event streams.
+//! Prints the table of `COMPARE.md`: for each tool, the events and the end that a client receives in five situations, and
+//! whether the server returns after a signal.
 
 use std::{env, future::IntoFuture, io, net::SocketAddr, process::Stdio, time::Duration};
 
@@ -40,7 +40,8 @@ const CLOSE: &str = "event: close\ndata:\n\n";
 /// Time limit of the tools that have one.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// Time after which a stream counts as open, and a server as waiting. Far above all time limits.
+/// Time after the signal until a server counts as waiting. Far above all time limits. A stream that is open after twice this
+/// time counts as open.
 const PATIENCE: Duration = Duration::from_secs(6);
 
 #[derive(Clone, Copy)]
@@ -54,7 +55,7 @@ enum Tool {
     Layer { closes_failures: bool },
 }
 
-/// A server with a tool that is not for axum.
+/// A server without axum, which runs in its own process.
 #[derive(Clone, Copy)]
 enum Program {
     Rocket,
@@ -125,7 +126,7 @@ async fn main() {
     }
 }
 
-/// Serves one stream to one client, and returns what happened.
+/// Serves one stream to one client, and returns the cell of the table.
 async fn observe(tool: Tool, situation: Situation) -> String {
     let stop = CancellationToken::new();
     let (address, server) = if let Tool::Process(program) = tool {
@@ -142,7 +143,8 @@ async fn observe(tool: Tool, situation: Situation) -> String {
         )
     };
 
-    // The signal comes once the stream is open and has nothing more to send, or once all buffers are full.
+    // Until the signal, an idle stream has time to send its event, and the stream of a client that does not read has time to
+    // fill all buffers.
     let returns = async {
         time::sleep(LIMIT).await;
         stop.cancel();
@@ -167,7 +169,7 @@ async fn observe(tool: Tool, situation: Situation) -> String {
     }
 }
 
-/// Describes what an `EventSource` makes of the stream.
+/// Receives a stream, and describes its end and the events that an `EventSource` would dispatch.
 async fn receive(address: SocketAddr) -> String {
     let io = TokioIo::new(connect(address).await);
     let (mut requests, connection) = http1::handshake(io).await.expect("a connection");
@@ -241,7 +243,7 @@ fn respond(tool: Tool, situation: Situation, stop: CancellationToken) -> Respons
             }))
         }
         Tool::BodyTimeout | Tool::AxumServer | Tool::Layer { .. } => event_stream(upstream),
-        Tool::Process(_) => unreachable!("the process has the handler"),
+        Tool::Process(_) => unreachable!("the process has its own handler"),
     }
 }
 
@@ -270,7 +272,7 @@ fn upstream(situation: Situation) -> impl Stream<Item = io::Result<Bytes>> + Sen
     }
 }
 
-/// Serves until the server returns on its own.
+/// Runs the axum server with a tool until the server returns. The token takes the place of a signal.
 async fn serve(tool: Tool, listener: TcpListener, app: Router, stop: CancellationToken) {
     let signal = stop.clone().cancelled_owned();
     match tool {
@@ -310,15 +312,15 @@ async fn serve(tool: Tool, listener: TcpListener, app: Router, stop: Cancellatio
                 tokio::join!(server.into_future(), shutdown.drain_after(signal, LIMIT));
             server.expect("axum's server does not fail");
         }
-        Tool::Process(_) => unreachable!("the process is the server"),
+        Tool::Process(_) => unreachable!("the process has its own server"),
     }
 }
 
 impl Program {
-    /// Returns the command that serves one situation, and prints the address of the server.
+    /// Returns the command of the server, without the situation as its argument. The server prints its address.
     fn command(self) -> Command {
         let variable = |name| {
-            env::var_os(name).unwrap_or_else(|| panic!("{name} is set by `e2e/run compare`"))
+            env::var_os(name).unwrap_or_else(|| panic!("{name} is not set; run `e2e/run compare`"))
         };
         match self {
             Self::Rocket => Command::new(variable("ROCKET")),
@@ -333,7 +335,7 @@ impl Program {
         }
     }
 
-    /// Starts the server, and returns it with its address.
+    /// Starts the server for one situation, and returns its process and its address.
     async fn start(self, situation: Situation) -> (Child, SocketAddr) {
         let situation = match situation {
             Situation::Idle => "idle",
@@ -350,20 +352,20 @@ impl Program {
             .kill_on_drop(true)
             .spawn()
             .expect("the server starts");
-        let log = process.stderr.take().expect("a pipe");
-        let mut lines = BufReader::new(log).lines();
-        let mut seen = String::new();
+        let stderr = process.stderr.take().expect("a pipe");
+        let mut lines = BufReader::new(stderr).lines();
+        let mut log = String::new();
         let address = loop {
             let line = lines.next_line().await.expect("UTF-8");
-            let line = line.unwrap_or_else(|| panic!("the server has ended:\n{seen}"));
+            let line = line.unwrap_or_else(|| panic!("the server printed no address:\n{log}"));
             let address = line
                 .split_once("running on http://")
                 .and_then(|(_, rest)| rest.split_once(' '));
             if let Some((address, _)) = address {
                 break address.parse().expect("an address");
             }
-            seen += &line;
-            seen.push('\n');
+            log += &line;
+            log.push('\n');
         };
         // The server must not wait for a reader of its log.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
@@ -371,7 +373,7 @@ impl Program {
     }
 }
 
-/// Sends SIGTERM to a server once the token is cancelled, and waits until it returns.
+/// Sends SIGTERM to a server once the token is cancelled, and waits until its process has ended.
 async fn wait(mut process: Child, stop: CancellationToken) {
     stop.cancelled().await;
     let id = process.id().expect("the server runs").to_string();
