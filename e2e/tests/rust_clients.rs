@@ -1,4 +1,4 @@
-//! What a program sees of a stream with the published clients in Rust.
+//! Tests of the published clients in Rust: the events and the errors that a program receives from a stream.
 
 use std::process::Stdio;
 

@@ -1,4 +1,5 @@
-//! The server of the end-to-end tests with published clients. Each client has a path, and below it one for each situation:
+//! The server of the end-to-end tests with published clients. A path names the client and the situation, and the client may
+//! append the path of its API:
 //!
 //! ```text
 //! /openai/shutdown/chat/completions
@@ -14,9 +15,9 @@
 //! | `unmarked` | ends between two events, without the protocol's end mark |
 //! | `silence` | is complete, and pauses for longer than the interval of the keep-alive |
 //!
-//! The server prints its URL. It ends when its input ends.
+//! The server prints its URL, and ends when its input ends.
 
-mod recordings;
+mod samples;
 mod table;
 
 use std::{error::Error, future, io, process, thread, time::Duration};
@@ -34,7 +35,7 @@ use tokio::{net::TcpListener, time};
 use tower_sse_completion::{CloseEvent, Shutdown, SkipCompletion, SseCompletionLayer};
 
 use crate::{
-    recordings::{AFTER_FEED, Recording},
+    samples::{AFTER_FEED, Sample},
     table::CLIENTS,
 };
 
@@ -46,7 +47,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("http://{}", listener.local_addr()?);
     thread::spawn(|| {
-        // An error means that the input has ended, too.
+        // An error of a read also ends the server.
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         process::exit(0);
     });
@@ -56,10 +57,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 fn app() -> Router {
     let page = Router::new().route("/", get(async || Html(PAGE)));
-    CLIENTS.iter().fold(page, |app, (name, layer, recording)| {
+    CLIENTS.iter().fold(page, |app, (name, layer, sample)| {
         let respond = async move |Path(path): Path<String>, headers: HeaderMap| {
             let last_id = headers.get("last-event-id").map(HeaderValue::as_bytes);
-            respond(*recording, &path, last_id)
+            respond(*sample, &path, last_id)
         };
         let layer = layer(SseCompletionLayer::new().keep_alive(KEEP_ALIVE));
         let routes = Router::new().route("/{*path}", any(respond)).layer(layer);
@@ -67,10 +68,10 @@ fn app() -> Router {
     })
 }
 
-/// Responds in the situation that is the first segment of the path. A client that resumes a stream gets what follows its last
-/// event, and then no end.
-fn respond(recording: Recording, path: &str, last_id: Option<&[u8]>) -> Response {
-    let [whole, half, rest] = recording;
+/// Returns the response for the situation that the first segment of the path names. A client that resumes a stream receives the
+/// event after its last event ID, and the stream stays open.
+fn respond(sample: Sample, path: &str, last_id: Option<&[u8]>) -> Response {
+    let [whole, half, rest] = sample;
     let shutdown = Shutdown::new();
     let close = shutdown.clone();
     let frames = |frames: &[&'static str]| stream::iter(frames.to_vec());
@@ -80,7 +81,7 @@ fn respond(recording: Recording, path: &str, last_id: Option<&[u8]>) -> Response
     let stream = match situation {
         _ if last_id == Some(b"1") => frames(&[half, rest]).chain(stream::pending()).boxed(),
         _ if last_id.is_some() => frames(&[AFTER_FEED]).chain(stream::pending()).boxed(),
-        "complete" => frames(&recording).boxed(),
+        "complete" => frames(&sample).boxed(),
         "shutdown" | "default" => frames(&[whole, half]).chain(stream::once(closed)).boxed(),
         "truncated" | "skipped" => frames(&[whole, half]).boxed(),
         "unmarked" => frames(&[whole]).boxed(),

@@ -2,15 +2,15 @@
 
 use tower_sse_completion::{CloseEvent, SseCompletionLayer};
 
-use crate::recordings::{
+use crate::samples::{
     A2A, A2A_JSON_RPC, AG_UI, AI_SDK, ANTHROPIC, DATASTAR, FEED, GENAI, OPENAI, OPENAI_RESPONSES,
-    Recording,
+    Sample,
 };
 
 type Layer = SseCompletionLayer;
 
-/// The path of a client, its layer, and the stream that it gets.
-type Client = (&'static str, fn(Layer) -> Layer, Recording);
+/// The path of a client, its layer, and the stream that the client receives.
+type Client = (&'static str, fn(Layer) -> Layer, Sample);
 
 pub const CLIENTS: &[Client] = &[
     ("event_source", event_source, FEED),

@@ -1,23 +1,24 @@
-//! One complete stream of each protocol, written from its documentation.
+//! A complete sample stream of each protocol, hand-written from the documentation of the protocol.
 
-/// Three frames: whole events, the first half of an event, and the rest of the stream.
-pub type Recording = [&'static str; 3];
+/// Three frames: whole events, the beginning of an event, and the rest of the stream.
+pub type Sample = [&'static str; 3];
 
-pub const FEED: Recording = [
+pub const FEED: Sample = [
     "retry: 50\nid: 1\ndata: one\n\n",
     "id: 2\ndata: tw",
     "o\n\n",
 ];
 
+/// The event that follows [`FEED`] for a client that resumes after its end.
 pub const AFTER_FEED: &str = "id: 3\ndata: three\n\n";
 
-pub const DATASTAR: Recording = [
+pub const DATASTAR: Sample = [
     "event: datastar-patch-elements\nid: 1\nretry: 50\ndata: elements <p id=\"text\">one</p>\n\n",
     "event: datastar-patch-elements\nid: 2\ndata: elements <p id=\"te",
     "xt\">two</p>\n\n",
 ];
 
-pub const OPENAI: Recording = [
+pub const OPENAI: Sample = [
     concat!(
         r#"data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":"one "},"finish_reason":null}]}"#,
         "\n\n",
@@ -29,7 +30,7 @@ pub const OPENAI: Recording = [
     ),
 ];
 
-pub const OPENAI_RESPONSES: Recording = [
+pub const OPENAI_RESPONSES: Sample = [
     concat!(
         "event: response.created\n",
         r#"data: {"type":"response.created","sequence_number":0,"response":{"id":"r","object":"response","status":"in_progress","output":[]}}"#,
@@ -49,7 +50,7 @@ pub const OPENAI_RESPONSES: Recording = [
     ),
 ];
 
-pub const ANTHROPIC: Recording = [
+pub const ANTHROPIC: Sample = [
     concat!(
         "event: message_start\n",
         r#"data: {"type":"message_start","message":{"id":"m","type":"message","role":"assistant","model":"m","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":1,"output_tokens":1}}}"#,
@@ -72,7 +73,7 @@ pub const ANTHROPIC: Recording = [
     ),
 ];
 
-pub const AI_SDK: Recording = [
+pub const AI_SDK: Sample = [
     concat!(
         r#"data: {"type":"start","messageId":"m"}"#,
         "\n\n",
@@ -92,7 +93,7 @@ pub const AI_SDK: Recording = [
     ),
 ];
 
-pub const AG_UI: Recording = [
+pub const AG_UI: Sample = [
     concat!(
         r#"data: {"type":"RUN_STARTED","threadId":"t","runId":"r"}"#,
         "\n\n",
@@ -112,7 +113,7 @@ pub const AG_UI: Recording = [
     ),
 ];
 
-pub const A2A: Recording = [
+pub const A2A: Sample = [
     concat!(
         r#"data: {"artifactUpdate":{"taskId":"t","contextId":"c","artifact":{"artifactId":"a","parts":[{"text":"one "}]}}}"#,
         "\n\n",
@@ -126,8 +127,8 @@ pub const A2A: Recording = [
     ),
 ];
 
-/// The client numbers its requests from 1.
-pub const A2A_JSON_RPC: Recording = [
+/// The `id` is 1, because the client numbers its requests from 1.
+pub const A2A_JSON_RPC: Sample = [
     concat!(
         r#"data: {"jsonrpc":"2.0","id":1,"result":{"artifactUpdate":{"taskId":"t","contextId":"c","artifact":{"artifactId":"a","parts":[{"text":"one "}]}}}}"#,
         "\n\n",
@@ -141,7 +142,7 @@ pub const A2A_JSON_RPC: Recording = [
     ),
 ];
 
-pub const GENAI: Recording = [
+pub const GENAI: Sample = [
     concat!(
         r#"data: {"candidates":[{"content":{"role":"model","parts":[{"text":"one "}]},"index":0}]}"#,
         "\n\n",
