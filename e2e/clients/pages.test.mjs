@@ -1,4 +1,4 @@
-// What the user of a page sees with each client for pages, in Chromium and in Firefox.
+// Tests of the clients for web pages, in Chromium and, for `EventSource`, in Firefox, and of `eventsource` from npm in Node.js.
 
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
@@ -11,12 +11,12 @@ const server = useServer();
 
 const browsers = {
   Chromium: { clients: /./, executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-gpu", "--no-first-run"] },
-  // The scripts do not depend on the browser.
+  // `EventSource` is part of the browser. The other clients are scripts, and run in Chromium only.
   Firefox: { clients: /^EventSource/, browser: "firefox", executablePath: "/usr/bin/firefox-esr" },
 };
 
-// The journal of a page has the text that its user sees, its reconnects, and its end. `run` is evaluated in the page after
-// `scripts`. A stream that is resumed stays open after "two".
+// The journal of a page lists the texts that its user sees, the reconnects, and the end. `run` is evaluated in the page after
+// `scripts`. A stream that has been resumed stays open after its event.
 const feed = {
   complete: ["one", "two", "closed"],
   silence: ["one", "two", "closed"],
@@ -34,7 +34,7 @@ const pages = {
     situations: { complete: ["one", "two", "reconnects", "three"], shutdown: ["one", "reconnects", "two"] },
   },
   "fetch-event-source": {
-    // One object has the exports of both files.
+    // Both files export into the same object, and `require` returns that object.
     scripts: [
       { content: "var exports = {}, require = () => exports" },
       file("@microsoft/fetch-event-source/lib/cjs/parse.js"),
@@ -56,7 +56,7 @@ const pages = {
       });
       end.then(() => journal.push("closed"));
     },
-    // The client takes the ID of the event that was cut for its resume point.
+    // The client resumes after the unfinished event, because it has read the ID of that event.
     situations: { ...feed, truncated: ["one", "reconnects", "three"] },
   },
   "htmx 2": {
@@ -95,7 +95,7 @@ const pages = {
     truncated: ["one live", "one closed", "finished"],
     default: ["one live", "finished"],
   }),
-  "Datastar, which retries always": datastar("{retry: 'always'}", {
+  "Datastar, always retrying": datastar("{retry: 'always'}", {
     default: ["one live", "two live"],
     shutdown: ["one live", "one closed", "two closed"],
     truncated: ["one live", "one closed", "two closed"],
@@ -120,7 +120,7 @@ function datastar(options, situations) {
   };
 }
 
-/** Also the program for the EventSource of npm. */
+/** Writes the journal of an `EventSource`: that of the browser in a page, and that of npm in Node.js. */
 function watch(path, journal) {
   const source = new EventSource(path);
   source.onmessage = ({ data }) => journal.push(data);

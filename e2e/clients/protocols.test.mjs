@@ -1,4 +1,4 @@
-// What a program sees of a stream with the clients of protocols: the text, and the error, if there is one.
+// Tests of the clients of protocols: the text that a program receives from a stream, and the error, if the client reports one.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -18,8 +18,9 @@ const options = { apiKey: "none", logLevel: "off", maxRetries: 0 };
 const malformed = "SyntaxError: Error reading response: malformed server-sent event JSON.";
 const noMessage = "AnthropicError: stream ended without producing a Message with role=assistant";
 
-// `closed` is the error after a close event, and `byDefault` that after the default close event. `skipped` is the error after
-// a stream that ends inside an event, without the layer, and `unmarked` that after a stream without the end mark of the protocol.
+// Errors of a client: `closed` after the close event of its protocol, `byDefault` after the default close event, `skipped` after
+// a stream that ends inside an event and skips the layer, and `unmarked` after a stream without the end mark of the protocol.
+// `shutdown` and `truncated` are the results in these situations if they are not the text and `closed`.
 const clients = {
   openai: {
     run(baseURL, see) {
@@ -50,7 +51,7 @@ const clients = {
     skipped: noMessage,
     unmarked: noMessage,
   },
-  /** `useChat`, without React. */
+  /** The chat behind `useChat`, without React. */
   ai_sdk: {
     async run(api, see) {
       const state = {
@@ -110,12 +111,12 @@ async function each(stream, see) {
 }
 
 for (const [name, { run, closed, byDefault, skipped, unmarked, ...others }] of Object.entries(clients)) {
-  const cut = others.shutdown ?? { text: "one ", error: closed };
+  const shutdown = others.shutdown ?? { text: "one ", error: closed };
   const expected = {
     complete: { text: "one two" },
     silence: { text: "one two" },
-    shutdown: cut,
-    truncated: others.truncated ?? cut,
+    shutdown,
+    truncated: others.truncated ?? shutdown,
     skipped: { text: "one ", error: skipped },
     unmarked: { text: "one ", error: unmarked },
     default: { error: byDefault },
@@ -127,7 +128,7 @@ for (const [name, { run, closed, byDefault, skipped, unmarked, ...others }] of O
       const see = (piece = "") => (seen += piece);
       const end = await run(`${server.url}/${name}/${situation}`, see).then(() => undefined, describe);
       assert.equal(end, error);
-      // A client may drop the text before an event that it rejects.
+      // A client that rejects an event may also drop the text before that event.
       if (text !== undefined) assert.equal(seen, text);
     });
   }

@@ -1,4 +1,4 @@
-// The server of these tests.
+// The server of the tests with published clients. The server ends when its input ends.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before } from "node:test";
 
-/** Starts the server for the tests of one file. Its `url` is set before they run. */
+/** Starts the server before the tests of a file, and ends it after them. Tests read `url` of the returned object. */
 export function useServer() {
   const server = {};
   let input;

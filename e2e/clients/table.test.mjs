@@ -1,4 +1,4 @@
-// The table of docs/clients.md names the versions of these tests and the layers of the server.
+// The table of docs/clients.md has the versions of the tested clients and the layers of the server.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";

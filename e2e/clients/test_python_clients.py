@@ -1,4 +1,4 @@
-"""What a program sees of a stream with the clients in Python: the text, and the error, if there is one."""
+"""Tests of the clients in Python: the text that a program receives from a stream, and the error, if the client raises one."""
 
 import json
 import os
@@ -18,7 +18,7 @@ QUESTION = {"messages": [{"role": "user", "content": "?"}], "model": "m"}
 
 @pytest.fixture(scope="module")
 def server():
-    """The URL of a server, which ends with its input."""
+    """Starts the server, yields its URL, and closes its input, which ends the server."""
     program = Path(os.environ["CARGO_TARGET_DIR"], "debug/clients")
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process.stdout.readline().strip()
@@ -49,7 +49,8 @@ ANTHROPIC_BODY = {"type": "error", "error": {"type": "overloaded_error", "messag
 ANTHROPIC_ERROR = anthropic.APIStatusError, str(ANTHROPIC_BODY), ANTHROPIC_BODY
 NO_JSON = json.JSONDecodeError, "Expecting value: line 1 column 1 (char 0)", None
 
-# The end of the text, if the stream is complete and if it is not; the errors after a close event, and after the default one.
+# For each client: its function, the end of the text of a complete stream and of an incomplete one, the error after the close
+# event of the protocol, and the error after the default close event.
 CLIENTS = {
     "openai": (chat_completions, "", "", OPENAI_ERROR, NO_JSON),
     "openai_responses": (responses, "", "", OPENAI_ERROR, NO_JSON),
@@ -77,7 +78,7 @@ def test_protocol(server, client, situation):
 
 
 def feed(url):
-    """Reads events until the close event. `httpx-sse` leaves the reconnects to its user."""
+    """Yields the data of each event and each reconnect, until the close event. `httpx-sse` does not reconnect on its own."""
     headers = {}
     with httpx.Client() as client:
         while True:
@@ -102,5 +103,5 @@ def feed(url):
     }.items(),
 )
 def test_httpx_sse(server, situation, expected):
-    # A stream that is resumed stays open.
+    # A stream that has been resumed stays open.
     assert list(islice(feed(f"{server}/event_source/{situation}"), len(expected))) == expected
