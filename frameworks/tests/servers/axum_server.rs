@@ -18,7 +18,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower_sse_completion::{Connection, Shutdown};
 
 use crate::{
-    support::{app, assert_body_closed, open_over},
+    support::{app, assert_body_closed, open_body},
     tls::Tls,
 };
 
@@ -65,7 +65,7 @@ async fn streams_connections_and_server_end_with_a_drain() {
     let mut streams = Vec::new();
     for version in VERSIONS {
         let connection = connect(&tls, address, version).await;
-        streams.push(open_over(connection, version).await);
+        streams.push(open_body(connection, version).await);
     }
     // A client that has sent no request yet.
     let _idle = connect(&tls, address, Version::Http2).await;

@@ -1,4 +1,4 @@
-//! Streams of ticks, and what the clients of all servers expect of them.
+//! The server, the requests and the assertions that the tests share. The examples and the axum app serve streams of ticks.
 
 use std::{convert::Infallible, io, net::SocketAddr};
 
@@ -35,7 +35,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts an example, with its listener, its shutdown and its signal.
+    /// Starts an example, which receives its listener, its shutdown and its signal.
     pub async fn start<F>(
         example: impl FnOnce(TcpListener, Shutdown, oneshot::Receiver<()>) -> F,
     ) -> Self
@@ -69,7 +69,7 @@ impl Server {
     }
 }
 
-/// Sends a request for `/events` or a similar path to an example, and receives the first tick.
+/// Sends a request for a stream of ticks to an example, and receives the first tick.
 pub async fn open(address: SocketAddr, path: &str) -> ChunkedResponse {
     let mut response = within(ChunkedResponse::get(address, path)).await;
     assert!(response.head.contains("content-type: text/event-stream"));
@@ -79,26 +79,26 @@ pub async fn open(address: SocketAddr, path: &str) -> ChunkedResponse {
     response
 }
 
-/// Receives the rest of a stream whose first tick has been received: more ticks, and the close event.
+/// Receives the rest of a stream whose first tick has been received, and asserts that the rest is more ticks and the close event.
 pub async fn assert_closed(mut response: ChunkedResponse, close_event: &str) {
     assert_rest(&within(response.rest()).await, close_event);
 }
 
-/// Asserts that a stream without events is its close event.
+/// Asserts that a stream without events consists of the close event.
 pub async fn assert_empty_is_closed(address: SocketAddr) {
     let mut response = within(ChunkedResponse::get(address, "/empty")).await;
     assert_eq!(within(response.rest()).await, CLOSE);
 }
 
-/// Asserts that these are all ticks after the first one, unchanged, and then this close event.
+/// Asserts that the rest of a stream is consecutive ticks from the second, and then this close event.
 #[track_caller]
 pub fn assert_rest(rest: &str, close_event: &str) {
     let ticks = rest.strip_suffix(close_event);
     assert_ticks(2, ticks.unwrap_or_else(|| panic!("not closed: {rest:?}")));
 }
 
-/// Asserts that these are consecutive ticks from this number on. Frameworks order the fields of an event as they like, and
-/// write a space after the colon, or none.
+/// Asserts that the text is consecutive ticks, and that the first tick has this number. The order of an event's fields and the
+/// space after a colon depend on the framework.
 #[track_caller]
 fn assert_ticks(first: usize, ticks: &str) {
     let ticks = ticks.replace(": ", ":");
@@ -129,24 +129,24 @@ pub fn app(shutdown: &Shutdown) -> Router {
         .layer(SseCompletionLayer::new().shutdown(shutdown))
 }
 
-/// Sends a request over this connection, receives the first tick, and returns the rest of the body.
-pub async fn open_over<T>(connection: T, version: Version) -> Incoming
+/// Sends a request for a stream of ticks over this connection, receives the first tick, and returns the rest of the body.
+pub async fn open_body<T>(connection: T, version: Version) -> Incoming
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let mut body = get_over(connection, version, "/events").await.into_body();
+    let mut body = send_get(connection, version, "/events").await.into_body();
     let first = next_data(&mut body).await;
     assert_ticks(1, std::str::from_utf8(&first).expect("text"));
     body
 }
 
-/// Receives the rest of a body whose first tick has been received.
+/// Receives the rest of a body whose first tick has been received, and asserts that the rest is more ticks and the close event.
 pub async fn assert_body_closed(body: Incoming) {
     assert_rest(&within(receive(body)).await.text(), CLOSE);
 }
 
 /// Sends a request over this connection. The connection stays open until the server closes it.
-pub async fn get_over<T>(connection: T, version: Version, path: &str) -> Response<Incoming>
+pub async fn send_get<T>(connection: T, version: Version, path: &str) -> Response<Incoming>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {

@@ -9,7 +9,7 @@ use testkit::{
 use tokio::net::{UnixListener, UnixStream};
 use tower_sse_completion::Shutdown;
 
-use crate::support::{CLOSE, app, assert_body_closed, get_over, open_over};
+use crate::support::{CLOSE, app, assert_body_closed, open_body, send_get};
 
 #[tokio::test]
 async fn streams_and_server_end_after_a_close() {
@@ -23,9 +23,9 @@ async fn streams_and_server_end_after_a_close() {
     let mut streams = Vec::new();
     for version in VERSIONS {
         let connection = || async { UnixStream::connect(&path).await.expect("a connection") };
-        let empty = get_over(connection().await, version, "/empty").await;
+        let empty = send_get(connection().await, version, "/empty").await;
         assert_eq!(receive(empty.into_body()).await.text(), CLOSE);
-        streams.push(open_over(connection().await, version).await);
+        streams.push(open_body(connection().await, version).await);
     }
     assert_eq!(shutdown.open_streams(), 2);
 
