@@ -6,8 +6,8 @@
 //! curl -N http://127.0.0.1:3000/empty
 //! ```
 //!
-//! actix-web has a service trait and a body of its own, so that Tower layers do not apply. A handler passes its stream of
-//! bytes to the layer instead. Ctrl-C ends every stream with a close event, and then the server.
+//! actix-web has its own traits for services and bodies, so Tower layers do not apply. A handler passes its stream of bytes
+//! to the layer instead. Ctrl-C ends every stream with a close event, and then the server.
 
 use std::{convert::Infallible, error::Error, io, net::TcpListener};
 
@@ -64,7 +64,7 @@ async fn own_close_event(
     event_stream(completion.byte_stream(&head(&request), frameworks::ticks()))
 }
 
-/// Returns the head that the closures of `cancel_when` receive. actix-web has older types for it.
+/// Returns the head that the closures of `cancel_when` receive. actix-web 4 uses the types of http 0.2.
 fn head(request: &HttpRequest) -> http::request::Parts {
     let headers = request.headers().iter();
     let headers = headers.map(|(name, value)| (name.as_str(), value.as_bytes()));

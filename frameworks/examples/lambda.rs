@@ -1,10 +1,10 @@
-//! An AWS Lambda function whose event streams end before its time limit does.
+//! An AWS Lambda function whose event streams end before the time limit of the function.
 //!
-//! Build it for the target of the function, for example with `cargo lambda build`, and set the invoke mode of its URL to
-//! `RESPONSE_STREAM`.
+//! Build the example for the target of the function, for example with `cargo lambda build`, and set the invoke mode of the
+//! function URL to `RESPONSE_STREAM`.
 //!
 //! Lambda stops a function at its time limit, and the client of an open stream sees an aborted response. A stream that
-//! reaches its maximum age before that ends with a close event.
+//! reaches its maximum age before the time limit ends with a close event.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -23,7 +23,7 @@ use tower_sse_completion::{ResponseBody, SseCompletionLayer};
 /// Time limit of the function, as configured. Lambda's own maximum is 15 minutes.
 const TIME_LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// Time that the handler takes to respond, and the close event to reach the client.
+/// Time for the handler to respond, and for the close event to reach the client.
 const MARGIN: Duration = Duration::from_secs(30);
 
 #[tokio::main]

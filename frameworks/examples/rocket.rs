@@ -6,9 +6,9 @@
 //! curl -N http://127.0.0.1:3000/empty
 //! ```
 //!
-//! Rocket has request and response types of its own, so that Tower layers do not apply. A handler passes its stream of
-//! bytes to the layer instead. Rocket handles Ctrl-C and SIGTERM itself; a fairing closes the streams then. Rocket alone
-//! would disconnect the clients inside of their responses once its grace period is over.
+//! Rocket has its own request and response types, so Tower layers do not apply. A handler passes its stream of bytes to the
+//! layer instead. Rocket handles Ctrl-C and SIGTERM, and a fairing closes the streams at Rocket's shutdown. Without the
+//! fairing, Rocket would disconnect the clients inside their responses at the end of its grace period.
 
 use std::{convert::Infallible, error::Error};
 
@@ -75,7 +75,7 @@ fn event_stream<S>(stream: S) -> EventStream<impl Stream<Item = Bytes> + use<S>>
 where
     S: Stream<Item = Result<Bytes, Infallible>>,
 {
-    // A stream of Rocket cannot fail.
+    // The items of Rocket's `ByteStream` are bytes, not results.
     let bytes = stream.map(|bytes| match bytes {
         Ok(bytes) => bytes,
         Err(never) => match never {},
@@ -83,7 +83,7 @@ where
     (ContentType::EventStream, ByteStream(bytes))
 }
 
-/// Head that the closures of `cancel_when` receive. Rocket has types of its own for it.
+/// The head that the closures of `cancel_when` receive. Rocket has its own types for the method, the URI and the headers.
 struct Head(http::request::Parts);
 
 #[rocket::async_trait]

@@ -6,7 +6,7 @@
 //! curl -N http://127.0.0.1:3000/empty
 //! ```
 //!
-//! With its feature `tower-compat`, salvo takes a Tower layer as middleware, and the handlers need no change. Ctrl-C ends
+//! With the feature `tower-compat`, salvo accepts a Tower layer as middleware, and handlers need no change. Ctrl-C ends
 //! every stream with a close event, and then the server.
 
 use std::{convert::Infallible, error::Error, io};

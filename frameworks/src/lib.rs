@@ -1,4 +1,4 @@
-//! Examples and tests of frameworks and servers that are heavy to build, and what the examples share.
+//! Examples and tests of frameworks and servers that take long to build, and the code that the examples share.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use http::{Request, request::Parts};
 
 /// Encodes an event, for frameworks that have no encoder whose output can be wrapped.
 ///
-/// Each line of the data becomes a `data` field, whether it ends in LF, CR or CRLF, so that data never forges a field. A client
+/// Each line of the data becomes a `data` field, whether it ends in LF, CR or CRLF, so that data cannot forge a field. A client
 /// joins the fields with LF.
 ///
 /// ```
@@ -26,7 +26,7 @@ pub fn event(id: u64, data: &str) -> Bytes {
     event.into()
 }
 
-/// Returns an endless stream of events.
+/// Returns an endless stream of events, with 500 ms before each.
 pub fn ticks<E>() -> impl Stream<Item = Result<Bytes, E>> + Send {
     stream::iter(1..).then(async |number| {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -50,6 +50,7 @@ pub fn head<'a>(
     for (name, value) in headers {
         builder = builder.header(name, value);
     }
-    // What one HTTP library has parsed, another accepts. If it does not, the closures see an empty request.
+    // The framework has parsed the head, so the builder is not expected to fail. If it does, the closures receive the head of an
+    // empty request.
     builder.body(()).unwrap_or_default().into_parts().0
 }

@@ -33,8 +33,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Serves until the shutdown begins and every client has closed its connection.
 ///
-/// A server that closes a connection discards what it has not sent yet, the close events included, so the clients close
-/// theirs: they have received the GOAWAY frame. A server bounds the wait, and then calls `Endpoint::close`.
+/// A server that closes a connection discards the data that the client has not received yet, the close events included.
+/// Therefore the clients, which receive the GOAWAY frame, close their connections. A production server limits this wait, and then
+/// calls `Endpoint::close`.
 async fn serve(endpoint: Endpoint, app: Router, shutdown: Shutdown) {
     loop {
         let incoming = tokio::select! {
@@ -67,7 +68,8 @@ async fn serve_connection(
         let Some(request) = accepted else { break };
         tokio::spawn(h3_axum::serve_h3_with_axum(app.clone(), request));
     }
-    // `accept` also ends when it refuses a request after the GOAWAY frame, and a connection of h3 is closed when it is dropped.
+    // After the GOAWAY frame, `accept` also returns `None` if it rejects a request while no accepted request is open. The drop of
+    // the h3 connection closes the QUIC connection. Therefore this function waits until the client has closed the connection.
     quic.closed().await;
     Ok(())
 }

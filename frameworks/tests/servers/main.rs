@@ -1,10 +1,10 @@
-//! The examples of this package, and servers that axum runs on, over loopback sockets.
+//! Tests of the examples of this package, and of servers for axum apps, over loopback sockets.
 //!
-//! One program, because each program with these dependencies takes long to link.
+//! All tests share one program, because each program with these dependencies takes long to link.
 
 #![allow(
     clippy::duplicate_mod,
-    reason = "the examples share the support of the package's examples"
+    reason = "each example includes the module `listen`"
 )]
 
 mod actix_web;

@@ -28,10 +28,10 @@ async fn launch(
         address: Ipv4Addr::LOCALHOST.into(),
         port: 0,
         log_level: config::LogLevel::Off,
-        // Rocket waits for all of this time if a connection is open. A busy machine may need more than the default of 2 s.
+        // Rocket waits for the whole grace if a connection is open. A busy machine may need more than the default of 2 s.
         shutdown: config::Shutdown {
             grace: 5,
-            // A handler of Ctrl-C would keep the test program from being ended by it.
+            // Rocket's handler would keep Ctrl-C from ending the test program.
             ctrlc: false,
             signals: HashSet::new(),
             ..config::Shutdown::default()
