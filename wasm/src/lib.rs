@@ -1,1 +1,1 @@
-//! Tests of the layer on `wasm32-unknown-unknown`, which `.ci/wasm` runs.
+//! Package of the tests on `wasm32-unknown-unknown`, which `.ci/wasm` runs.

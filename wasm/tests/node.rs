@@ -1,4 +1,4 @@
-//! The layer in Node.js, on the executor of the JavaScript host.
+//! Tests of the layer in Node.js, on the executor of the JavaScript host.
 #![cfg(target_arch = "wasm32")]
 
 use std::{cell::RefCell, convert::Infallible, sync::mpsc, time::Duration};
@@ -101,6 +101,6 @@ async fn c8_reconnection_time_is_drawn() {
     let layer = SseCompletionLayer::new().close_event(event);
     let closed = wrapped_body(&layer, Empty::new()).await.collect().await;
     let bytes = closed.expect("no error").to_bytes();
-    // `.ci/wasm` compares the line with that of another run.
+    // `.ci/wasm` compares the `retry` line with that of another process.
     console_log!("{}", str::from_utf8(&bytes).expect("UTF-8"));
 }
