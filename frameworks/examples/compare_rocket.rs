@@ -50,6 +50,7 @@ fn respond(situation: &State<String>) -> EventStream<impl Stream<Item = Event> +
         // A handler that decodes its upstream has whole events only.
         "truncated" => stream::iter([hello()]).boxed(),
         "unread" => stream::repeat_with(|| Event::data("x".repeat(1 << 20))).boxed(),
-        _ => stream::empty().boxed(),
+        "empty" => stream::empty().boxed(),
+        unknown => panic!("unknown situation {unknown}"),
     })
 }
