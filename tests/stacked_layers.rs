@@ -164,6 +164,21 @@ fn c22_stacked_layers_write_one_close_event_before_trailers() {
 }
 
 #[test]
+fn c19_stream_of_two_layers_ends_with_the_trailers_after_its_close_event() {
+    let (reports, shutdowns) = (Reports::default(), [Shutdown::new(), Shutdown::new()]);
+    let inner = observed_layer(&reports).shutdown(&shutdowns[0]);
+    let both = Stack::new(inner, shutdown_layer(&shutdowns[1]));
+    let mut body = drive(&both, Script::new([data(EVENT), Step::Trailers]));
+    let counts = || shutdowns.each_ref().map(Shutdown::open_streams);
+    body.data();
+    shutdowns[0].close();
+    assert_eq!(body.data(), CLOSE);
+    assert_eq!((counts(), reports.count()), ([1, 1], 0));
+    assert!(body.rest().trailers.is_some());
+    assert_eq!((counts(), reports.count()), ([0, 0], 1));
+}
+
+#[test]
 fn c22_inner_layer_that_ends_within_a_large_event_decides_the_report() {
     let (reports, shutdown) = (Reports::default(), Shutdown::new());
     let inner = observed_layer(&reports).shutdown(&shutdown).buffer_limit(8);
