@@ -141,7 +141,7 @@ impl Judge for StackJudge {
             let is_closed = stream.output.ends_with(CLOSE);
             assert!(is_closed || !expected.close_event, "C9: the close event");
             assert!(expected.error || !self.error, "C12: the error");
-            // The outer layer may end with the very bytes that the upstream's next event has.
+            // The close event of the outer layer may equal the upstream's next bytes, which that layer has discarded.
             let is_sent = report.close_event_sent();
             let is_ambiguous = is_sent && is_closed;
             assert!(
