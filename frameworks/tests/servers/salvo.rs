@@ -4,22 +4,12 @@
 #[path = "../../examples/salvo.rs"]
 mod example;
 
-use crate::support::{Server, assert_empty_is_closed};
+use crate::support::Server;
 
-async fn start() -> Server {
-    Server::start(|listener, shutdown, signal| async move {
+#[tokio::test]
+async fn streams_and_server_end() {
+    let server = Server::start(|listener, shutdown, signal| async move {
         example::serve(listener, &shutdown, signal).await
-    })
-    .await
-}
-
-#[tokio::test]
-async fn stream_and_server_end_after_a_signal() {
-    start().await.assert_ends().await;
-}
-
-#[tokio::test]
-async fn empty_stream_is_closed() {
-    let server = start().await;
-    assert_empty_is_closed(server.address).await;
+    });
+    server.await.assert_closes_and_ends().await;
 }

@@ -53,8 +53,9 @@ impl Server {
         }
     }
 
-    /// Asserts that an open stream and the server end after the signal.
-    pub async fn assert_ends(self) {
+    /// Asserts that an empty stream is closed, and that an open stream and the server end after the signal.
+    pub async fn assert_closes_and_ends(self) {
+        assert_empty_is_closed(self.address).await;
         let stream = open(self.address, "/events").await;
         assert_eq!(self.shutdown.open_streams(), 1);
         self.signal
