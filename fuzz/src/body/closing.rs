@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use testkit::model::CloseEventSpec;
+use testkit::model::{CloseEventSpec, StackJudge};
 use tower_sse_completion::{CloseEvent, Ending, SseCompletionLayer};
 
 /// One of a few close events.
@@ -19,6 +19,8 @@ pub(super) enum Choice {
     RetryBetween,
     /// The ending as data, if the event is made by the layer.
     PerStream,
+    /// The close event that the judge of two layers recognizes.
+    OfStack,
 }
 
 impl Choice {
@@ -41,6 +43,7 @@ impl Choice {
             Self::Forged => {
                 CloseEvent::named("id: 9").map(|event| event.data("\n\nid: 9\ndata: x\n\n"))
             }
+            Self::OfStack => Ok(CloseEvent::new().data(StackJudge::CLOSE_DATA)),
             Self::Retry => CloseEvent::new().data("{}").retry(milliseconds(9)),
             Self::RetryBetween => {
                 CloseEvent::new().retry_between(milliseconds(8)..=milliseconds(9))
@@ -63,6 +66,7 @@ impl Choice {
         let (event_type, data, retry) = match self {
             Self::PerStream => ("close", ending.map_or("", Ending::as_str), None),
             Self::Default => ("close", "", None),
+            Self::OfStack => ("close", StackJudge::CLOSE_DATA, None),
             Self::Lines => ("bye", "\na\n\nb\nc\n", None),
             Self::Forged => ("id: 9", "\n\nid: 9\ndata: x\n\n", None),
             Self::Retry => ("close", "{}", Some(9..=9)),

@@ -140,9 +140,8 @@ impl<'a> Arbitrary<'a> for Input {
             _ => Some(When::DuringPoll(at)),
         };
         let is_stacked = ways & 0b1100_0000 == 0b1100_0000;
-        // Two layers have the default close event, which the judge recognizes by its bytes alone.
         let choice = |number| match is_stacked {
-            true => Choice::Default,
+            true => Choice::OfStack,
             false => Choice::new(number),
         };
         let trigger = match trigger % 3 {

@@ -77,12 +77,17 @@ impl Expected {
 
     /// Returns the bytes of all data frames, if the close event is the default one.
     pub fn output(&self) -> Vec<u8> {
+        self.output_with(CLOSE)
+    }
+
+    /// Returns the bytes of all data frames, if these are the bytes of the close event.
+    pub(super) fn output_with(&self, close_event: &[u8]) -> Vec<u8> {
         let mut output = self.bytes.clone();
         if self.close_event {
             if output.ends_with(b"\r") {
                 output.push(b'\n');
             }
-            output.extend_from_slice(CLOSE);
+            output.extend_from_slice(close_event);
         }
         output
     }
