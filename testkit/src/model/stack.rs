@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{driver::Driver, reports::Reports, script::ScriptError};
 
-/// The judge of the stream of two layers with the same options, one around the other, whose close event has the data
-/// [`CLOSE_DATA`](Self::CLOSE_DATA).
+/// The judge of the stream of two layers, one around the other. Both have the same options, and a close event of the type
+/// `close` with the data [`CLOSE_DATA`](Self::CLOSE_DATA).
 ///
 /// The two layers have to behave as one of them does, except for a cancellation: either layer may see it first, so the number
 /// of frames that are still forwarded is not known.
@@ -27,8 +27,8 @@ pub struct StackJudge {
 }
 
 impl StackJudge {
-    /// The data of the close event of both layers. The upstream must not send it: the judge recognizes the close event by its
-    /// bytes.
+    /// The data of the close event of both layers. The upstream must not send this data, because the judge recognizes the close
+    /// event by its bytes.
     pub const CLOSE_DATA: &str = "of the layers, and not of the upstream";
 
     /// Returns the judge of the only stream of two layers that have these options and this observer.
