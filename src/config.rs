@@ -8,7 +8,7 @@ use http::request::Parts;
 use crate::deadlines::Deadlines;
 use crate::{
     coop::FinalPoll,
-    report::{observer::LayerObserver, stream_report::StreamReport},
+    report::{LayerObserver, StreamReport},
     shutdown::Shutdown,
     wire::close_event::CloseEvent,
 };

@@ -23,10 +23,10 @@ use self::{
 use crate::{
     config::Config,
     layer_marker::LayerMarker,
-    report::{recorder::Recorder, telemetry::Telemetry},
+    report::Stop,
+    report::{Recorder, Telemetry},
     shutdown::Attached,
-    stop::Stop,
-    wire::{close_event::CloseEvent, event_buffer::EventBuffer},
+    wire::{buffer::EventBuffer, close_event::CloseEvent},
 };
 
 pin_project! {

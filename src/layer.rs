@@ -1,18 +1,19 @@
 //! The layer, which is a builder of its configuration.
 
-mod closing;
-#[cfg(feature = "tokio")]
-mod deadlines;
-
 use std::{future::Future, sync::Arc};
+#[cfg(feature = "tokio")]
+use std::{ops::RangeInclusive, time::Duration};
 
 use http::request::Parts;
 
+#[cfg(feature = "tokio")]
+use crate::deadlines::KeepAlive;
 use crate::{
     cancel::{BoxCancellation, CancelWhen, FirstOf, MakeCancellation, NeverCancel},
-    config::Config,
-    report::{observer::LayerObserver, stream_report::StreamReport, telemetry::Telemetry},
+    config::{CloseEventSource, Config},
+    report::{LayerObserver, StreamReport, Telemetry},
     shutdown::Shutdown,
+    wire::close_event::CloseEvent,
 };
 
 /// Layer that ends the event streams of a service with a close event.
@@ -234,5 +235,140 @@ impl<C> SseCompletionLayer<C> {
     fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(Arc::make_mut(&mut self.config));
         self
+    }
+}
+
+impl<C> SseCompletionLayer<C> {
+    /// Sets the close event. The default is [`CloseEvent::new`].
+    ///
+    /// A [`CloseEvent`] in the extensions of a response replaces it for that stream. So does the event of a shutdown that was
+    /// closed or drained with one, if that shutdown ends the stream.
+    pub fn close_event(self, event: CloseEvent) -> Self {
+        self.configure(|config| config.close_event = CloseEventSource::Same(event))
+    }
+
+    /// Sets a function that makes the close event of each stream, in place of [`close_event`](Self::close_event).
+    ///
+    /// The function receives the report of the stream up to its close event. It is called at most once for each stream, when
+    /// a close event is due, by the task that polls the body.
+    ///
+    /// ```
+    /// use tower_sse_completion::{CloseEvent, SseCompletionLayer};
+    ///
+    /// let layer = SseCompletionLayer::new().close_event_with(|report| {
+    ///     CloseEvent::new().data(format!(r#"{{"reason":"{}"}}"#, report.ending()))
+    /// });
+    /// # let _ = layer;
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// A panic of the function reaches the server that polls the body, and the stream ends.
+    pub fn close_event_with<F>(self, make: F) -> Self
+    where
+        F: Fn(&StreamReport) -> CloseEvent + Send + Sync + 'static,
+    {
+        self.configure(|config| config.close_event = CloseEventSource::PerStream(Arc::new(make)))
+    }
+
+    /// Sets whether a stream is closed that ends without an event. The default is `true`.
+    ///
+    /// An upstream that ends inside its first event is [truncated](Self::close_on_truncated), not empty.
+    pub fn close_on_empty(self, close: bool) -> Self {
+        self.configure(|config| config.close_policy.on_empty = close)
+    }
+
+    /// Sets whether a stream is closed that ends on its own after an event. The default is `false`, because protocol clients
+    /// treat an event after their own last event as an error.
+    pub fn close_on_completed(self, close: bool) -> Self {
+        self.configure(|config| config.close_policy.on_completed = close)
+    }
+
+    /// Sets whether the close event replaces the unfinished event of an upstream that ends inside an event. The default is
+    /// `false`: the stream is forwarded as it is, because lenient clients accept a last event without its blank line.
+    ///
+    /// For proxies. A truncated response without a length and without chunks looks like a complete response.
+    pub fn close_on_truncated(self, close: bool) -> Self {
+        self.configure(|config| config.close_policy.on_truncated = close)
+    }
+
+    /// Sets whether the close event replaces an error of the upstream. The default is `false`: the error is forwarded.
+    ///
+    /// A server reacts to an error by resetting the stream or the connection. With the close event in its place the stream
+    /// ends cleanly. The text of the error is never sent.
+    pub fn close_on_failed(self, close: bool) -> Self {
+        self.configure(|config| config.close_policy.on_failed = close)
+    }
+}
+
+/// The methods that need a timer.
+#[cfg(feature = "tokio")]
+impl<C> SseCompletionLayer<C> {
+    /// Ends a stream at this age, counted from its response, at an event boundary and with a close event.
+    ///
+    /// Gateways and load balancers cut connections at a fixed age. A server that ends its streams before that gives its clients
+    /// a clean end. Use [`max_age_between`](Self::max_age_between) or
+    /// [`retry_between`](crate::CloseEvent::retry_between), so that the clients do not reconnect all at once.
+    ///
+    /// A stream that ends on its own by the time that the deadline is seen, or within the up to 32 frames that are still
+    /// forwarded then, is not reported as expired.
+    ///
+    /// An age of zero ends the stream as soon as it starts.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sse_completion::SseCompletionLayer;
+    ///
+    /// let layer = SseCompletionLayer::new()
+    ///     .max_age(Duration::from_secs(10 * 60))
+    ///     .idle_timeout(Duration::from_secs(60))
+    ///     .keep_alive(Duration::from_secs(15));
+    /// # let _ = layer;
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// The wrapped service panics when it returns an event stream outside of a tokio runtime, or if the runtime's timer is
+    /// disabled.
+    pub fn max_age(self, age: Duration) -> Self {
+        self.max_age_between(age..=age)
+    }
+
+    /// Ends each stream at an age that is drawn from this range, like [`max_age`](Self::max_age).
+    ///
+    /// A range that ends before it starts counts as its start.
+    ///
+    /// # Panics
+    ///
+    /// Panics as [`max_age`](Self::max_age) does.
+    pub fn max_age_between(self, ages: RangeInclusive<Duration>) -> Self {
+        self.configure(|config| config.deadlines.max_age = Some(ages))
+    }
+
+    /// Ends a stream that has delivered no event for this time, with a close event. Comments are no events.
+    ///
+    /// Frames that the upstream has ready by then are still forwarded, as for [`max_age`](Self::max_age). A timeout of zero
+    /// ends the stream as soon as it starts.
+    ///
+    /// # Panics
+    ///
+    /// Panics as [`max_age`](Self::max_age) does.
+    pub fn idle_timeout(self, timeout: Duration) -> Self {
+        self.configure(|config| config.deadlines.idle_timeout = Some(timeout))
+    }
+
+    /// Sends a comment when nothing has been sent for an interval, so that proxies do not close the connection. For handlers
+    /// that send no comments themselves.
+    ///
+    /// The comment is sent at an event boundary only, never between a CR and an LF. [`KeepAlive`] sets its text and its shape.
+    ///
+    /// A byte order mark at the start of the upstream is dropped after such a comment. It is only ignored at the very start of
+    /// a stream, and would become a part of the first field name.
+    ///
+    /// # Panics
+    ///
+    /// Panics as [`max_age`](Self::max_age) does.
+    pub fn keep_alive(self, keep_alive: impl Into<KeepAlive>) -> Self {
+        self.configure(|config| config.deadlines.keep_alive = Some(keep_alive.into()))
     }
 }

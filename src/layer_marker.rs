@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    report::{ending::Ending, recorder::Recorder},
+    report::{Ending, Recorder},
     shutdown::{Shutdown, stream_guard::StreamGuard},
 };
 

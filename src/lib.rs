@@ -191,7 +191,6 @@ mod deadlines;
 mod eligibility;
 mod event_stream;
 mod frame;
-mod future;
 #[cfg(any(doc, all(doctest, feature = "signal")))]
 pub mod guide;
 mod layer;
@@ -201,7 +200,6 @@ mod service;
 mod shutdown;
 #[cfg(feature = "signal")]
 mod signal;
-mod stop;
 mod sync;
 mod wire;
 
@@ -212,10 +210,9 @@ pub use self::{
     byte_stream::ByteStream,
     cancel::{BoxCancellation, CancelWhen, FirstOf, MakeCancellation, NeverCancel},
     eligibility::SkipCompletion,
-    future::ResponseFuture,
     layer::SseCompletionLayer,
-    report::{ending::Ending, stream_report::StreamReport},
-    service::SseCompletion,
+    report::{Ending, StreamReport},
+    service::{ResponseFuture, SseCompletion},
     shutdown::{Closed, Draining, Shutdown},
     wire::close_event::{CloseEvent, InvalidCloseEvent},
 };

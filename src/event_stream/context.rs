@@ -6,7 +6,7 @@ use http::request::Parts;
 
 use crate::{
     config::Config,
-    report::{observer::ObserveOnce, telemetry::Telemetry},
+    report::{ObserveOnce, Telemetry},
 };
 
 /// Made with the request, and consumed by the stream if the response is one.

@@ -12,8 +12,8 @@ use http_body::{Body, Frame};
 use super::{EventStream, fail_on_panic, poll::FRAMES_PER_CHECK};
 use crate::{
     frame::{PollFrame, into_bytes},
-    stop::Stop,
-    wire::event_buffer::EventBuffer,
+    report::Stop,
+    wire::buffer::EventBuffer,
 };
 
 impl<B, C> EventStream<B, C>

@@ -18,7 +18,7 @@ use crate::{
     config::CloseEventSource,
     frame::{PollFrame, poll_bytes},
     layer_marker::ClientEnding,
-    report::stream_report::StreamReport,
+    report::StreamReport,
     wire::close_event::CloseEvent,
 };
 

@@ -1,6 +1,9 @@
 //! The end of a stream: clauses C7, C9, C11, C12 and C16 of the contract as one pure function.
 
-use crate::{config::ClosePolicy, report::ending::Ending, stop::Stop};
+use crate::{
+    config::ClosePolicy,
+    report::{Ending, Stop},
+};
 
 /// State of the upstream when the stream ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,10 +20,10 @@ use http_body::{Body, Frame};
 
 use super::{EventStream, Phase, Tail, fail_on_panic, outcome::UpstreamEnd};
 #[cfg(feature = "tokio")]
-use crate::deadlines::timer::Signal;
+use crate::deadlines::Signal;
 use crate::{
     frame::{PollFrame, poll_bytes},
-    wire::held::Forward,
+    wire::buffer::Forward,
 };
 
 /// Maximum number of upstream frames processed in one poll before yielding.

@@ -8,13 +8,13 @@ use std::{
 use crate::{
     config::Config,
     layer_marker::LayerMarker,
+    report::Stop,
     shutdown::{Shutdown, stream_guard::StreamGuard},
-    stop::Stop,
     wire::close_event::CloseEvent,
 };
 #[cfg(feature = "tokio")]
 use crate::{
-    deadlines::timer::{DeadlineTimer, Signal},
+    deadlines::{DeadlineTimer, Signal},
     wire::scanner::surely_delivers,
 };
 

@@ -15,7 +15,7 @@ use super::{
     outcome::UpstreamEnd,
     poll::{FRAMES_PER_CHECK, Step},
 };
-use crate::{coop::poll_unconstrained, frame::poll_bytes, stop::Stop};
+use crate::{coop::poll_unconstrained, frame::poll_bytes, report::Stop};
 
 /// Frames that are still forwarded after the stream has been stopped.
 const FRAMES_AFTER_STOP: u8 = 32;

@@ -2,7 +2,10 @@
 //! the contract: one sentence of the contract is one line here.
 
 use super::{Facts, Outcome, UpstreamEnd};
-use crate::{config::ClosePolicy, report::ending::Ending, stop::Stop};
+use crate::{
+    config::ClosePolicy,
+    report::{Ending, Stop},
+};
 
 const STOPS: [Option<Stop>; 4] = [
     None,

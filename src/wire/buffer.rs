@@ -1,15 +1,14 @@
 //! Buffers an unfinished event until the rest of it arrives.
 
-mod state;
+use std::mem;
 
 use bytes::{Buf, Bytes};
 
 use super::{
     event_types::EventTypes,
-    held::{Forward, Held},
-    position::Position,
     scanner::{BYTE_ORDER_MARK, Scanner},
 };
+use crate::report::Counts;
 
 /// Buffers upstream data so that the forwarded bytes always end at an event boundary, unless an event exceeds the limit.
 #[derive(Debug)]
@@ -224,5 +223,137 @@ impl EventBuffer {
     fn take_bytes(&mut self) -> (Bytes, u64) {
         let held = self.held.as_deref_mut();
         held.map_or_else(Default::default, Held::take)
+    }
+}
+
+impl EventBuffer {
+    /// Returns `true` if anything is buffered.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.held.as_deref().is_some_and(|held| !held.is_empty())
+    }
+
+    /// Returns `true` if a keep-alive comment may be sent: at a boundary, but not between a CR and an LF.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn may_comment(&self) -> bool {
+        matches!(self.position, Position::Aligned | Position::Boundary)
+    }
+
+    /// Returns `true` if the client is inside an event or a comment, even if everything that is buffered is discarded.
+    pub(crate) fn is_mid_event(&self) -> bool {
+        self.position == Position::MidEvent
+    }
+
+    /// Returns `true` if an LF must precede the close event.
+    pub(crate) fn ends_in_cr(&self) -> bool {
+        self.position == Position::AfterCr
+    }
+
+    /// Returns `true` if the upstream has sent the start of an event without its end.
+    pub(crate) fn has_unfinished_event(&self) -> bool {
+        self.scanner.is_in_event()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        Counts {
+            delivered: self.delivered,
+            data_frames: self.frames,
+            bytes_received: self.bytes + self.discarded + self.held_bytes(),
+            bytes_sent: self.bytes + self.added,
+        }
+    }
+
+    /// Returns `true` if anything has been sent to the client, comments included.
+    pub(crate) fn has_sent(&self) -> bool {
+        self.bytes + self.added > 0
+    }
+
+    /// Returns `true` if the last event that was forwarded is known to have an `event` field of this value.
+    pub(crate) fn ends_with_event(&self, event_type: &str) -> bool {
+        self.event_types.last_is(event_type)
+    }
+
+    /// Returns the number of buffered bytes.
+    fn held_bytes(&self) -> u64 {
+        self.held.as_deref().map_or(0, Held::len)
+    }
+}
+
+/// Position of the client, which has everything that has been forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Position {
+    /// A boundary. An event has been delivered and nothing is buffered, so frames of whole events need no scan.
+    Aligned,
+    Boundary,
+    /// A boundary. The last byte is a CR, so an LF would still belong to the same line end.
+    AfterCr,
+    /// Inside an event or a comment that exceeds the limit.
+    MidEvent,
+}
+
+/// Data that is forwarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Forward {
+    pub(crate) data: Bytes,
+    /// The data ends an event that has a `data` field. After the first such event, it is known only if the caller of
+    /// [`push`](EventBuffer::push) requests it.
+    pub(crate) delivered: bool,
+}
+
+impl Forward {
+    fn new(data: Bytes, delivered: bool) -> Self {
+        Self { data, delivered }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// The rest of what has been forwarded last, which is forwarded next.
+    queued: Option<Forward>,
+    /// The unfinished event. It is a copy, so that a few bytes do not keep a large buffer of the upstream alive.
+    bytes: Vec<u8>,
+    /// Upstream data frames of which nothing has been forwarded yet.
+    frames: u64,
+}
+
+/// Up to this length, buffered bytes are copied once more when they are forwarded, and the memory is reused.
+const MAX_COPIED: usize = 1024;
+
+impl Held {
+    fn is_empty(&self) -> bool {
+        self.queued.is_none() && self.bytes.is_empty()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Returns the number of bytes, those of the rest included.
+    fn len(&self) -> u64 {
+        let queued = self.queued.as_ref();
+        (self.bytes.len() + queued.map_or(0, |rest| rest.data.len())) as u64
+    }
+
+    /// Appends these bytes. The memory grows by powers of two up to the limit.
+    fn push(&mut self, bytes: &[u8], limit: usize) {
+        let length = self.bytes.len() + bytes.len();
+        if length > self.bytes.capacity() {
+            let capacity = length.next_power_of_two().min(limit.max(length));
+            self.bytes.reserve_exact(capacity - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Takes the bytes, and the number of their frames.
+    fn take(&mut self) -> (Bytes, u64) {
+        let bytes = match self.bytes.len() {
+            0 => Bytes::new(),
+            1..=MAX_COPIED => {
+                let copy = Bytes::copy_from_slice(&self.bytes);
+                self.bytes.clear();
+                copy
+            }
+            _ => mem::take(&mut self.bytes).into(),
+        };
+        (bytes, mem::take(&mut self.frames))
     }
 }
