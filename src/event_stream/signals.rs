@@ -8,7 +8,7 @@ use std::{
 use crate::{
     config::Config,
     layer_marker::LayerMarker,
-    shutdown::{Shutdown, stream_guard::StreamGuard},
+    shutdown::{Shutdown, StreamGuard},
     stop::Stop,
     wire::close_event::CloseEvent,
 };
