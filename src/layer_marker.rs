@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     report::{Ending, Recorder},
-    shutdown::{Shutdown, stream_guard::StreamGuard},
+    shutdown::{Shutdown, StreamGuard},
 };
 
 /// Marks a response that a layer has wrapped, and links the stream of that layer with the layer around it.

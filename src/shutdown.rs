@@ -1,29 +1,26 @@
 //! Ends many streams at once, and counts those that are open.
 
-mod phases;
-pub(crate) mod stream_guard;
-mod streams;
-mod waiters;
-mod wake;
-
 #[cfg(feature = "tokio")]
 mod connection;
 #[cfg(feature = "tokio")]
 mod drain;
 #[cfg(all(test, loom))]
 mod models;
+mod phase;
 
-use std::{fmt, future::Future};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use http::Extensions;
 
-pub use self::phases::{Closed, Draining};
+pub(crate) use self::phase::StreamGuard;
+use self::phase::{Phase, Shared, Waiter};
 #[cfg(feature = "tokio")]
 pub use self::{connection::Connection, drain::Drained};
-use self::{
-    stream_guard::StreamGuard,
-    waiters::{Phase, Shared},
-};
 use crate::{sync::Arc, wire::close_event::CloseEvent};
 
 /// Ends event streams, all at once or after a grace period, and counts those that are open.
@@ -71,6 +68,20 @@ use crate::{sync::Arc, wire::close_event::CloseEvent};
 #[derive(Clone, Default)]
 pub struct Shutdown {
     shared: Arc<Shared>,
+}
+
+/// Future that completes when a [`Shutdown`](Shutdown) begins to drain or closes. Returned by [`Shutdown::draining`](Shutdown::draining).
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Draining {
+    waiter: Waiter,
+}
+
+/// Future that completes when a [`Shutdown`](Shutdown) closes. Returned by [`Shutdown::closed`](Shutdown::closed).
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Closed {
+    waiter: Waiter,
 }
 
 /// The shutdowns that are attached to a response.
@@ -206,5 +217,37 @@ impl fmt::Debug for Shutdown {
             .field("phase", &self.shared.phase())
             .field("open_streams", &self.open_streams())
             .finish_non_exhaustive()
+    }
+}
+
+impl Draining {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            waiter: Waiter::new(shared, Phase::Draining),
+        }
+    }
+}
+
+impl Closed {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            waiter: Waiter::new(shared, Phase::Closed),
+        }
+    }
+}
+
+impl Future for Draining {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.waiter.poll(cx)
+    }
+}
+
+impl Future for Closed {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.waiter.poll(cx)
     }
 }

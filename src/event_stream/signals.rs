@@ -9,7 +9,7 @@ use crate::{
     config::Config,
     layer_marker::LayerMarker,
     report::Stop,
-    shutdown::{Shutdown, stream_guard::StreamGuard},
+    shutdown::{Shutdown, StreamGuard},
     wire::close_event::CloseEvent,
 };
 #[cfg(feature = "tokio")]

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{Shutdown, connection, waiters::Phase};
+use super::{Shutdown, connection, phase::Phase};
 use crate::wire::close_event::CloseEvent;
 
 /// Result of a [`drain`](Shutdown::drain).

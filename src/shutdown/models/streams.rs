@@ -19,7 +19,7 @@ use loom::{future::block_on, thread};
 use super::explore;
 use crate::{
     SseCompletionLayer,
-    shutdown::{Shutdown, waiters::Phase},
+    shutdown::{Shutdown, phase::Phase},
 };
 
 #[test]
