@@ -104,6 +104,7 @@ impl From<Duration> for KeepAlive {
     }
 }
 
+/// The deadlines and the keep-alive of a layer, as configured.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Deadlines {
     /// The maximum age of each stream is drawn from this range.
@@ -112,40 +113,7 @@ pub(crate) struct Deadlines {
     pub(crate) keep_alive: Option<KeepAlive>,
 }
 
-/// Minimum interval between keep-alive comments, which is the resolution of tokio's timers.
-const MIN_KEEP_ALIVE: Duration = Duration::from_millis(1);
-
-/// Thirty-one years: the time until a deadline that the clock cannot represent.
-const NEVER: Duration = Duration::from_secs(1_000_000_000);
-
-impl Deadlines {
-    /// Starts the timer of a stream, if the layer has anything to time. Otherwise the clock is not read.
-    pub(crate) fn start(&self) -> Option<DeadlineTimer> {
-        if self.max_age.is_none() && self.idle_timeout.is_none() && self.keep_alive.is_none() {
-            return None;
-        }
-        let now = Instant::now();
-        let expires_at = self.max_age.as_ref().map(|ages| after(now, drawn(ages)));
-        let idle = self.idle_timeout.map(|timeout| Timeout::new(timeout, now));
-        let keep_alive = self.keep_alive.as_ref().map(|keep_alive| {
-            let interval = keep_alive.interval.max(MIN_KEEP_ALIVE);
-            (Timeout::new(interval, now), keep_alive.comment.clone())
-        });
-        DeadlineTimer::start(expires_at, idle, keep_alive)
-    }
-}
-
-fn drawn(ages: &RangeInclusive<Duration>) -> Duration {
-    let spread = ages.end().saturating_sub(*ages.start());
-    let nanoseconds = u64::try_from(spread.as_nanos()).unwrap_or(u64::MAX);
-    ages.start()
-        .saturating_add(Duration::from_nanos(fastrand::u64(0..=nanoseconds)))
-}
-
-fn after(now: Instant, duration: Duration) -> Instant {
-    now.checked_add(duration).unwrap_or_else(|| now + NEVER)
-}
-
+/// The deadlines and the keep-alive of one stream, which share one timer.
 #[derive(Debug)]
 pub(crate) struct DeadlineTimer {
     expires_at: Option<Instant>,
@@ -158,7 +126,7 @@ pub(crate) struct DeadlineTimer {
 
 /// A timeout measured from the last activity.
 #[derive(Debug)]
-pub(crate) struct Timeout {
+struct Timeout {
     timeout: Duration,
     last_activity: Instant,
 }
@@ -172,21 +140,51 @@ pub(crate) enum Signal {
     KeepAlive(Bytes),
 }
 
+/// Minimum interval between keep-alive comments, which is the resolution of tokio's timers.
+const MIN_KEEP_ALIVE: Duration = Duration::from_millis(1);
+
+/// Thirty-one years: the time until a deadline that the clock cannot represent.
+const NEVER: Duration = Duration::from_secs(1_000_000_000);
+
 impl DeadlineTimer {
-    /// Returns `None` if there is nothing to time.
-    pub(crate) fn start(
-        expires_at: Option<Instant>,
-        idle: Option<Timeout>,
-        keep_alive: Option<(Timeout, Bytes)>,
-    ) -> Option<Self> {
-        let first = earliest(expires_at, idle.as_ref(), keep_alive.as_ref())?;
-        Some(Self {
-            expires_at,
-            idle,
-            keep_alive,
-            timer: Box::pin(sleep_until(first)),
-            waker: None,
-        })
+    /// Adds the deadlines of a layer to those of the layers inside of it. The earliest deadline and the shortest interval hold, and
+    /// the comment of the innermost layer. The clock is not read if the layer has nothing to time.
+    pub(crate) fn add(stream: &mut Option<Box<Self>>, layer: &Deadlines) {
+        if layer.max_age.is_none() && layer.idle_timeout.is_none() && layer.keep_alive.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        let mut deadlines = stream.take().unwrap_or_else(|| {
+            Box::new(Self {
+                expires_at: None,
+                idle: None,
+                keep_alive: None,
+                timer: Box::pin(sleep_until(now)),
+                waker: None,
+            })
+        });
+        if let Some(ages) = &layer.max_age {
+            let expires_at = after(now, drawn(ages));
+            let earliest = deadlines
+                .expires_at
+                .map_or(expires_at, |at| at.min(expires_at));
+            deadlines.expires_at = Some(earliest);
+        }
+        if let Some(timeout) = layer.idle_timeout {
+            let idle = deadlines.idle.get_or_insert(Timeout::new(timeout, now));
+            idle.timeout = idle.timeout.min(timeout);
+        }
+        if let Some(KeepAlive {
+            interval, comment, ..
+        }) = &layer.keep_alive
+        {
+            let interval = (*interval).max(MIN_KEEP_ALIVE);
+            let added = || (Timeout::new(interval, now), comment.clone());
+            let (keep_alive, _) = deadlines.keep_alive.get_or_insert_with(added);
+            keep_alive.timeout = keep_alive.timeout.min(interval);
+        }
+        deadlines.reset();
+        *stream = Some(deadlines);
     }
 
     /// Returns `true` if the timer needs a call for each delivered event.
@@ -194,8 +192,8 @@ impl DeadlineTimer {
         self.idle.is_some()
     }
 
-    /// Notes that data is forwarded, and whether it delivers an event.
-    pub(crate) fn forwarded(&mut self, delivered: bool) {
+    /// Records that data is forwarded, and whether the data delivers an event.
+    pub(crate) fn record_forwarded(&mut self, delivered: bool) {
         if self.idle.is_none() && self.keep_alive.is_none() {
             return;
         }
@@ -232,10 +230,7 @@ impl DeadlineTimer {
             }
             // Deadlines only move later, so the timer may fire early. That costs one spurious wake-up; the timer is then reset.
             if self.timer.is_elapsed() {
-                let (idle, keep_alive) = (self.idle.as_ref(), self.keep_alive.as_ref());
-                if let Some(next) = earliest(self.expires_at, idle, keep_alive) {
-                    self.timer.as_mut().reset(next);
-                }
+                self.reset();
             }
             // With the budget exhausted, the timer would not register this task.
             if poll_unconstrained(self.timer.as_mut(), cx).is_pending() {
@@ -252,6 +247,17 @@ impl DeadlineTimer {
         self.wakes(cx) && !self.timer.is_elapsed()
     }
 
+    /// Sets the timer to the earliest deadline.
+    fn reset(&mut self) {
+        let idle = self.idle.as_ref().map(Timeout::at);
+        let keep_alive = self.keep_alive.as_ref();
+        let keep_alive = keep_alive.map(|(keep_alive, _)| keep_alive.at());
+        let deadlines = [self.expires_at, idle, keep_alive];
+        if let Some(next) = deadlines.into_iter().flatten().min() {
+            self.timer.as_mut().reset(next);
+        }
+    }
+
     fn wakes(&self, cx: &Context<'_>) -> bool {
         let waker = self.waker.as_ref();
         waker.is_some_and(|waker| waker.will_wake(cx.waker()))
@@ -259,7 +265,7 @@ impl DeadlineTimer {
 }
 
 impl Timeout {
-    pub(crate) fn new(timeout: Duration, now: Instant) -> Self {
+    fn new(timeout: Duration, now: Instant) -> Self {
         Self {
             timeout,
             last_activity: now,
@@ -271,12 +277,13 @@ impl Timeout {
     }
 }
 
-fn earliest(
-    expires_at: Option<Instant>,
-    idle: Option<&Timeout>,
-    keep_alive: Option<&(Timeout, Bytes)>,
-) -> Option<Instant> {
-    let idle = idle.map(Timeout::at);
-    let keep_alive = keep_alive.map(|(keep_alive, _)| keep_alive.at());
-    [expires_at, idle, keep_alive].into_iter().flatten().min()
+fn drawn(ages: &RangeInclusive<Duration>) -> Duration {
+    let spread = ages.end().saturating_sub(*ages.start());
+    let nanoseconds = u64::try_from(spread.as_nanos()).unwrap_or(u64::MAX);
+    ages.start()
+        .saturating_add(Duration::from_nanos(fastrand::u64(0..=nanoseconds)))
+}
+
+fn after(now: Instant, duration: Duration) -> Instant {
+    now.checked_add(duration).unwrap_or_else(|| now + NEVER)
 }

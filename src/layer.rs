@@ -9,9 +9,8 @@ use http::request::Parts;
 #[cfg(feature = "tokio")]
 use crate::deadlines::KeepAlive;
 use crate::{
-    cancel::{BoxCancellation, CancelWhen, FirstOf, MakeCancellation, NeverCancel},
-    config::{CloseEventSource, Config},
-    report::{LayerObserver, StreamReport, Telemetry},
+    config::{Cancellation, CloseEventSource, Config, Settings},
+    report::{LayerObserver, StreamReport},
     shutdown::Shutdown,
     wire::close_event::CloseEvent,
 };
@@ -35,31 +34,18 @@ use crate::{
 ///
 /// [`cancel_when`](Self::cancel_when) and [`shutdown`](Self::shutdown) add to what the layer has. Every other method replaces
 /// what was set before: the last of [`on_end`](Self::on_end) and [`on_end_with`](Self::on_end_with) is used, for example.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[must_use = "a layer does nothing until it wraps a service"]
-pub struct SseCompletionLayer<C = NeverCancel> {
-    pub(crate) cancel: C,
+pub struct SseCompletionLayer {
     pub(crate) config: Arc<Config>,
 }
 
 impl SseCompletionLayer {
     /// Returns a layer that closes empty streams and cancels none.
     pub fn new() -> Self {
-        Telemetry::describe();
-        Self {
-            cancel: NeverCancel,
-            config: Arc::default(),
-        }
+        Self::default()
     }
-}
 
-impl Default for SseCompletionLayer {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// Cancels a stream when the future of its request completes.
     ///
     /// The closure is called for every request, also if the response is not an event stream, so keep it cheap.
@@ -106,46 +92,23 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// # Cancellation safety
     ///
     /// The upstream is dropped at its current await point, before the close event is returned.
-    pub fn cancel_when<F, Fut>(self, make: F) -> SseCompletionLayer<FirstOf<C, CancelWhen<F>>>
+    pub fn cancel_when<F, Fut>(self, make: F) -> Self
     where
-        F: Fn(&Parts) -> Fut,
-        Fut: Future<Output = ()>,
+        F: Fn(&Parts) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
     {
-        SseCompletionLayer {
-            cancel: FirstOf::new(self.cancel, CancelWhen::new(make)),
-            config: self.config,
-        }
+        self.configure(|config| {
+            let make = Arc::new(move |head: &Parts| -> Cancellation { Box::pin(make(head)) });
+            config.cancellations.push(make);
+        })
     }
 
-    /// Erases the type of the cancellation, for a layer in a field or in a signature. The future of each request is allocated.
-    /// A function can return the layer without the allocation: see [`MakeCancellation`](MakeCancellation#in-a-library).
-    ///
-    /// ```
-    /// use tower_sse_completion::{BoxCancellation, SseCompletionLayer};
-    ///
-    /// let layer: SseCompletionLayer<BoxCancellation> = SseCompletionLayer::new()
-    ///     .cancel_when(|_request| std::future::pending())
-    ///     .boxed();
-    /// # let _ = layer;
-    /// ```
-    pub fn boxed(self) -> SseCompletionLayer<BoxCancellation>
-    where
-        C: MakeCancellation<Cancellation: Send + 'static> + Send + Sync + 'static,
-    {
-        SseCompletionLayer {
-            cancel: BoxCancellation::new(self.cancel),
-            config: self.config,
-        }
-    }
-}
-
-impl<C> SseCompletionLayer<C> {
     /// Ends the streams of this layer when the shutdown closes, and counts them. A layer can have several shutdowns.
     ///
     /// A shutdown costs one atomic load per poll. A stream takes a lock only when it starts, when it moves to another task, and
     /// when it ends.
     pub fn shutdown(self, shutdown: &Shutdown) -> Self {
-        self.configure(|config| config.add_shutdown(shutdown))
+        self.configure(|config| config.add_shutdown(shutdown.shared()))
     }
 
     /// Sets which streams end as soon as a [drain](Shutdown::draining) of one of their shutdowns begins, without the grace
@@ -187,7 +150,7 @@ impl<C> SseCompletionLayer<C> {
     ///
     /// With a limit of 0 nothing is buffered. Use it for plain text that is sent as `text/event-stream`.
     pub fn buffer_limit(self, bytes: usize) -> Self {
-        self.configure(|config| config.buffer_limit = bytes)
+        self.set(|settings| settings.buffer_limit = Some(bytes))
     }
 
     /// Sets an observer that is called with the report of every event stream, once, when the stream has ended: when its last
@@ -236,15 +199,19 @@ impl<C> SseCompletionLayer<C> {
         change(Arc::make_mut(&mut self.config));
         self
     }
+
+    fn set(self, change: impl FnOnce(&mut Settings)) -> Self {
+        self.configure(|config| change(Arc::make_mut(&mut config.settings)))
+    }
 }
 
-impl<C> SseCompletionLayer<C> {
+impl SseCompletionLayer {
     /// Sets the close event. The default is [`CloseEvent::new`].
     ///
     /// A [`CloseEvent`] in the extensions of a response replaces it for that stream. So does the event of a shutdown that was
     /// closed or drained with one, if that shutdown ends the stream.
     pub fn close_event(self, event: CloseEvent) -> Self {
-        self.configure(|config| config.close_event = CloseEventSource::Same(event))
+        self.set(|settings| settings.close_event = Some(CloseEventSource::Same(event)))
     }
 
     /// Sets a function that makes the close event of each stream, in place of [`close_event`](Self::close_event).
@@ -268,20 +235,22 @@ impl<C> SseCompletionLayer<C> {
     where
         F: Fn(&StreamReport) -> CloseEvent + Send + Sync + 'static,
     {
-        self.configure(|config| config.close_event = CloseEventSource::PerStream(Arc::new(make)))
+        self.set(|settings| {
+            settings.close_event = Some(CloseEventSource::PerStream(Arc::new(make)))
+        })
     }
 
     /// Sets whether a stream is closed that ends without an event. The default is `true`.
     ///
     /// An upstream that ends inside its first event is [truncated](Self::close_on_truncated), not empty.
     pub fn close_on_empty(self, close: bool) -> Self {
-        self.configure(|config| config.close_policy.on_empty = close)
+        self.set(|settings| settings.close_policy.on_empty = Some(close))
     }
 
     /// Sets whether a stream is closed that ends on its own after an event. The default is `false`, because protocol clients
     /// treat an event after their own last event as an error.
     pub fn close_on_completed(self, close: bool) -> Self {
-        self.configure(|config| config.close_policy.on_completed = close)
+        self.set(|settings| settings.close_policy.on_completed = Some(close))
     }
 
     /// Sets whether the close event replaces the unfinished event of an upstream that ends inside an event. The default is
@@ -289,7 +258,7 @@ impl<C> SseCompletionLayer<C> {
     ///
     /// For proxies. A truncated response without a length and without chunks looks like a complete response.
     pub fn close_on_truncated(self, close: bool) -> Self {
-        self.configure(|config| config.close_policy.on_truncated = close)
+        self.set(|settings| settings.close_policy.on_truncated = Some(close))
     }
 
     /// Sets whether the close event replaces an error of the upstream. The default is `false`: the error is forwarded.
@@ -297,13 +266,13 @@ impl<C> SseCompletionLayer<C> {
     /// A server reacts to an error by resetting the stream or the connection. With the close event in its place the stream
     /// ends cleanly. The text of the error is never sent.
     pub fn close_on_failed(self, close: bool) -> Self {
-        self.configure(|config| config.close_policy.on_failed = close)
+        self.set(|settings| settings.close_policy.on_failed = Some(close))
     }
 }
 
 /// The methods that need a timer.
 #[cfg(feature = "tokio")]
-impl<C> SseCompletionLayer<C> {
+impl SseCompletionLayer {
     /// Ends a stream at this age, counted from its response, at an event boundary and with a close event.
     ///
     /// Gateways and load balancers cut connections at a fixed age. A server that ends its streams before that gives its clients

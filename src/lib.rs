@@ -182,7 +182,6 @@
 
 mod body;
 mod byte_stream;
-mod cancel;
 mod clock;
 mod config;
 mod coop;
@@ -190,25 +189,28 @@ mod coop;
 mod deadlines;
 mod eligibility;
 mod event_stream;
-mod frame;
 #[cfg(any(doc, all(doctest, feature = "signal")))]
 pub mod guide;
 mod layer;
-mod layer_marker;
 mod report;
 mod service;
 mod shutdown;
 #[cfg(feature = "signal")]
 mod signal;
+mod slot;
 mod sync;
-mod wire;
+/// The bytes of an event stream. Nothing here is a future.
+mod wire {
+    pub(crate) mod buffer;
+    pub(crate) mod close_event;
+    pub(crate) mod scanner;
+}
 
 #[cfg(feature = "signal")]
 pub use self::signal::{StopSignal, stop_signal};
 pub use self::{
     body::ResponseBody,
     byte_stream::ByteStream,
-    cancel::{BoxCancellation, CancelWhen, FirstOf, MakeCancellation, NeverCancel},
     eligibility::SkipCompletion,
     layer::SseCompletionLayer,
     report::{Ending, StreamReport},

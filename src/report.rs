@@ -46,11 +46,6 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// Returns `true` if a cancellation or a deadline has ended the stream.
-    pub(crate) const fn is_stopped(self) -> bool {
-        matches!(self, Self::Cancelled | Self::Expired | Self::Idle)
-    }
-
     /// Returns the ending as one lower-case word: `completed`, `empty`, `truncated`, `cancelled`, `expired`, `idle`, `failed`
     /// or `dropped`.
     pub const fn as_str(self) -> &'static str {
@@ -221,6 +216,7 @@ impl StreamReport {
     }
 }
 
+/// Reasons for which a stream stops before its upstream ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(
     not(feature = "tokio"),
@@ -235,11 +231,11 @@ pub(crate) enum Stop {
     Idle,
 }
 
+/// Records one stream while it runs, and reports the stream once.
 #[derive(Debug)]
 pub(crate) struct Recorder {
-    observer: Option<StreamObserver>,
-    /// `None` if another stream reports in place of this one.
-    telemetry: Option<Telemetry>,
+    observers: Vec<StreamObserver>,
+    span: RequestSpan,
     started: Instant,
     /// A body that is dropped without a poll is not reported.
     polled: bool,
@@ -249,64 +245,53 @@ pub(crate) struct Recorder {
     close_event_sent: bool,
     /// Code of the user has panicked, so the stream has failed.
     panicked: bool,
-    /// Counts of the forwarded frames and bytes, once the stream has ended.
-    counts: Option<Counts>,
 }
 
 impl Recorder {
-    /// Starts to record a stream, whose report this observer and the telemetry receive.
-    pub(crate) fn new(observer: Option<StreamObserver>, telemetry: Option<Telemetry>) -> Box<Self> {
+    /// Starts to record a stream.
+    pub(crate) fn new(span: RequestSpan) -> Box<Self> {
         Box::new(Self {
-            observer,
-            telemetry,
+            observers: Vec::new(),
+            span,
             started: Instant::now(),
             polled: false,
             time_to_first_event: None,
             ending: None,
             close_event_sent: false,
             panicked: false,
-            counts: None,
         })
     }
 
-    pub(crate) fn first_poll(&mut self) {
-        if !self.polled {
-            self.polled = true;
-            if let Some(telemetry) = &self.telemetry {
-                telemetry.opened();
-            }
+    /// Adds an observer, unless several layers have the same one.
+    pub(crate) fn add_observer(&mut self, observer: StreamObserver) {
+        if !self.observers.iter().any(|known| known.is(&observer)) {
+            self.observers.push(observer);
         }
     }
 
-    pub(crate) fn first_event(&mut self) {
+    pub(crate) fn record_poll(&mut self) {
+        self.polled = true;
+    }
+
+    /// Records the first event that is delivered.
+    pub(crate) fn record_delivery(&mut self) {
         let started = self.started;
         self.time_to_first_event
             .get_or_insert_with(|| started.elapsed());
     }
 
     /// Sets the ending, unless code of the user has panicked.
-    pub(crate) fn ended(&mut self, ending: Ending, close_event_sent: bool) {
+    pub(crate) fn set_ending(&mut self, ending: Ending, close_event_sent: bool) {
         if !self.panicked {
             self.ending = Some(ending);
             self.close_event_sent = close_event_sent;
         }
     }
 
-    /// Returns `true` once the ending is decided.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.ending.is_some()
-    }
-
-    /// Notes a panic of the upstream or of the cancellation.
-    pub(crate) fn panicked(&mut self) {
-        self.ended(Ending::Failed, false);
+    /// Records a panic of the upstream or of the cancellation.
+    pub(crate) fn record_panic(&mut self) {
+        self.set_ending(Ending::Failed, false);
         self.panicked = true;
-    }
-
-    /// Sets what the stream has forwarded. A stream that another one takes over keeps its own counts, except for what the
-    /// other one has sent.
-    pub(crate) fn count(&mut self, counts: Counts) {
-        self.counts.get_or_insert(counts).bytes_sent = counts.bytes_sent;
     }
 
     /// Returns the report of a stream that is about to end like this.
@@ -319,19 +304,24 @@ impl Recorder {
         }
     }
 
-    /// Reports the stream. Panics of the observer and of the telemetry are caught.
-    pub(crate) fn finish(self) {
-        if !self.polled {
-            return;
+    /// Reports the stream to every observer.
+    pub(crate) fn finish(self, counts: Counts) {
+        let report = self.polled.then(|| {
+            let ending = self.ending.unwrap_or(Ending::Dropped);
+            self.report(ending, counts)
+        });
+        // A stream may end while a panic unwinds, when a second panic would abort the process. The panic hook has reported the
+        // panic of an observer, of its destructor or of a subscriber.
+        let catch = |run: &mut dyn FnMut()| drop(catch_unwind(AssertUnwindSafe(run)));
+        if let Some(report) = &report {
+            catch(&mut || self.span.record(report));
         }
-        let ending = self.ending.unwrap_or(Ending::Dropped);
-        let report = self.report(ending, self.counts.unwrap_or_default());
-        // This may run while a panic unwinds, when a second panic would abort the process. The panic hook has reported it.
-        if let Some(telemetry) = self.telemetry {
-            let _ = catch_unwind(AssertUnwindSafe(|| telemetry.ended(&report)));
-        }
-        if let Some(observer) = self.observer {
-            let _ = catch_unwind(AssertUnwindSafe(|| observer.observe(&report)));
+        for observer in self.observers {
+            let mut observer = Some(observer);
+            catch(&mut || match (observer.take(), &report) {
+                (Some(observer), Some(report)) => observer.observe(report),
+                (observer, _) => drop(observer),
+            });
         }
     }
 }
@@ -394,7 +384,14 @@ impl LayerObserver {
 }
 
 impl StreamObserver {
-    pub(crate) fn observe(self, report: &StreamReport) {
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Shared(observe), Self::Shared(other)) => Arc::ptr_eq(observe, other),
+            _ => false,
+        }
+    }
+
+    fn observe(self, report: &StreamReport) {
         match self {
             Self::Shared(observe) => observe(report),
             Self::OfRequest(observe) => observe(report),
@@ -418,83 +415,30 @@ impl fmt::Debug for StreamObserver {
     }
 }
 
-/// The span of the request, for the report of its stream. Empty without the feature `tracing`.
+/// The span of the request, in which the report of its stream is recorded. Empty without the feature `tracing`.
 #[derive(Debug, Clone)]
-pub(crate) struct Telemetry {
+pub(crate) struct RequestSpan {
     #[cfg(feature = "tracing")]
     span: tracing::Span,
 }
 
-impl Telemetry {
-    /// `true` if one of the features is enabled, so that every stream is recorded.
-    pub(crate) const IS_ON: bool = cfg!(any(feature = "tracing", feature = "metrics"));
+impl RequestSpan {
+    /// `true` if the feature is enabled, so that every stream is recorded.
+    pub(crate) const IS_ON: bool = cfg!(feature = "tracing");
 
-    /// Captures the current span. Called with the request.
-    pub(crate) fn of_request() -> Self {
+    /// Captures the current span.
+    pub(crate) fn current() -> Self {
         Self {
             #[cfg(feature = "tracing")]
             span: tracing::Span::current(),
         }
     }
 
-    /// Describes the metrics to the recorder that is installed.
-    pub(crate) fn describe() {
-        #[cfg(feature = "metrics")]
-        {
-            use metrics::Unit::{Count, Seconds};
-
-            metrics::describe_gauge!("sse_streams_open", Count, "Event streams that are open.");
-            metrics::describe_counter!(
-                "sse_streams_ended_total",
-                Count,
-                "Event streams that have ended, by ending."
-            );
-            metrics::describe_counter!(
-                "sse_close_events_sent_total",
-                Count,
-                "Close events that have been sent."
-            );
-            metrics::describe_histogram!(
-                "sse_stream_duration_seconds",
-                Seconds,
-                "Time from the response to the end of an event stream, by ending."
-            );
-            metrics::describe_histogram!(
-                "sse_time_to_first_event_seconds",
-                Seconds,
-                "Time from the response to the first event of a stream."
-            );
-            metrics::describe_counter!(
-                "sse_connections_cut_total",
-                Count,
-                "Connections that a drain or a write timeout has cut, by reason."
-            );
-        }
-    }
-
-    pub(crate) fn opened(&self) {
-        #[cfg(feature = "metrics")]
-        metrics::gauge!("sse_streams_open").increment(1);
-    }
-
     #[cfg_attr(
-        not(any(feature = "tracing", feature = "metrics")),
-        allow(unused_variables, reason = "no feature is enabled")
+        not(feature = "tracing"),
+        allow(unused_variables, reason = "the feature is not enabled")
     )]
-    pub(crate) fn ended(&self, report: &StreamReport) {
-        #[cfg(feature = "metrics")]
-        {
-            let ending = report.ending().as_str();
-            metrics::gauge!("sse_streams_open").decrement(1);
-            metrics::counter!("sse_streams_ended_total", "ending" => ending).increment(1);
-            metrics::counter!("sse_close_events_sent_total")
-                .increment(u64::from(report.close_event_sent()));
-            metrics::histogram!("sse_stream_duration_seconds", "ending" => ending)
-                .record(report.duration());
-            if let Some(time) = report.time_to_first_event() {
-                metrics::histogram!("sse_time_to_first_event_seconds").record(time);
-            }
-        }
+    fn record(&self, report: &StreamReport) {
         #[cfg(feature = "tracing")]
         self.span.in_scope(|| trace(report));
     }

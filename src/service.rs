@@ -1,6 +1,7 @@
 //! The service: forwards each request, and the future of its response.
 
 use std::{
+    fmt,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -15,21 +16,19 @@ use tower_service::Service;
 
 use crate::{
     body::ResponseBody,
-    cancel::{MakeCancellation, NeverCancel},
     config::Config,
     eligibility,
-    event_stream::EventStream,
-    event_stream::context::{Choices, StreamContext},
+    event_stream::{EventStream, RequestContext},
     layer::SseCompletionLayer,
+    slot::Slot,
 };
 
 /// Service that ends the event streams of the inner service with a close event.
 ///
 /// Returned by [`SseCompletionLayer`], which documents what it does. Readiness and errors of the inner service pass through.
 #[derive(Debug, Clone)]
-pub struct SseCompletion<S, C = NeverCancel> {
+pub struct SseCompletion<S> {
     inner: S,
-    cancel: C,
     config: Arc<Config>,
 }
 
@@ -38,16 +37,12 @@ impl<S> SseCompletion<S> {
     pub fn layer() -> SseCompletionLayer {
         SseCompletionLayer::new()
     }
-}
 
-impl<S, C> SseCompletion<S, C> {
     /// Wraps a service with the configuration of this layer.
-    pub fn new(inner: S, layer: SseCompletionLayer<C>) -> Self {
-        let SseCompletionLayer { cancel, config } = layer;
+    pub fn new(inner: S, layer: SseCompletionLayer) -> Self {
         Self {
             inner,
-            cancel,
-            config,
+            config: layer.config,
         }
     }
 
@@ -67,15 +62,14 @@ impl<S, C> SseCompletion<S, C> {
     }
 }
 
-impl<S, C, ReqBody, ResBody> Service<Request<ReqBody>> for SseCompletion<S, C>
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for SseCompletion<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
-    C: MakeCancellation,
     ResBody: Body,
 {
-    type Response = Response<ResponseBody<ResBody, C::Cancellation>>;
+    type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, C::Cancellation>;
+    type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
@@ -83,26 +77,24 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let may_stream = eligibility::method_allows(request.method());
-        match self.cancel.make_without_request() {
+        let (context, request) = match self.config.reads_request() {
             // Splitting the request moves it, which costs more than the rest of this call.
-            Some(cancellation) if !self.config.reads_request() => {
-                let context = || StreamContext::new(cancellation, &self.config, None);
-                ResponseFuture::new(self.inner.call(request), may_stream.then(context))
-            }
-            _ => {
+            false => (RequestContext::new(&self.config), request),
+            true => {
                 let (head, body) = request.into_parts();
-                let cancellation = self.cancel.make(&head);
-                let choices = Choices::new(&self.config, &head);
-                let context = || StreamContext::new(cancellation, &self.config, choices);
-                let context = may_stream.then(context);
-                ResponseFuture::new(self.inner.call(Request::from_parts(head, body)), context)
+                let context = RequestContext::of_request(&self.config, &head);
+                (context, Request::from_parts(head, body))
             }
+        };
+        ResponseFuture {
+            inner: self.inner.call(request),
+            context: may_stream.then_some(context),
         }
     }
 }
 
-impl<S, C: Clone> Layer<S> for SseCompletionLayer<C> {
-    type Service = SseCompletion<S, C>;
+impl<S> Layer<S> for SseCompletionLayer {
+    type Service = SseCompletion<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
         SseCompletion::new(inner, self.clone())
@@ -110,30 +102,21 @@ impl<S, C: Clone> Layer<S> for SseCompletionLayer<C> {
 }
 
 pin_project! {
-    /// Response future of [`SseCompletion`](crate::SseCompletion).
-    ///
-    /// `F` is the future of the inner service, and `C` is the future of the cancellation, as in [`ResponseBody`].
-    #[derive(Debug)]
-    pub struct ResponseFuture<F, C = NeverCancel> {
+    /// Response future of [`SseCompletion`]. `F` is the future of the inner service.
+    pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
         // `None` once it is used, and for methods whose responses have no event stream.
-        context: Option<StreamContext<C>>,
+        context: Option<RequestContext>,
     }
 }
 
-impl<F, C> ResponseFuture<F, C> {
-    pub(crate) fn new(inner: F, context: Option<StreamContext<C>>) -> Self {
-        Self { inner, context }
-    }
-}
-
-impl<F, C, B, E> Future for ResponseFuture<F, C>
+impl<F, B, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
     B: Body,
 {
-    type Output = Result<Response<ResponseBody<B, C>>, E>;
+    type Output = Result<Response<ResponseBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -148,14 +131,25 @@ where
     }
 }
 
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+/// Wraps the body, and takes the state of the stream from a layer inside of this one.
 #[cold]
-fn wrap<B: Body, C>(
-    response: Response<B>,
-    context: StreamContext<C>,
-) -> Response<ResponseBody<B, C>> {
+fn wrap<B: Body>(response: Response<B>, context: RequestContext) -> Response<ResponseBody<B>> {
     let (mut head, upstream) = response.into_parts();
     eligibility::remove_stale_headers(&mut head.headers);
-    let stream = EventStream::new(upstream, context, &head.extensions);
-    head.extensions.insert(stream.marker());
-    Response::from_parts(head, ResponseBody::event_stream(stream))
+    let stream = match head.extensions.get().and_then(Slot::take) {
+        Some(mut stream) => {
+            stream.join(context, &head.extensions);
+            stream
+        }
+        None => EventStream::start(context, &head.extensions),
+    };
+    let slot = Slot::new(stream);
+    head.extensions.insert(slot.clone());
+    Response::from_parts(head, ResponseBody::event_stream(upstream, slot))
 }

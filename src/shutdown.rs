@@ -6,7 +6,7 @@ mod connection;
 mod drain;
 #[cfg(all(test, loom))]
 mod models;
-mod phase;
+pub(crate) mod phase;
 
 use std::{
     fmt,
@@ -17,11 +17,10 @@ use std::{
 
 use http::Extensions;
 
-pub(crate) use self::phase::StreamGuard;
-use self::phase::{Phase, Shared, Waiter};
+use self::phase::{Attached, Phase, Shared, Waiter};
 #[cfg(feature = "tokio")]
 pub use self::{connection::Connection, drain::Drained};
-use crate::{sync::Arc, wire::close_event::CloseEvent};
+use crate::{slot::Slot, sync::Arc, wire::close_event::CloseEvent};
 
 /// Ends event streams, all at once or after a grace period, and counts those that are open.
 ///
@@ -84,10 +83,6 @@ pub struct Closed {
     waiter: Waiter,
 }
 
-/// The shutdowns that are attached to a response.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Attached(pub(crate) Vec<Shutdown>);
-
 impl Shutdown {
     /// Returns a shutdown that has not begun.
     pub fn new() -> Self {
@@ -135,9 +130,18 @@ impl Shutdown {
     /// room.attach(response.extensions_mut());
     /// ```
     pub fn attach(&self, response: &mut Extensions) {
-        let attached = response.get_or_insert_default::<Attached>();
-        if !attached.0.iter().any(|shutdown| shutdown.is(self)) {
-            attached.0.push(self.clone());
+        if let Some(slot) = response.get::<Slot>() {
+            // A layer has wrapped the stream already.
+            if slot.update(|stream| stream.attach(&self.shared)) {
+                return;
+            }
+        }
+        let Attached(shutdowns) = response.get_or_insert_default();
+        if !shutdowns
+            .iter()
+            .any(|known| Arc::ptr_eq(known, &self.shared))
+        {
+            shutdowns.push(Arc::clone(&self.shared));
         }
     }
 
@@ -191,23 +195,8 @@ impl Shutdown {
         }
     }
 
-    /// Returns `true` if the other one is a clone of this shutdown.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
-    }
-
-    /// Counts a stream that starts now.
-    pub(crate) fn count_stream(&self, ends_on_drain: bool) -> StreamGuard {
-        let phase = match ends_on_drain {
-            true => Phase::Draining,
-            false => Phase::Closed,
-        };
-        StreamGuard::new(&self.shared, phase)
-    }
-
-    /// Watches for a drain, for a stream that an inner layer counts.
-    pub(crate) fn watch_drain(&self) -> StreamGuard {
-        StreamGuard::uncounted(&self.shared, Phase::Draining)
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 }
 

@@ -82,15 +82,18 @@ pub(crate) struct Streams {
     drains: Mutex<Vec<Waker>>,
 }
 
-/// A stream that watches a shutdown and, unless an inner layer does so, is counted by it.
+/// One stream's registration with a shutdown, which counts the stream.
 ///
 /// Dropping the guard lets a waiting drain return, so the report of the stream is made first.
 #[derive(Debug)]
 pub(crate) struct StreamGuard {
     waiter: Waiter,
-    is_counted: bool,
     is_open: bool,
 }
+
+/// The shutdowns that are attached to a response.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Attached(pub(crate) Vec<Arc<Shared>>);
 
 impl Default for Shared {
     fn default() -> Self {
@@ -259,6 +262,14 @@ impl Drop for Waiter {
     }
 }
 
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("phase", &self.phase())
+            .finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for Waiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Waiter").finish_non_exhaustive()
@@ -377,23 +388,26 @@ impl Streams {
 }
 
 impl StreamGuard {
-    /// Counts a stream that starts now, and that this phase of the shutdown ends.
-    pub(crate) fn new(shared: &Arc<Shared>, phase: Phase) -> Self {
+    /// Counts a stream that starts now.
+    pub(crate) fn new(shared: &Arc<Shared>, ends_on_drain: bool) -> Self {
         shared.streams().start();
+        let phase = match ends_on_drain {
+            true => Phase::Draining,
+            false => Phase::Closed,
+        };
         Self {
             waiter: Waiter::new(shared, phase),
-            is_counted: true,
             is_open: true,
         }
     }
 
-    /// Watches the shutdown for a stream that an inner layer counts.
-    pub(crate) fn uncounted(shared: &Arc<Shared>, phase: Phase) -> Self {
-        Self {
-            waiter: Waiter::new(shared, phase),
-            is_counted: false,
-            is_open: false,
-        }
+    /// Ends the stream as soon as the shutdown begins to drain.
+    pub(crate) fn end_on_drain(&mut self) {
+        self.waiter = Waiter::new(&self.waiter.shared, Phase::Draining);
+    }
+
+    pub(crate) fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.waiter.shared, shared)
     }
 
     /// Returns `true` if the shutdown ends the stream.
@@ -418,7 +432,7 @@ impl StreamGuard {
     }
 
     /// Removes the stream from the count of open streams.
-    pub(crate) fn leave(&mut self) {
+    pub(crate) fn count_out(&mut self) {
         if mem::take(&mut self.is_open) {
             self.waiter.shared().streams().leave();
         }
@@ -427,9 +441,9 @@ impl StreamGuard {
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        self.leave();
+        self.count_out();
         let shared = self.waiter.shared();
-        let is_last = self.is_counted && shared.streams().reported();
+        let is_last = shared.streams().reported();
         if is_last && shared.has_reached(Phase::Draining) {
             shared.streams().wake_drains();
         }

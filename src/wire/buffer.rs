@@ -1,13 +1,10 @@
-//! Buffers an unfinished event until the rest of it arrives.
+//! Buffers an unfinished event until the rest of it arrives, so that a close event is never written inside an event.
 
 use std::mem;
 
 use bytes::{Buf, Bytes};
 
-use super::{
-    event_types::EventTypes,
-    scanner::{BYTE_ORDER_MARK, Scanner},
-};
+use super::scanner::{BYTE_ORDER_MARK, Scanner, ends_in_blank_line};
 use crate::report::Counts;
 
 /// Buffers upstream data so that the forwarded bytes always end at an event boundary, unless an event exceeds the limit.
@@ -17,20 +14,55 @@ pub(crate) struct EventBuffer {
     position: Position,
     /// An event has been delivered.
     delivered: bool,
+    /// The client is at a boundary, an event has been delivered, and nothing is held. Therefore a frame that ends in a blank
+    /// line can be forwarded without a scan.
+    skips_scan: bool,
     /// A keep-alive comment has been sent before the first byte of the upstream, so a byte order mark is no longer one.
     strip_byte_order_mark: bool,
     /// Upstream data frames that have been forwarded, in whole or in part.
     frames: u64,
-    /// `None` while whole events arrive in whole frames.
-    held: Option<Box<Held>>,
     /// Upstream bytes that have been forwarded.
     bytes: u64,
     /// Upstream bytes that have been discarded.
     discarded: u64,
     /// Bytes of the layer that have been sent: comments and the close event.
     added: u64,
-    event_types: EventTypes,
+    /// `None` while whole events arrive in whole frames.
+    held: Option<Box<Held>>,
 }
+
+/// Data that is forwarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Forward {
+    pub(crate) data: Bytes,
+    /// The data delivers an event. After the first such event, `delivered` is exact only if the caller of
+    /// [`push`](EventBuffer::push) requests it.
+    pub(crate) delivered: bool,
+}
+
+/// Position of the client, which has everything that has been forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Position {
+    Boundary,
+    /// A boundary. The last byte is a CR, so an LF would still belong to the same line end.
+    AfterCr,
+    /// Inside an event or a comment that exceeds the limit.
+    InsideEvent,
+}
+
+/// Bytes that have not been forwarded yet.
+#[derive(Debug, Default)]
+struct Held {
+    /// The second half of the data that was forwarded last. Forwarded next.
+    queued: Option<Forward>,
+    /// The unfinished event. The bytes are a copy, so that a few bytes do not keep a large buffer of the upstream alive.
+    bytes: Vec<u8>,
+    /// Upstream data frames of which nothing has been forwarded yet.
+    frames: u64,
+}
+
+/// Up to this length, a buffered event and its rest are joined in one frame. Above this length a copy costs more than a frame.
+const MAX_JOINED: usize = 4096;
 
 impl EventBuffer {
     pub(crate) const fn new() -> Self {
@@ -38,40 +70,33 @@ impl EventBuffer {
             scanner: Scanner::new(),
             position: Position::Boundary,
             delivered: false,
+            skips_scan: false,
             strip_byte_order_mark: false,
             frames: 0,
             bytes: 0,
             discarded: 0,
             added: 0,
             held: None,
-            event_types: EventTypes::new(),
         }
     }
 
-    /// Returns `true` if the fast path may be taken.
+    /// Returns `true` if a frame that ends in a blank line needs no scan.
     #[inline(always)]
-    pub(crate) fn is_aligned(&self) -> bool {
-        self.position == Position::Aligned
+    pub(crate) fn skips_scan(&self) -> bool {
+        self.skips_scan
     }
 
-    /// Returns `true` if this data leaves an aligned stream aligned. Data that may have the type of the close event does not.
+    /// Records that a frame that ends in a blank line is forwarded without a scan.
     #[inline(always)]
-    pub(crate) fn stays_aligned(data: &[u8]) -> bool {
-        // Both ends are read once the length is known to allow it. Nearly every frame starts with `data` or `id`.
-        data.len() >= 4
-            && (data.ends_with(b"\n\n") || data.ends_with(b"\n\r\n"))
-            && !data.starts_with(b"even")
-    }
-
-    /// Forwards data that leaves an aligned stream aligned.
-    #[inline(always)]
-    pub(crate) fn forward_aligned(&mut self, data: &[u8]) {
+    pub(crate) fn record_forwarded(&mut self, data: &[u8]) {
         self.frames += 1;
         self.bytes += data.len() as u64;
-        self.event_types.forwarded_without_type();
+        if data.ends_with(b"\r") != (self.position == Position::AfterCr) {
+            self.change_line_end(data);
+        }
     }
 
-    /// Takes the next data of the upstream, and returns what is forwarded now. More may follow from
+    /// Takes the next data of the upstream, and returns the data that is forwarded now. More may follow from
     /// [`next_queued`](Self::next_queued), which must be forwarded before the next call.
     ///
     /// With `detect_delivery`, the result states for each event whether it has been delivered.
@@ -84,71 +109,71 @@ impl EventBuffer {
         if data.is_empty() {
             return None;
         }
-        if self.is_aligned()
-            && Self::stays_aligned(&data)
-            && !detect_delivery
-            && !self.event_types.tracks_all()
-        {
-            self.forward_aligned(&data);
-            return Some(Forward::new(data, false));
+        if self.skips_scan && !detect_delivery && ends_in_blank_line(&data) {
+            self.record_forwarded(&data);
+            return Some(Forward {
+                data,
+                delivered: false,
+            });
         }
-        let was_inside_event = self.position == Position::MidEvent;
+        self.skips_scan = false;
+        let was_inside_event = self.position == Position::InsideEvent;
         let scanned = self.scanner.feed(&data, detect_delivery || !self.delivered);
         match scanned.boundary {
-            Some(end) if data.len() - end > limit => self.position = Position::MidEvent,
+            Some(end) if data.len() - end > limit => self.position = Position::InsideEvent,
             Some(end) if data[..end].ends_with(b"\r") => self.position = Position::AfterCr,
             Some(_) => self.position = Position::Boundary,
             None if was_inside_event => {}
-            None if self.exceeds(&data, limit) => self.position = Position::MidEvent,
+            None if self.exceeds(&data, limit) => self.position = Position::InsideEvent,
             None => {
                 self.hold(&data, limit).frames += 1;
                 return None;
             }
         }
 
-        let (before, frames_before) = self.take_bytes();
         let forwarded = match self.position {
-            Position::MidEvent => data.len(),
+            Position::InsideEvent => data.len(),
             _ => scanned.boundary.unwrap_or(data.len()),
+        };
+        let joins = self.held_bytes() as usize + forwarded <= MAX_JOINED || self.may_strip();
+        let held = match joins {
+            true => self.take_held(&data[..forwarded]),
+            false => self.take_held(&[]),
         };
         if forwarded < data.len() {
             self.hold(&data[forwarded..], limit);
             data.truncate(forwarded);
-        } else if before.is_empty() {
+        } else if held.is_none() {
+            // The memory is released once whole events arrive in whole frames.
             self.held = None;
         }
         let delivered = scanned.delivered;
-        if before.is_empty() {
-            let forward = self.forward(data, 1, delivered, !was_inside_event);
-            if self.delivered && self.held.is_none() && self.position == Position::Boundary {
-                self.position = Position::Aligned;
+        let forward = match held {
+            None => self.forward(data, 1, delivered),
+            Some((joined, frames)) if joins => self.forward(joined, frames + 1, delivered),
+            Some((held, frames)) => {
+                let queued = Some(Forward { data, delivered });
+                self.held.get_or_insert_default().queued = queued;
+                self.forward(held, frames, false)
             }
-            return Some(forward);
-        }
-        if self.strips_byte_order_mark() {
-            // In one piece, because the mark may be in both.
-            let whole = [before, data].concat().into();
-            return Some(self.forward(whole, frames_before + 1, delivered, true));
-        }
-        self.held.get_or_insert_default().queued = Some(Forward::new(data, delivered));
-        Some(self.forward(before, frames_before, false, true))
+        };
+        self.skips_scan =
+            self.delivered && self.held.is_none() && self.position != Position::InsideEvent;
+        Some(forward)
     }
 
-    /// Returns the rest of what [`push`](Self::push) has returned.
+    /// Returns the second half of the data that [`push`](Self::push) has returned.
     pub(crate) fn next_queued(&mut self) -> Option<Forward> {
         let Forward { data, delivered } = self.held.as_mut()?.queued.take()?;
-        Some(self.forward(data, 1, delivered, false))
+        Some(self.forward(data, 1, delivered))
     }
 
     /// Forwards the unfinished event, when nothing follows it.
-    pub(crate) fn take_held(&mut self) -> Option<Bytes> {
-        let (held, frames) = self.take_bytes();
+    pub(crate) fn forward_held(&mut self) -> Option<Bytes> {
+        let (held, frames) = self.take_held(&[])?;
         self.held = None;
-        if held.is_empty() {
-            return None;
-        }
         // A byte order mark may be all that was buffered.
-        let data = self.forward(held, frames, false, true).data;
+        let data = self.forward(held, frames, false).data;
         (!data.is_empty()).then_some(data)
     }
 
@@ -158,89 +183,32 @@ impl EventBuffer {
         self.held = None;
     }
 
-    /// Finds the type of every event that is forwarded from now on, wherever its `event` field is.
-    pub(crate) fn track_types(&mut self) {
-        self.event_types.track_all(self.is_mid_event());
-    }
-
-    /// Notes that a keep-alive comment is sent.
+    /// Records that a keep-alive comment is sent.
     #[cfg(feature = "tokio")]
-    pub(crate) fn comment_sent(&mut self, comment: &[u8]) {
+    pub(crate) fn record_comment(&mut self, comment: &[u8]) {
         self.added += comment.len() as u64;
         self.strip_byte_order_mark |= self.bytes == 0;
     }
 
-    /// Notes that a close event is sent.
-    pub(crate) fn close_event_sent(&mut self, event: &[u8]) {
+    /// Records that a close event is sent.
+    pub(crate) fn record_close_event(&mut self, event: &[u8]) {
         self.added += event.len() as u64;
     }
 
-    fn forward(
-        &mut self,
-        mut data: Bytes,
-        frames: u64,
-        delivered: bool,
-        from_boundary: bool,
-    ) -> Forward {
-        if self.strips_byte_order_mark() && data.starts_with(BYTE_ORDER_MARK) {
-            data.advance(BYTE_ORDER_MARK.len());
-            self.discarded += BYTE_ORDER_MARK.len() as u64;
-        }
-        self.frames += frames;
-        self.bytes += data.len() as u64;
-        self.delivered |= delivered;
-        self.event_types.forwarded(&data, from_boundary);
-        Forward::new(data, delivered)
-    }
-
-    fn exceeds(&self, data: &[u8], limit: usize) -> bool {
-        let held = self.held.as_deref().map_or(&[][..], Held::bytes);
-        held.len() + data.len() > limit && !self.is_strippable_mark(held, data)
-    }
-
-    /// Returns `true` while a byte order mark would be stripped. It is one at the start only, where the keep-alive comment is
-    /// now, and clients would take it for a part of the first field name.
-    fn strips_byte_order_mark(&self) -> bool {
-        self.strip_byte_order_mark && self.bytes == 0
-    }
-
-    /// Returns `true` if the whole stream so far is a strippable mark or its start. That is buffered regardless of the limit.
-    fn is_strippable_mark(&self, held: &[u8], data: &[u8]) -> bool {
-        let rest = BYTE_ORDER_MARK.strip_prefix(held);
-        self.strips_byte_order_mark() && rest.is_some_and(|rest| rest.starts_with(data))
-    }
-
-    fn hold(&mut self, bytes: &[u8], limit: usize) -> &mut Held {
-        if self.is_aligned() {
-            self.position = Position::Boundary;
-        }
-        let held = self.held.get_or_insert_default();
-        held.push(bytes, limit);
-        held
-    }
-
-    /// Takes the buffered bytes, and the number of their frames.
-    fn take_bytes(&mut self) -> (Bytes, u64) {
-        let held = self.held.as_deref_mut();
-        held.map_or_else(Default::default, Held::take)
-    }
-}
-
-impl EventBuffer {
-    /// Returns `true` if anything is buffered.
+    /// Returns `true` if anything is held.
     pub(crate) fn is_holding(&self) -> bool {
-        self.held.as_deref().is_some_and(|held| !held.is_empty())
+        self.held_bytes() > 0
     }
 
     /// Returns `true` if a keep-alive comment may be sent: at a boundary, but not between a CR and an LF.
     #[cfg(feature = "tokio")]
     pub(crate) fn may_comment(&self) -> bool {
-        matches!(self.position, Position::Aligned | Position::Boundary)
+        self.position == Position::Boundary
     }
 
-    /// Returns `true` if the client is inside an event or a comment, even if everything that is buffered is discarded.
-    pub(crate) fn is_mid_event(&self) -> bool {
-        self.position == Position::MidEvent
+    /// Returns `true` if the client is inside an event or a comment, even if everything that is held is discarded.
+    pub(crate) fn is_inside_event(&self) -> bool {
+        self.position == Position::InsideEvent
     }
 
     /// Returns `true` if an LF must precede the close event.
@@ -253,6 +221,11 @@ impl EventBuffer {
         self.scanner.is_in_event()
     }
 
+    /// Returns `true` if anything has been sent to the client, comments included.
+    pub(crate) fn has_sent(&self) -> bool {
+        self.bytes + self.added > 0
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         Counts {
             delivered: self.delivered,
@@ -262,98 +235,77 @@ impl EventBuffer {
         }
     }
 
-    /// Returns `true` if anything has been sent to the client, comments included.
-    pub(crate) fn has_sent(&self) -> bool {
-        self.bytes + self.added > 0
-    }
-
-    /// Returns `true` if the last event that was forwarded is known to have an `event` field of this value.
-    pub(crate) fn ends_with_event(&self, event_type: &str) -> bool {
-        self.event_types.last_is(event_type)
-    }
-
-    /// Returns the number of buffered bytes.
-    fn held_bytes(&self) -> u64 {
-        self.held.as_deref().map_or(0, Held::len)
-    }
-}
-
-/// Position of the client, which has everything that has been forwarded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Position {
-    /// A boundary. An event has been delivered and nothing is buffered, so frames of whole events need no scan.
-    Aligned,
-    Boundary,
-    /// A boundary. The last byte is a CR, so an LF would still belong to the same line end.
-    AfterCr,
-    /// Inside an event or a comment that exceeds the limit.
-    MidEvent,
-}
-
-/// Data that is forwarded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Forward {
-    pub(crate) data: Bytes,
-    /// The data ends an event that has a `data` field. After the first such event, it is known only if the caller of
-    /// [`push`](EventBuffer::push) requests it.
-    pub(crate) delivered: bool,
-}
-
-impl Forward {
-    fn new(data: Bytes, delivered: bool) -> Self {
-        Self { data, delivered }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Held {
-    /// The rest of what has been forwarded last, which is forwarded next.
-    queued: Option<Forward>,
-    /// The unfinished event. It is a copy, so that a few bytes do not keep a large buffer of the upstream alive.
-    bytes: Vec<u8>,
-    /// Upstream data frames of which nothing has been forwarded yet.
-    frames: u64,
-}
-
-/// Up to this length, buffered bytes are copied once more when they are forwarded, and the memory is reused.
-const MAX_COPIED: usize = 1024;
-
-impl Held {
-    fn is_empty(&self) -> bool {
-        self.queued.is_none() && self.bytes.is_empty()
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// Returns the number of bytes, those of the rest included.
-    fn len(&self) -> u64 {
-        let queued = self.queued.as_ref();
-        (self.bytes.len() + queued.map_or(0, |rest| rest.data.len())) as u64
-    }
-
-    /// Appends these bytes. The memory grows by powers of two up to the limit.
-    fn push(&mut self, bytes: &[u8], limit: usize) {
-        let length = self.bytes.len() + bytes.len();
-        if length > self.bytes.capacity() {
-            let capacity = length.next_power_of_two().min(limit.max(length));
-            self.bytes.reserve_exact(capacity - self.bytes.len());
+    fn forward(&mut self, mut data: Bytes, frames: u64, delivered: bool) -> Forward {
+        if self.may_strip() && data.starts_with(BYTE_ORDER_MARK) {
+            data.advance(BYTE_ORDER_MARK.len());
+            self.discarded += BYTE_ORDER_MARK.len() as u64;
         }
-        self.bytes.extend_from_slice(bytes);
+        self.frames += frames;
+        self.bytes += data.len() as u64;
+        self.delivered |= delivered;
+        Forward { data, delivered }
     }
 
-    /// Takes the bytes, and the number of their frames.
-    fn take(&mut self) -> (Bytes, u64) {
-        let bytes = match self.bytes.len() {
-            0 => Bytes::new(),
-            1..=MAX_COPIED => {
-                let copy = Bytes::copy_from_slice(&self.bytes);
-                self.bytes.clear();
+    /// Continues after data that ends in another kind of line end than the data before.
+    #[cold]
+    fn change_line_end(&mut self, data: &[u8]) {
+        self.scanner.restart(data);
+        self.position = match data.ends_with(b"\r") {
+            true => Position::AfterCr,
+            false => Position::Boundary,
+        };
+    }
+
+    fn exceeds(&self, data: &[u8], limit: usize) -> bool {
+        let held = self.held.as_deref().map_or(&[][..], |held| &held.bytes);
+        // The whole stream so far may be a strippable mark or its start, which is held regardless of the limit.
+        let mark = BYTE_ORDER_MARK.strip_prefix(held);
+        let is_mark = self.may_strip() && mark.is_some_and(|rest| rest.starts_with(data));
+        held.len() + data.len() > limit && !is_mark
+    }
+
+    /// Returns `true` while a byte order mark would be stripped: the mark is one at the start only, where the keep-alive comment
+    /// is now, and clients would take it for a part of the first field name.
+    fn may_strip(&self) -> bool {
+        self.strip_byte_order_mark && self.bytes == 0
+    }
+
+    /// Appends to the held bytes. The memory grows by powers of two up to the limit.
+    fn hold(&mut self, bytes: &[u8], limit: usize) -> &mut Held {
+        let held = self.held.get_or_insert_default();
+        let length = held.bytes.len() + bytes.len();
+        if length > held.bytes.capacity() {
+            let capacity = length.next_power_of_two().min(limit.max(length));
+            held.bytes.reserve_exact(capacity - held.bytes.len());
+        }
+        held.bytes.extend_from_slice(bytes);
+        held
+    }
+
+    /// Takes the held bytes and the number of their frames. `rest` is appended to the bytes.
+    fn take_held(&mut self, rest: &[u8]) -> Option<(Bytes, u64)> {
+        let held = self.held.as_deref_mut()?;
+        if held.bytes.is_empty() {
+            return None;
+        }
+        let bytes = match held.bytes.len() + rest.len() > MAX_JOINED && rest.is_empty() {
+            true => mem::take(&mut held.bytes).into(),
+            false => {
+                // A copy of the exact length, so that the memory is used again for the next event.
+                let copy = [&held.bytes, rest].concat().into();
+                held.bytes.clear();
                 copy
             }
-            _ => mem::take(&mut self.bytes).into(),
         };
-        (bytes, mem::take(&mut self.frames))
+        Some((bytes, mem::take(&mut held.frames)))
+    }
+
+    /// Returns the number of held bytes.
+    fn held_bytes(&self) -> u64 {
+        let held = self.held.as_deref();
+        held.map_or(0, |held| {
+            let queued = held.queued.as_ref().map_or(0, |queued| queued.data.len());
+            (held.bytes.len() + queued) as u64
+        })
     }
 }

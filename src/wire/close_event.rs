@@ -166,11 +166,6 @@ impl CloseEvent {
         Ok(self.with(|custom| custom.retry = Some(retry)))
     }
 
-    /// Returns the value of the `event` field.
-    pub(crate) fn event_type(&self) -> &str {
-        self.fields().0
-    }
-
     /// Returns the bytes for one stream. With `after_cr`, they begin with the LF that completes a line end.
     pub(crate) fn encode(&self, after_cr: bool) -> Bytes {
         let mut encoded = match &self.kind {

@@ -65,7 +65,11 @@ impl Scanner {
     #[inline]
     pub(crate) fn feed(&mut self, bytes: &[u8], detect_delivery: bool) -> Scanned {
         if !detect_delivery && ends_in_blank_line(bytes) {
-            return self.restart(bytes, false);
+            self.restart(bytes);
+            return Scanned {
+                boundary: Some(bytes.len()),
+                delivered: false,
+            };
         }
         self.feed_slow(bytes, detect_delivery)
     }
@@ -88,11 +92,11 @@ impl Scanner {
         if detect_delivery && !surely_delivers(whole_lines) {
             return self.feed_lines(bytes, false);
         }
-        let delivered = self.restart(events, detect_delivery).delivered;
+        self.restart(events);
         let rest = self.feed_lines(rest, true).boundary;
         Scanned {
             boundary: Some(blank + rest.unwrap_or(0)),
-            delivered,
+            delivered: detect_delivery,
         }
     }
 
@@ -175,15 +179,11 @@ impl Scanner {
 
     /// Continues after these bytes, which end in a blank line.
     #[inline]
-    fn restart(&mut self, bytes: &[u8], delivered: bool) -> Scanned {
+    pub(crate) fn restart(&mut self, bytes: &[u8]) {
         let last = bytes.last();
         self.line = last.map_or(Line::Start, |&byte| after_line_end(byte));
         self.in_event = false;
         self.has_data = false;
-        Scanned {
-            boundary: Some(bytes.len()),
-            delivered,
-        }
     }
 }
 
@@ -196,8 +196,8 @@ fn after_line_end(byte: u8) -> Line {
 }
 
 /// Returns `true` if these bytes end in a blank line regardless of the bytes before them.
-#[inline]
-fn ends_in_blank_line(bytes: &[u8]) -> bool {
+#[inline(always)]
+pub(crate) fn ends_in_blank_line(bytes: &[u8]) -> bool {
     matches!(
         bytes,
         [.., b'\n', b'\n'] | [.., b'\n' | b'\r', b'\r'] | [.., b'\n' | b'\r', b'\r', b'\n']
