@@ -1,6 +1,12 @@
 //! Configuration of a layer, shared by all streams it wraps.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{
+    fmt,
+    future::{self, Future},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
 
 use http::request::Parts;
 
@@ -51,12 +57,35 @@ pub(crate) enum CloseEventSource {
 }
 
 /// A future of the user whose completion cancels a stream.
-pub(crate) type Cancellation = Pin<Box<dyn Future<Output = ()> + Send>>;
+///
+/// The lock is never taken. It makes the future `Sync`, so that a body is `Sync` if its upstream is.
+pub(crate) struct Cancellation(Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>);
 
 pub(crate) type MakeCancellation = dyn Fn(&Parts) -> Cancellation + Send + Sync;
 type Choose = dyn Fn(&Parts) -> bool + Send + Sync;
 
 const DEFAULT_BUFFER_LIMIT: usize = 64 * 1024;
+
+impl Cancellation {
+    pub(crate) fn new(future: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(Mutex::new(Box::pin(future)))
+    }
+
+    /// Joins two cancellations. The first that completes cancels the stream.
+    pub(crate) fn or(mut self, mut other: Self) -> Self {
+        Self::new(future::poll_fn(move |cx| match self.poll(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => other.poll(cx),
+        }))
+    }
+
+    /// Must not be called again after the future has completed.
+    #[inline(always)]
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let future = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        future.as_mut().poll(cx)
+    }
+}
 
 impl Config {
     pub(crate) fn add_shutdown(&mut self, shutdown: &sync::Arc<Shared>) {

@@ -585,7 +585,7 @@ impl RequestContext {
         let ends_on_drain = config.ends_on_drain.as_ref();
         let cancellations = config.cancellations.iter().map(|make| make(head));
         Self {
-            cancellation: signals::first_of(cancellations),
+            cancellation: cancellations.reduce(Cancellation::or),
             ends_on_drain: ends_on_drain.is_some_and(|ends_on_drain| ends_on_drain(head)),
             observer: config.observer.for_request(head),
             ..Self::new(config)

@@ -98,7 +98,7 @@ impl SseCompletionLayer {
         Fut: Future<Output = ()> + Send + 'static,
     {
         self.configure(|config| {
-            let make = Arc::new(move |head: &Parts| -> Cancellation { Box::pin(make(head)) });
+            let make = Arc::new(move |head: &Parts| Cancellation::new(make(head)));
             config.cancellations.push(make);
         })
     }

@@ -1,11 +1,6 @@
 //! The signals that can stop a stream besides its upstream: shutdowns, cancellations of the user, deadlines, and the keep-alive.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::{Mutex, PoisonError},
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use crate::{
     config::Cancellation,
@@ -27,21 +22,9 @@ pub(crate) struct Signals {
     others: Vec<StreamGuard>,
     /// The stream ends as soon as one of its shutdowns begins to drain.
     ends_on_drain: bool,
-    /// The lock is never taken. It makes the stream `Sync`, as its upstream may be.
-    cancellation: Option<Mutex<Cancellation>>,
+    cancellation: Option<Cancellation>,
     #[cfg(feature = "tokio")]
     timer: Option<Box<DeadlineTimer>>,
-}
-
-/// Completes with the first of two cancellations.
-struct FirstOf([Cancellation; 2]);
-
-/// Joins the cancellations of a layer. The first that completes cancels the stream.
-pub(crate) fn first_of(
-    cancellations: impl IntoIterator<Item = Cancellation>,
-) -> Option<Cancellation> {
-    let join = |first, second| -> Cancellation { Box::pin(FirstOf([first, second])) };
-    cancellations.into_iter().reduce(join)
 }
 
 impl Signals {
@@ -65,9 +48,10 @@ impl Signals {
 
     /// Adds a cancellation of the user.
     pub(crate) fn add_cancellation(&mut self, added: Cancellation) {
-        let known = self.cancellation.take();
-        let known = known.map(|known| known.into_inner().unwrap_or_else(PoisonError::into_inner));
-        self.cancellation = first_of(known.into_iter().chain([added])).map(Mutex::new);
+        self.cancellation = Some(match self.cancellation.take() {
+            None => added,
+            Some(known) => known.or(added),
+        });
     }
 
     /// Returns `true` if a shutdown has fired. Costs an atomic load for each shutdown.
@@ -102,11 +86,7 @@ impl Signals {
     pub(crate) fn poll_cancellation(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.cancellation {
             None => Poll::Pending,
-            Some(cancellation) => {
-                let cancellation = cancellation.get_mut();
-                let cancellation = cancellation.unwrap_or_else(PoisonError::into_inner);
-                cancellation.as_mut().poll(cx)
-            }
+            Some(cancellation) => cancellation.poll(cx),
         }
     }
 
@@ -201,17 +181,5 @@ impl Signals {
 
     fn is_timer_waiting(&self, _cx: &Context<'_>) -> bool {
         true
-    }
-}
-
-impl Future for FirstOf {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut futures = self.0.iter_mut();
-        match futures.any(|future| future.as_mut().poll(cx).is_ready()) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
     }
 }
