@@ -132,10 +132,9 @@ impl Shutdown {
     pub fn attach(&self, response: &mut Extensions) {
         if let Some(slot) = response.get::<Slot>() {
             // A layer has wrapped the stream already.
-            if slot.update(|stream| stream.attach(&self.shared)) {
-                return;
-            }
+            slot.update(|stream| stream.attach(&self.shared));
         }
+        // For a layer around the response, whose stream may have another body.
         let Attached(shutdowns) = response.get_or_insert_default();
         if !shutdowns
             .iter()
