@@ -125,7 +125,7 @@ pub(crate) struct DeadlineTimer {
 }
 
 /// A timeout measured from the last activity.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Timeout {
     timeout: Duration,
     last_activity: Instant,
@@ -171,17 +171,19 @@ impl DeadlineTimer {
             deadlines.expires_at = Some(earliest);
         }
         if let Some(timeout) = layer.idle_timeout {
-            let idle = deadlines.idle.get_or_insert(Timeout::new(timeout, now));
-            idle.timeout = idle.timeout.min(timeout);
+            let added = Timeout::new(timeout, now);
+            let idle = deadlines.idle.get_or_insert(added);
+            *idle = idle.earliest(added);
         }
         if let Some(KeepAlive {
             interval, comment, ..
         }) = &layer.keep_alive
         {
-            let interval = (*interval).max(MIN_KEEP_ALIVE);
-            let added = || (Timeout::new(interval, now), comment.clone());
-            let (keep_alive, _) = deadlines.keep_alive.get_or_insert_with(added);
-            keep_alive.timeout = keep_alive.timeout.min(interval);
+            let added = Timeout::new((*interval).max(MIN_KEEP_ALIVE), now);
+            let (keep_alive, _) = deadlines
+                .keep_alive
+                .get_or_insert_with(|| (added, comment.clone()));
+            *keep_alive = keep_alive.earliest(added);
         }
         deadlines.reset();
         *stream = Some(deadlines);
@@ -269,6 +271,16 @@ impl Timeout {
         Self {
             timeout,
             last_activity: now,
+        }
+    }
+
+    /// Joins the timeouts of two layers. Until the next activity, each counts from the response that its layer has seen.
+    fn earliest(self, other: Self) -> Self {
+        let timeout = self.timeout.min(other.timeout);
+        let first = self.at().min(other.at());
+        Self {
+            timeout,
+            last_activity: first.checked_sub(timeout).unwrap_or(other.last_activity),
         }
     }
 
