@@ -352,13 +352,12 @@ fn check(
         if poll == polls {
             let wakes = stream.body.wakes();
             stream.fire(trigger);
-            let is_woken = stream.body.wakes() > wakes;
-            assert!(
-                is_woken || !is_pending || !is_open || trigger == Trigger::None,
-                "{case:?}: C10"
-            );
             let has_ended = stream.received.has_ended.load(Ordering::Relaxed);
-            frames_after = (is_open && !has_ended && trigger != Trigger::None).then_some(0);
+            if is_open && !has_ended && trigger != Trigger::None {
+                frames_after = Some(0);
+                let is_woken = stream.body.wakes() > wakes;
+                assert!(is_woken || !is_pending, "{case:?}: C10");
+            }
         }
         let is_data = seen.poll(&mut stream.body);
         is_pending = !is_data && !seen.has_ended;
@@ -1022,8 +1021,8 @@ fn c21_panic_of_the_upstream_under_two_layers_is_failed() {
                     layers[1].clone(),
                 ];
                 let mut body = Driver::new(wrap_all(&outer, inner.map(between)).into_body());
-                let _ = body.poll();
                 let panicked = panics(|| {
+                    let _ = body.poll();
                     if let Some(number) = closes {
                         shutdowns[number].close();
                     }
@@ -1112,9 +1111,10 @@ async fn c22_earliest_deadline_of_the_layers_ends_the_stream() {
 
 #[tokio::test(start_paused = true)]
 async fn c22_deadlines_count_from_the_response_that_each_layer_sees() {
-    let set: [fn(u32) -> SseCompletionLayer; 2] = [
+    let set: [fn(u32) -> SseCompletionLayer; 3] = [
         |seconds| plain().max_age(SECOND * seconds),
         |seconds| plain().idle_timeout(SECOND * seconds),
+        |seconds| plain().keep_alive(SECOND * seconds),
     ];
     for layer in set {
         for (inner, outer, second) in [(6, 9, 6), (9, 4, 7), (6, 4, 6), (4, 4, 4)] {
@@ -1123,7 +1123,7 @@ async fn c22_deadlines_count_from_the_response_that_each_layer_sees() {
             let response = wrap(&layer(outer), response);
             let mut body = Driver::new(response.into_body());
             body.assert_pending();
-            assert_eq!(body.advance(20).await, [(second - 3, CLOSE.into())]);
+            assert_eq!(body.advance(20).await[0].0, second - 3);
         }
     }
 }
