@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     fmt,
+    future::pending,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::{
@@ -927,15 +928,16 @@ fn c21_stream_of_two_layers_ends_with_its_last_frame_if_the_upstream_states_its_
 fn c21_every_observer_receives_the_report_once() {
     let (first, second) = (Reports::default(), Reports::default());
     let of_requests = Reports::default();
-    let shutdown = Shutdown::new();
+    let shutdowns = <[Shutdown; 2]>::default();
     let counting = |reports: &Reports| {
-        let (observe, shutdown) = (reports.observer(), shutdown.clone());
+        let (observe, shutdowns) = (reports.observer(), shutdowns.clone());
         move |report: &StreamReport| {
-            assert_eq!(shutdown.open_streams(), 0, "C19");
+            let open = shutdowns.each_ref().map(Shutdown::open_streams);
+            assert_eq!(open, [0, 0], "C19");
             observe(report);
         }
     };
-    let shared = shutdown_layer(&shutdown).on_end(counting(&first));
+    let shared = shutdown_layer(&shutdowns[0]).on_end(counting(&first));
     let panicking = plain().on_end(|_| panic!("an intended panic"));
     let made = |reports: &Reports| {
         let observer = reports.observer();
@@ -945,7 +947,7 @@ fn c21_every_observer_receives_the_report_once() {
         panicking.clone(),
         shared.clone(),
         made(&of_requests),
-        plain().on_end(second.observer()),
+        shutdown_layer(&shutdowns[1]).on_end(counting(&second)),
         // The same observer, in another layer.
         shared.clone().close_on_completed(true),
         made(&of_requests),
@@ -1232,12 +1234,12 @@ async fn c19_drains_wait_for_the_last_frame_of_the_client() {
             (data(LAST), false),
         ] {
             let (shutdowns, reports, layers) = two_layers();
-            let layers = layers.map(|layer| layer.close_on_completed(is_closed));
+            let both = Shutdown::new();
+            let layers = layers.map(|layer| layer.close_on_completed(is_closed).shutdown(&both));
             let upstream = Script::new([data(EVENT), data(EVENT), last.clone()]);
             let inner = wrap(&layers[0], respond(upstream)).map(between);
             let mut body = Driver::new(wrap(&layers[1], inner).into_body());
-            let mut drains = shutdowns
-                .each_ref()
+            let mut drains = [&shutdowns[0], &both, &shutdowns[1]]
                 .map(|shutdown| Box::pin(shutdown.drain(SECOND * 60)));
             let mut seen = Seen::default();
             while !seen.has_ended {
@@ -1295,4 +1297,39 @@ fn c22_compression_between_two_layers_leaves_the_stream_to_the_inner_layer() {
     let mut decoder = flate2::read::GzDecoder::new(&bytes[..]);
     decoder.read_to_end(&mut text).expect("valid gzip");
     assert_eq!(text, [EVENT.as_bytes(), CLOSE].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn c10_every_layer_wakes_the_task_to_which_the_stream_has_moved() {
+    for fires in 0..5 {
+        let (token, shutdowns) = (CancellationToken::new(), <[Shutdown; 3]>::default());
+        let layers = [
+            shutdown_layer(&shutdowns[0]).max_age(SECOND * 9),
+            shutdown_layer(&shutdowns[1]).cancel_when(|_| pending()),
+            cancellation_layer(&token).shutdown(&shutdowns[2]),
+        ];
+        let mut body = drive_all(&layers, idle());
+        assert_eq!(body.data(), EVENT);
+        body.assert_pending();
+        let mut body = body.in_another_task();
+        body.assert_pending();
+        assert_eq!(body.wakes(), 0);
+        match fires {
+            0..3 => shutdowns[fires].close(),
+            3 => token.cancel(),
+            _ => tokio::time::advance(SECOND * 10).await,
+        }
+        assert_eq!(body.wakes(), 1, "{fires}");
+        assert_eq!(body.rest().bytes(), CLOSE);
+    }
+}
+
+#[test]
+fn c22_layer_that_panics_at_a_response_leaves_every_count() {
+    let (shutdowns, reports, [inner, outer]) = two_layers();
+    let response = wrap(&inner, respond(idle()));
+    assert_eq!(counts(&shutdowns, &reports).0, [1, 0]);
+    // Deadlines need a runtime.
+    assert!(panics(|| wrap(&outer.max_age(SECOND), response)));
+    assert_eq!(counts(&shutdowns, &reports), ([0, 0], [0, 0]));
 }
