@@ -173,8 +173,6 @@
 //! - `tracing`: an event for every stream that has ended, with the target `tower_sse_completion`, inside the span that was
 //!   current when its request arrived. Its fields are those of [`StreamReport`] with the prefix `sse.`, and
 //!   `http.response.body.size` (the bytes that were sent) and `error.type` as in the semantic conventions of OpenTelemetry.
-//! - `metrics`: counts and durations of streams, for the `metrics` crate. The guide has the table of names. Install the
-//!   recorder before the layer is made, which is when the metrics are described.
 //!
 //! [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
