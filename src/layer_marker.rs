@@ -169,7 +169,7 @@ impl LayerMarker {
 
 impl Drop for Remains {
     fn drop(&mut self) {
-        self.guards.iter_mut().for_each(StreamGuard::leave);
+        self.guards.iter_mut().for_each(StreamGuard::count_out);
         if let Some(recorder) = self.recorder.take() {
             recorder.finish();
         }

@@ -20,7 +20,10 @@ use http::Extensions;
 pub(crate) use self::phase::StreamGuard;
 use self::phase::{Phase, Shared, Waiter};
 #[cfg(feature = "tokio")]
-pub use self::{connection::Connection, drain::Drained};
+pub use self::{
+    connection::Connection,
+    drain::{Drain, Drained},
+};
 use crate::{sync::Arc, wire::close_event::CloseEvent};
 
 /// Ends event streams, all at once or after a grace period, and counts those that are open.

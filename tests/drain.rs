@@ -212,7 +212,7 @@ async fn c15_drain_with_an_event_ends_its_streams_with_that_event() {
     let mut response = idle(&shutdown_layer(&shutdown));
     let mut own = extended(&shutdown_layer(&shutdown), CloseEvent::from_static("own"));
     own.assert_pending();
-    let mut draining = Box::pin(shutdown.drain_with(GRACE, event));
+    let mut draining = Box::pin(shutdown.drain(GRACE).close_event(event));
     assert!(!shutdown.is_draining(), "not before the first poll");
     assert!((&mut draining).now_or_never().is_none());
     assert_eq!(subscription.rest().text(), "event: restart\ndata:\n\n");
@@ -226,12 +226,12 @@ async fn c15_drain_with_an_event_ends_its_streams_with_that_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c18_drain_after_waits_for_the_signal_and_then_drains() {
+async fn c18_drain_after_a_signal_waits_for_the_signal_and_then_drains() {
     let shutdown = Shutdown::new();
     let mut body = idle(&shutdown_layer(&shutdown));
     let (signal, signalled) = tokio::sync::oneshot::channel::<()>();
     // The future is `Send` and `'static`.
-    let drain = tokio::spawn(shutdown.drain_after(signalled, GRACE));
+    let drain = tokio::spawn(shutdown.drain(GRACE).after(signalled));
     sleep(GRACE * 2).await;
     assert!(!shutdown.is_draining());
     signal.send(()).expect("the drain waits for the signal");

@@ -90,7 +90,7 @@ impl Signals {
 
     /// The stream leaves the counts of its shutdowns.
     pub(crate) fn leave(&mut self) {
-        self.shutdowns().for_each(StreamGuard::leave);
+        self.shutdowns().for_each(StreamGuard::count_out);
     }
 
     /// Drops all signals, after which a waiting drain may return.

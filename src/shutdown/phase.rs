@@ -418,7 +418,7 @@ impl StreamGuard {
     }
 
     /// Removes the stream from the count of open streams.
-    pub(crate) fn leave(&mut self) {
+    pub(crate) fn count_out(&mut self) {
         if mem::take(&mut self.is_open) {
             self.waiter.shared().streams().leave();
         }
@@ -427,7 +427,7 @@ impl StreamGuard {
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        self.leave();
+        self.count_out();
         let shared = self.waiter.shared();
         let is_last = self.is_counted && shared.streams().reported();
         if is_last && shared.has_reached(Phase::Draining) {
