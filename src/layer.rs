@@ -48,12 +48,12 @@ impl SseCompletionLayer {
 
     /// Cancels a stream when the future of its request completes.
     ///
-    /// The closure is called for every request, also if the response is not an event stream, so keep it cheap.
-    /// A future that is not needed is dropped without a poll. The head of the request, which has the extensions of earlier
+    /// The closure is called for every request, even if the response is not an event stream, so keep it cheap. The future is
+    /// boxed, and dropped without a poll if it is not needed. The head of the request, which has the extensions of earlier
     /// middleware, can decide which streams end: all of them, or those of one user.
     ///
-    /// A layer can have several cancellations. The first that completes cancels the stream, also if it was complete before
-    /// the request. It is not polled again after that.
+    /// A layer can have several cancellations. The first that completes cancels the stream, even if it was complete before the
+    /// request. No cancellation is polled after that.
     ///
     /// The stream is cancelled when the future completes, regardless of the reason. If the future's source can disappear, such as
     /// the sender of a channel, decide in the future what that means. For a `watch` channel it usually means "never":
@@ -78,9 +78,6 @@ impl SseCompletionLayer {
     /// future takes before the `async move` block, as above. An `async fn(&Parts)` and an `async` closure fail to compile with
     /// "one type is more general than the other" or "does not implement `Fn`". A closure that is stored in a variable first
     /// needs the type of its argument: `|_request: &Parts|`.
-    ///
-    /// The layer is `Clone`, `Send` and `Sync` if the closure is. `axum::Router::layer` requires all of them, and a future that
-    /// is `Send` and `'static`.
     ///
     /// # Fairness
     ///
@@ -114,8 +111,9 @@ impl SseCompletionLayer {
     /// Sets which streams end as soon as a [drain](Shutdown::draining) of one of their shutdowns begins, without the grace
     /// period. The default is none.
     ///
-    /// For streams that never finish, such as subscriptions. The function receives the head of every request, also if
-    /// the response is not an event stream, and returns `true` if the stream ends with the drain.
+    /// For streams that never finish, such as subscriptions. The function receives the head of every request, even if
+    /// the response is not an event stream, and returns `true` if the stream ends with the drain. If several layers wrap one
+    /// stream, the choice of one layer holds for the shutdowns of all.
     ///
     /// ```
     /// use http::Method;
@@ -156,11 +154,12 @@ impl SseCompletionLayer {
     /// Sets an observer that is called with the report of every event stream, once, when the stream has ended: when its last
     /// frame is returned to the server, or when its body is dropped.
     ///
-    /// A body that is dropped without a poll is not reported. If one layer wraps another, the inner one reports.
+    /// A body that is dropped without a poll is not reported. If several layers wrap one stream, the observer of each layer
+    /// receives the one report.
     ///
     /// # Panics
     ///
-    /// A panic of the observer is caught, because a stream may end while another panic unwinds.
+    /// A panic of the observer or of its destructor is caught, because a stream may end while another panic unwinds.
     pub fn on_end<F>(self, observer: F) -> Self
     where
         F: Fn(&StreamReport) + Send + Sync + 'static,
@@ -181,7 +180,7 @@ impl SseCompletionLayer {
     /// # let _ = layer;
     /// ```
     ///
-    /// The function is called for every request, also if the response is not an event stream, and the observer is
+    /// The function is called for every request, even if the response is not an event stream, and the observer is
     /// allocated then. An observer that is not needed is dropped without a call.
     ///
     /// # Panics
@@ -195,17 +194,6 @@ impl SseCompletionLayer {
         self.configure(|config| config.observer = LayerObserver::per_request(make))
     }
 
-    fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
-        change(Arc::make_mut(&mut self.config));
-        self
-    }
-
-    fn set(self, change: impl FnOnce(&mut Settings)) -> Self {
-        self.configure(|config| change(Arc::make_mut(&mut config.settings)))
-    }
-}
-
-impl SseCompletionLayer {
     /// Sets the close event. The default is [`CloseEvent::new`].
     ///
     /// A [`CloseEvent`] in the extensions of a response replaces it for that stream. So does the event of a shutdown that was
@@ -267,6 +255,15 @@ impl SseCompletionLayer {
     /// ends cleanly. The text of the error is never sent.
     pub fn close_on_failed(self, close: bool) -> Self {
         self.set(|settings| settings.close_policy.on_failed = Some(close))
+    }
+
+    fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(Arc::make_mut(&mut self.config));
+        self
+    }
+
+    fn set(self, change: impl FnOnce(&mut Settings)) -> Self {
+        self.configure(|config| change(Arc::make_mut(&mut config.settings)))
     }
 }
 

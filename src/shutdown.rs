@@ -19,7 +19,10 @@ use http::Extensions;
 
 use self::phase::{Attached, Phase, Shared, Waiter};
 #[cfg(feature = "tokio")]
-pub use self::{connection::Connection, drain::Drained};
+pub use self::{
+    connection::Connection,
+    drain::{Drain, Drained},
+};
 use crate::{slot::Slot, sync::Arc, wire::close_event::CloseEvent};
 
 /// Ends event streams, all at once or after a grace period, and counts those that are open.

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    fmt,
     future::pending,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
@@ -203,6 +202,9 @@ const TRIGGERS: [Trigger; 7] = [
     Trigger::Token(2),
 ];
 
+/// Numbers of polls before a trigger fires.
+const POLLS: [usize; 8] = [0, 1, 2, 3, 4, 5, 8, 40];
+
 /// The number and the bytes of the data frames that the outermost layer has received, and whether its upstream has ended.
 #[derive(Default)]
 struct Received {
@@ -260,9 +262,8 @@ impl ThreeLayers {
                 response = response.map(between);
             }
         }
-        let body = Driver::new(response.into_body());
         Self {
-            body,
+            body: Driver::new(response.into_body()),
             shutdowns,
             tokens,
             reports,
@@ -280,18 +281,18 @@ impl ThreeLayers {
 
     /// Returns `true` if all shutdowns count the stream and no observer has the report, and `false` if it is the reverse.
     #[track_caller]
-    fn is_open(&self, case: &dyn fmt::Debug) -> bool {
+    fn is_open(&self) -> bool {
         let open = self.shutdowns.each_ref().map(Shutdown::open_streams);
         let reported = self.reports.each_ref().map(Reports::count);
         match open[0] {
-            1 => assert_eq!((open, reported), ([1; 3], [0; 3]), "{case:?}"),
-            _ => assert_eq!((open, reported), ([0; 3], [1; 3]), "{case:?}"),
+            1 => assert_eq!((open, reported), ([1; 3], [0; 3])),
+            _ => assert_eq!((open, reported), ([0; 3], [1; 3])),
         }
         open[0] == 1
     }
 }
 
-/// Everything that a client receives until the stream ends or is pending for good, up to 200 frames.
+/// Everything that a client has received.
 #[derive(Debug, Default)]
 struct Seen {
     bytes: Vec<u8>,
@@ -324,157 +325,149 @@ impl Seen {
     }
 }
 
-/// Runs one stream, checks it after each poll, and fires after some polls.
-fn check(
-    upstream: Script,
-    reference: Script,
-    between: fn(AnyBody) -> AnyBody,
+/// One stream of three layers. Printed if the test fails.
+#[derive(Debug)]
+struct Case {
+    /// The number of the body in [`BODIES`], which is around the layer with the number `around`.
+    between: usize,
     around: usize,
+    /// The number of the upstream in [`upstreams`].
+    upstream: usize,
     trigger: Trigger,
+    /// The number of polls before the trigger fires.
     polls: usize,
-    case: &dyn fmt::Debug,
-) {
-    // Without the layers.
-    let mut expected = Seen::default();
-    let mut without = Driver::new(between(reference.boxed_unsync()));
-    for _ in 0..400 {
-        if expected.has_ended {
-            break;
-        }
-        expected.poll(&mut without);
-    }
+}
 
-    let mut stream = ThreeLayers::new(upstream, around, between);
-    let mut seen = Seen::default();
-    let mut frames_after = None;
-    let mut is_pending = false;
-    for poll in 0..150 {
-        let is_open = stream.is_open(case);
-        if poll == polls {
-            let wakes = stream.body.wakes();
-            stream.fire(trigger);
-            let has_ended = stream.received.has_ended.load(Ordering::Relaxed);
-            if is_open && !has_ended && trigger != Trigger::None {
-                frames_after = Some(0);
-                let is_woken = stream.body.wakes() > wakes;
-                assert!(is_woken || !is_pending, "{case:?}: C10");
+impl Drop for Case {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}: {self:?}", BODIES[self.between].0);
+        }
+    }
+}
+
+impl Case {
+    /// Returns everything that a client receives without the layers.
+    fn without_layers(&self) -> Seen {
+        let mut seen = Seen::default();
+        let upstream = upstreams().swap_remove(self.upstream).boxed_unsync();
+        let mut body = Driver::new(BODIES[self.between].1(upstream));
+        for _ in 0..400 {
+            if !seen.has_ended {
+                seen.poll(&mut body);
             }
         }
-        let is_data = seen.poll(&mut stream.body);
-        is_pending = !is_data && !seen.has_ended;
-        frames_after = frames_after.map(|frames| frames + usize::from(is_data));
-        assert!(is_open || !is_data, "{case:?}: no frame follows the report");
-        assert!(
-            !seen.has_ended || !stream.is_open(case),
-            "{case:?}: reported with the last frame"
+        seen
+    }
+
+    /// Runs the stream, and checks it after each poll.
+    fn check(&self) {
+        let upstream = upstreams().swap_remove(self.upstream);
+        let mut stream = ThreeLayers::new(upstream, self.around, BODIES[self.between].1);
+        let mut seen = Seen::default();
+        let mut is_pending = false;
+        let mut frames_after_trigger = None;
+        for poll in 0..150 {
+            let is_open = stream.is_open();
+            if poll == self.polls && self.trigger != Trigger::None {
+                let wakes = stream.body.wakes();
+                stream.fire(self.trigger);
+                if is_open && !stream.received.has_ended.load(Ordering::Relaxed) {
+                    frames_after_trigger = Some(seen.frames);
+                    assert!(!is_pending || stream.body.wakes() > wakes, "C10");
+                }
+            }
+            let is_data = seen.poll(&mut stream.body);
+            is_pending = !is_data && !seen.has_ended;
+            assert!(is_open || !is_data, "no frame follows the report");
+            if seen.has_ended {
+                assert!(!stream.is_open(), "the report is made with the last frame");
+                break;
+            }
+        }
+        let was_cancelled = frames_after_trigger.is_some();
+        if let Some(frames) = frames_after_trigger {
+            assert!(seen.has_ended);
+            // C11: the first check within 32 frames, and 32 frames more, which the close event follows.
+            assert!(seen.frames - frames <= 65);
+        }
+        stream.body.drop_body();
+        assert!(!stream.is_open());
+
+        let expected = self.without_layers();
+        let forwarded = seen.bytes.strip_suffix(CLOSE);
+        let is_closed = forwarded.is_some();
+        let forwarded = forwarded.unwrap_or(&seen.bytes);
+        assert!(!is_closed || seen.last == CLOSE, "C5");
+        assert!(expected.bytes.starts_with(forwarded), "C4");
+        let events = decode(&seen.bytes).events;
+        let events = &events[..events.len() - usize::from(is_closed)];
+        assert!(decode(&expected.bytes).events.starts_with(events), "C6");
+
+        let ending = match was_cancelled {
+            true => Ending::Cancelled,
+            false if !seen.has_ended => Ending::Dropped,
+            false if seen.error.is_some() => Ending::Failed,
+            false if !forwarded.is_empty() && !forwarded.ends_with(b"\n\n") => Ending::Truncated,
+            false if events.is_empty() => Ending::Empty,
+            false => Ending::Completed,
+        };
+        assert_eq!(
+            is_closed,
+            matches!(ending, Ending::Cancelled | Ending::Empty)
         );
-        if seen.has_ended {
-            break;
+        if !was_cancelled && seen.has_ended {
+            assert_eq!(forwarded, expected.bytes);
+            assert_eq!(
+                (seen.error, &seen.trailers),
+                (expected.error, &expected.trailers)
+            );
+        }
+
+        let report = stream.reports[0].only();
+        assert!(
+            stream
+                .reports
+                .iter()
+                .all(|reports| reports.only() == report)
+        );
+        assert_eq!(
+            (report.ending(), report.close_event_sent()),
+            (ending, is_closed)
+        );
+        assert_eq!(report.delivered(), !events.is_empty());
+        assert_eq!(report.bytes_sent(), seen.bytes.len() as u64);
+        let received = stream.received.bytes.load(Ordering::Relaxed);
+        assert_eq!(report.bytes_received(), received);
+        let frames = stream.received.frames.load(Ordering::Relaxed);
+        match received == forwarded.len() as u64 {
+            true => assert_eq!(report.data_frames(), frames),
+            // Bytes that were held have been discarded.
+            false => assert!(report.data_frames() <= frames),
         }
     }
-    let was_cancelled = frames_after.is_some();
-    assert!(
-        seen.has_ended || !was_cancelled,
-        "{case:?}: a cancelled stream ends"
-    );
-    // C11: the first check within 32 frames, and 32 frames more, which the close event follows.
-    assert!(
-        frames_after.is_none_or(|frames| frames <= 65),
-        "{case:?}: {frames_after:?}"
-    );
-    stream.body.drop_body();
-    assert!(!stream.is_open(case));
-
-    let report = stream.reports[0].only();
-    for other in &stream.reports[1..] {
-        assert_eq!(
-            other.only(),
-            report,
-            "{case:?}: every observer receives the one report"
-        );
-    }
-    let text = String::from_utf8_lossy(&seen.bytes).into_owned();
-    let is_closed = text.ends_with("event: close\ndata:\n\n");
-    let forwarded = text
-        .strip_suffix("event: close\ndata:\n\n")
-        .unwrap_or(&text);
-    assert!(
-        !forwarded.contains("close"),
-        "{case:?}: one close event in {text:?}"
-    );
-    assert!(
-        !is_closed || seen.last == CLOSE,
-        "{case:?}: the close event is one frame"
-    );
-    assert!(
-        expected.bytes.starts_with(forwarded.as_bytes()),
-        "{case:?}: {text:?}"
-    );
-    let events = decode(seen.bytes.as_slice()).events;
-    let without = decode(expected.bytes.as_slice()).events;
-    let events = &events[..events.len() - usize::from(is_closed)];
-    assert!(
-        without.starts_with(events),
-        "{case:?}: no event is torn in {text:?}"
-    );
-
-    let ending = match was_cancelled {
-        true => Ending::Cancelled,
-        false if !seen.has_ended => Ending::Dropped,
-        false if seen.error.is_some() => Ending::Failed,
-        false if !text.is_empty() && !text.ends_with("\n\n") => Ending::Truncated,
-        false if events.is_empty() => Ending::Empty,
-        false => Ending::Completed,
-    };
-    assert_eq!(report.ending(), ending, "{case:?}: {text:?}");
-    assert_eq!(report.close_event_sent(), is_closed, "{case:?}");
-    assert_eq!(
-        is_closed,
-        matches!(ending, Ending::Cancelled | Ending::Empty),
-        "{case:?}"
-    );
-    if !was_cancelled && seen.has_ended {
-        assert_eq!(forwarded.as_bytes(), expected.bytes, "{case:?}");
-        assert_eq!(
-            (seen.error, &seen.trailers),
-            (expected.error, &expected.trailers),
-            "{case:?}"
-        );
-    }
-    assert_eq!(report.bytes_sent(), seen.bytes.len() as u64, "{case:?}");
-    assert_eq!(
-        report.bytes_received(),
-        stream.received.bytes.load(Ordering::Relaxed),
-        "{case:?}"
-    );
-    let frames = stream.received.frames.load(Ordering::Relaxed);
-    match report.bytes_received() == forwarded.len() as u64 {
-        true => assert_eq!(report.data_frames(), frames, "{case:?}"),
-        false => assert!(report.data_frames() <= frames, "{case:?}"),
-    }
-    assert_eq!(report.delivered(), !events.is_empty(), "{case:?}");
 }
 
 #[test]
 fn c22_layers_around_any_body_are_one_stream() {
-    let mut number = 0;
-    for (name, between) in BODIES {
-        for trigger in TRIGGERS {
-            for around in 0..2 {
-                for polls in [0, 1, 2, 3, 4, 5, 8, 40] {
-                    for (end, (upstream, reference)) in
-                        upstreams().into_iter().zip(upstreams()).enumerate()
-                    {
-                        number += 1;
-                        if number % (MIRI_STRIDE * MIRI_STRIDE) != 0 {
-                            continue;
-                        }
-                        let case = (name, trigger, around, polls, end);
-                        check(upstream, reference, between, around, trigger, polls, &case);
-                    }
-                }
-            }
-        }
+    let stride = MIRI_STRIDE * MIRI_STRIDE;
+    let number_of_upstreams = upstreams().len();
+    let total = BODIES.len() * TRIGGERS.len() * 2 * POLLS.len() * number_of_upstreams;
+    for number in (0..total).step_by(stride) {
+        let mut rest = number;
+        let mut next = |count: usize| {
+            let index = rest % count;
+            rest /= count;
+            index
+        };
+        let case = Case {
+            upstream: next(number_of_upstreams),
+            polls: POLLS[next(POLLS.len())],
+            around: next(2),
+            trigger: TRIGGERS[next(TRIGGERS.len())],
+            between: next(BODIES.len()),
+        };
+        case.check();
     }
 }
 

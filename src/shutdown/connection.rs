@@ -356,7 +356,6 @@ impl Link {
             }
             self.stall = Stall::TimedOut;
             self.reader.wake();
-            record_cut("write_timeout", 1);
         }
         Poll::Ready(())
     }
@@ -388,20 +387,5 @@ fn accepts_bytes(written: &usize) -> bool {
 
 /// Cuts every connection of a shutdown.
 pub(super) fn cut_all(shared: &Arc<Shared>) {
-    if let Some(cut) = shared.cut() {
-        record_cut("shutdown", cut);
-    }
-}
-
-/// Records connections that are cut for this reason.
-#[cfg_attr(
-    not(feature = "metrics"),
-    allow(unused_variables, reason = "the feature is not enabled")
-)]
-fn record_cut(reason: &'static str, connections: usize) {
-    #[cfg(feature = "metrics")]
-    if connections > 0 {
-        metrics::counter!("sse_connections_cut_total", "reason" => reason)
-            .increment(connections as u64);
-    }
+    shared.cut();
 }

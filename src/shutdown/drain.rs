@@ -1,7 +1,10 @@
-//! Waits until the streams of a shutdown have ended.
+//! Ends the streams of a shutdown, and waits until they have ended.
 
 use std::{
+    fmt,
     future::{self, Future},
+    pin::Pin,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -9,6 +12,38 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Shutdown, connection, phase::Phase};
 use crate::wire::close_event::CloseEvent;
+
+/// Future that ends the streams of a [`Shutdown`], and waits until they have ended. Returned by [`Shutdown::drain`].
+///
+/// The methods set options. They have no effect once the future has been polled.
+///
+/// ```no_run
+/// use std::{future::IntoFuture, time::Duration};
+/// use axum::Router;
+/// use tower_sse_completion::{CloseEvent, Shutdown};
+/// # fn stop_signal() -> std::io::Result<std::future::Pending<()>> { Ok(std::future::pending()) }
+///
+/// # async fn serve(app: Router, listener: tokio::net::TcpListener, shutdown: Shutdown) -> std::io::Result<()> {
+/// let drain = shutdown
+///     .drain(Duration::from_secs(10))
+///     .after(stop_signal()?)
+///     .close_event(CloseEvent::from_static("restart"));
+/// let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.draining());
+/// let (_, drained) = tokio::join!(server.into_future(), drain);
+/// println!("{} streams ended", drained.ended());
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "futures do nothing unless polled"]
+pub struct Drain {
+    shutdown: Shutdown,
+    grace: Duration,
+    linger: Duration,
+    close_event: Option<CloseEvent>,
+    signal: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// `None` until the first poll.
+    running: Option<Pin<Box<dyn Future<Output = Drained> + Send>>>,
+}
 
 /// Result of a [`drain`](Shutdown::drain).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,8 +53,9 @@ pub struct Drained {
     connections_cut: usize,
 }
 
-/// Time between the end of the grace period and the cut of the connections. A client that reads has its close event long before.
-const AFTER_GRACE: Duration = Duration::from_secs(1);
+/// Default time between the end of the grace period and the cut of the connections. A client that reads has its close event
+/// long before.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Maximum time for the server to drop the connections that have been cut. A server that polls them takes milliseconds.
 const AFTER_CUT: Duration = Duration::from_secs(1);
@@ -53,118 +89,114 @@ impl Shutdown {
     ///
     /// # Panics
     ///
-    /// Panics outside of a tokio runtime, or if the runtime's timer is disabled.
-    pub fn drain(&self, grace: Duration) -> impl Future<Output = Drained> + Send + use<> {
-        let shutdown = self.clone();
-        async move {
-            let shared = &shutdown.shared;
-            let (ended_before, _) = shared.streams().counts();
-            let cut_before = shared.connections_cut();
-            shared.enter(Phase::Draining);
-            // A grace period that the clock cannot represent has no end.
-            let grace_ends = Instant::now().checked_add(grace);
-            let all_reported = future::poll_fn(|cx| shared.streams().poll_all_reported(cx));
-            complete_until(grace_ends, all_reported).await;
-            shutdown.close();
-            let ends = grace_ends.and_then(|end| end.checked_add(AFTER_GRACE));
-            let all_gone = || future::poll_fn(|cx| shared.streams().poll_all_gone(cx));
-            complete_until(ends, all_gone()).await;
-            let (ended, still_open) = shared.streams().counts();
-            connection::cut_all(shared);
-            if shared.streams().connections() > 0 {
-                complete_until(Instant::now().checked_add(AFTER_CUT), all_gone()).await;
-            }
-            Drained {
-                ended: ended.wrapping_sub(ended_before),
-                still_open,
-                connections_cut: match cut_before {
-                    None => shared.connections_cut().unwrap_or_default(),
-                    Some(_) => 0,
-                },
-            }
+    /// The future panics outside of a tokio runtime, or if the runtime's timer is disabled.
+    pub fn drain(&self, grace: Duration) -> Drain {
+        Drain {
+            shutdown: self.clone(),
+            grace,
+            linger: LINGER,
+            close_event: None,
+            signal: None,
+            running: None,
         }
     }
+}
 
-    /// Drains as [`drain`](Self::drain). The streams that the drain ends get this close event, unless their responses have
-    /// brought their own.
-    ///
-    /// If the shutdown has a close event already, from an earlier call or from [`close_with`](Self::close_with), that event
-    /// is used.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use tower_sse_completion::{CloseEvent, Shutdown};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() {
-    /// let shutdown = Shutdown::new();
-    /// let restart = CloseEvent::from_static("restart");
-    /// let drained = shutdown.drain_with(Duration::from_secs(10), restart).await;
-    /// assert_eq!(drained.ended(), 0);
-    /// # }
-    /// ```
+impl Drain {
+    /// Begins the drain when this future completes. Its output is discarded. By default the drain begins when it is first
+    /// polled.
     ///
     /// # Cancellation safety
     ///
-    /// The same as for [`drain`](Self::drain). The event is set when the future is first polled.
-    ///
-    /// # Panics
-    ///
-    /// Panics as [`drain`](Self::drain) does.
-    pub fn drain_with(
-        &self,
-        grace: Duration,
-        event: CloseEvent,
-    ) -> impl Future<Output = Drained> + Send + use<> {
-        let shutdown = self.clone();
-        async move {
-            shutdown.shared.set_close_event(event);
-            shutdown.drain(grace).await
-        }
-    }
-
-    /// Returns a future that waits for the signal, discards its output, and [drains](Self::drain).
-    ///
-    /// For a close event, wait for the signal and call [`drain_with`](Self::drain_with).
-    ///
-    /// ```no_run
-    /// use std::{future::IntoFuture, time::Duration};
-    /// use axum::Router;
-    /// use tower_sse_completion::Shutdown;
-    /// # fn stop_signal() -> std::io::Result<std::future::Pending<()>> { Ok(std::future::pending()) }
-    ///
-    /// # async fn serve(app: Router, listener: tokio::net::TcpListener, shutdown: Shutdown) -> std::io::Result<()> {
-    /// let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.draining());
-    /// let drain = shutdown.drain_after(stop_signal()?, Duration::from_secs(10));
-    /// let (_, drained) = tokio::join!(server.into_future(), drain);
-    /// println!("{} streams ended", drained.ended());
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// The server returns when its last connection has ended. Wrap the connections with [`connection`](Self::connection), or
-    /// limit the time for which you wait for the server: a client that has stopped reading keeps a plain connection open.
-    ///
-    /// # Cancellation safety
-    ///
-    /// If the future is dropped before the signal arrives, nothing is drained. After that, as [`drain`](Self::drain).
-    ///
-    /// # Panics
-    ///
-    /// Panics as [`drain`](Self::drain) does.
-    pub fn drain_after<F>(
-        &self,
-        signal: F,
-        grace: Duration,
-    ) -> impl Future<Output = Drained> + use<F>
+    /// If the drain is dropped before the signal arrives, nothing is drained.
+    pub fn after<F>(mut self, signal: F) -> Self
     where
-        F: Future,
+        F: Future + Send + 'static,
     {
-        let shutdown = self.clone();
-        async move {
+        self.signal = Some(Box::pin(async {
             signal.await;
-            shutdown.drain(grace).await
-        }
+        }));
+        self
+    }
+
+    /// Sets the time between the end of the grace period, when streams are closed, and the cut of the connections. The default is
+    /// one second.
+    pub fn linger(mut self, time: Duration) -> Self {
+        self.linger = time;
+        self
+    }
+
+    /// Sets the close event of the streams that the drain ends, unless their responses have brought their own.
+    ///
+    /// The event is set when the drain begins. If the shutdown has a close event already, from another drain or from
+    /// [`close_with`](Shutdown::close_with), that event is used.
+    pub fn close_event(mut self, event: CloseEvent) -> Self {
+        self.close_event = Some(event);
+        self
+    }
+}
+
+impl Future for Drain {
+    type Output = Drained;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Drained> {
+        let this = &mut *self;
+        let running = this.running.get_or_insert_with(|| {
+            let (shutdown, grace, linger) = (this.shutdown.clone(), this.grace, this.linger);
+            let (close_event, signal) = (this.close_event.take(), this.signal.take());
+            Box::pin(async move {
+                if let Some(signal) = signal {
+                    signal.await;
+                }
+                run(shutdown, grace, linger, close_event).await
+            })
+        });
+        running.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Drain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drain")
+            .field("grace", &self.grace)
+            .field("linger", &self.linger)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn run(
+    shutdown: Shutdown,
+    grace: Duration,
+    linger: Duration,
+    close_event: Option<CloseEvent>,
+) -> Drained {
+    let shared = &shutdown.shared;
+    let (ended_before, _) = shared.streams().counts();
+    let cut_before = shared.connections_cut();
+    if let Some(event) = close_event {
+        shared.set_close_event(event);
+    }
+    shared.enter(Phase::Draining);
+    // A grace period that the clock cannot represent has no end.
+    let grace_ends = Instant::now().checked_add(grace);
+    let all_reported = future::poll_fn(|cx| shared.streams().poll_all_reported(cx));
+    complete_until(grace_ends, all_reported).await;
+    shutdown.close();
+    let ends = grace_ends.and_then(|end| end.checked_add(linger));
+    let all_gone = || future::poll_fn(|cx| shared.streams().poll_all_gone(cx));
+    complete_until(ends, all_gone()).await;
+    let (ended, still_open) = shared.streams().counts();
+    connection::cut_all(shared);
+    if shared.streams().connections() > 0 {
+        complete_until(Instant::now().checked_add(AFTER_CUT), all_gone()).await;
+    }
+    Drained {
+        ended: ended.wrapping_sub(ended_before),
+        still_open,
+        connections_cut: match cut_before {
+            None => shared.connections_cut().unwrap_or_default(),
+            Some(_) => 0,
+        },
     }
 }
 
