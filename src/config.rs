@@ -16,7 +16,7 @@ use crate::{
     report::{LayerObserver, StreamReport},
     shutdown::phase::Shared,
     sync,
-    wire::close_event::CloseEvent,
+    wire::{close_event::CloseEvent, event_match::EventMatch},
 };
 
 #[derive(Clone, Default)]
@@ -26,6 +26,7 @@ pub(crate) struct Config {
     /// Chooses the streams that end as soon as a drain begins.
     pub(crate) ends_on_drain: Option<Arc<Choose>>,
     pub(crate) observer: LayerObserver,
+    pub(crate) end_marks: Vec<EventMatch>,
     #[cfg(feature = "tokio")]
     pub(crate) deadlines: Deadlines,
     pub(crate) settings: Arc<Settings>,
@@ -52,6 +53,8 @@ pub(crate) struct ClosePolicy {
 /// Source of the close event of a stream, unless the response has a `CloseEvent` in its extensions.
 #[derive(Clone)]
 pub(crate) enum CloseEventSource {
+    /// Streams have no close event.
+    None,
     Same(CloseEvent),
     PerStream(Arc<dyn Fn(&StreamReport) -> CloseEvent + Send + Sync>),
 }
@@ -123,6 +126,11 @@ impl Settings {
         self.buffer_limit.unwrap_or(DEFAULT_BUFFER_LIMIT)
     }
 
+    /// Returns `true` if streams have a close event, unless the response of a stream brings one.
+    pub(crate) fn has_close_event(&self) -> bool {
+        !matches!(self.close_event, Some(CloseEventSource::None))
+    }
+
     /// Returns `true` if a stream has to be recorded for its close event.
     pub(crate) fn close_event_needs_report(&self) -> bool {
         matches!(self.close_event, Some(CloseEventSource::PerStream(_)))
@@ -136,7 +144,8 @@ impl fmt::Debug for Config {
             .field("shutdowns", &self.shutdowns.len())
             .field("cancellations", &self.cancellations.len())
             .field("ends_on_drain", &self.ends_on_drain.is_some())
-            .field("observer", &self.observer);
+            .field("observer", &self.observer)
+            .field("end_marks", &self.end_marks);
         #[cfg(feature = "tokio")]
         debug.field("deadlines", &self.deadlines);
         debug.field("settings", &self.settings).finish()
@@ -146,6 +155,7 @@ impl fmt::Debug for Config {
 impl fmt::Debug for CloseEventSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::None => f.write_str("None"),
             Self::Same(event) => event.fmt(f),
             Self::PerStream(_) => f.write_str("PerStream(..)"),
         }

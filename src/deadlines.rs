@@ -10,7 +10,11 @@ use std::{
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{coop::poll_unconstrained, report::Stop, wire::close_event::push_lines};
+use crate::{
+    coop::poll_unconstrained,
+    report::Stop,
+    wire::{close_event::push_lines, event_match::EventMatch},
+};
 
 /// The comment that keeps a silent stream alive, and the interval after which it is sent.
 ///
@@ -104,12 +108,30 @@ impl From<Duration> for KeepAlive {
     }
 }
 
+/// The time without events after which a stream ends. Pass it to [`idle_timeout`](crate::SseCompletionLayer::idle_timeout),
+/// which also takes a duration alone.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_sse_completion::{EventMatch, IdleTimeout, SseCompletionLayer};
+///
+/// // An upstream that sends nothing but pings is idle.
+/// let timeout = IdleTimeout::after(Duration::from_secs(60)).ignoring(EventMatch::event("ping"));
+/// let layer = SseCompletionLayer::new().idle_timeout(timeout);
+/// # let _ = layer;
+/// ```
+#[derive(Debug, Clone)]
+pub struct IdleTimeout {
+    timeout: Duration,
+    ignored: Vec<EventMatch>,
+}
+
 /// The deadlines and the keep-alive of a layer, as configured.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Deadlines {
     /// The maximum age of each stream is drawn from this range.
     pub(crate) max_age: Option<RangeInclusive<Duration>>,
-    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) idle_timeout: Option<IdleTimeout>,
     pub(crate) keep_alive: Option<KeepAlive>,
 }
 
@@ -146,12 +168,40 @@ const MIN_KEEP_ALIVE: Duration = Duration::from_millis(1);
 /// Thirty-one years: the time until a deadline that the clock cannot represent.
 const NEVER: Duration = Duration::from_secs(1_000_000_000);
 
+impl IdleTimeout {
+    /// Returns a timeout that every event but a comment resets.
+    pub fn after(timeout: Duration) -> Self {
+        Self {
+            timeout,
+            ignored: Vec::new(),
+        }
+    }
+
+    /// Leaves matching events out of account: they do not reset the timeout. Several matches add up.
+    #[must_use]
+    pub fn ignoring(mut self, event_match: EventMatch) -> Self {
+        self.ignored.push(event_match);
+        self
+    }
+}
+
+impl From<Duration> for IdleTimeout {
+    fn from(timeout: Duration) -> Self {
+        Self::after(timeout)
+    }
+}
+
 impl DeadlineTimer {
     /// Adds the deadlines of a layer to those of the layers inside of it. The earliest deadline and the shortest interval hold, and
     /// the comment of the innermost layer. The clock is not read if the layer has nothing to time.
-    pub(crate) fn add(stream: &mut Option<Box<Self>>, layer: &Deadlines) {
+    ///
+    /// Returns the matches of the layer's idle timeout, if that is the shortest.
+    pub(crate) fn add<'a>(
+        stream: &mut Option<Box<Self>>,
+        layer: &'a Deadlines,
+    ) -> Option<&'a [EventMatch]> {
         if layer.max_age.is_none() && layer.idle_timeout.is_none() && layer.keep_alive.is_none() {
-            return;
+            return None;
         }
         let now = Instant::now();
         let mut deadlines = stream.take().unwrap_or_else(|| {
@@ -170,10 +220,14 @@ impl DeadlineTimer {
                 .map_or(expires_at, |at| at.min(expires_at));
             deadlines.expires_at = Some(earliest);
         }
-        if let Some(timeout) = layer.idle_timeout {
-            let added = Timeout::new(timeout, now);
-            let idle = deadlines.idle.get_or_insert(added);
-            *idle = idle.earliest(added);
+        let mut ignored = None;
+        if let Some(layer) = &layer.idle_timeout {
+            let added = Timeout::new(layer.timeout, now);
+            let known = deadlines.idle;
+            if known.is_none_or(|known| added.timeout < known.timeout) {
+                ignored = Some(&*layer.ignored);
+            }
+            deadlines.idle = Some(known.map_or(added, |known| known.earliest(added)));
         }
         if let Some(KeepAlive {
             interval, comment, ..
@@ -187,6 +241,7 @@ impl DeadlineTimer {
         }
         deadlines.reset();
         *stream = Some(deadlines);
+        ignored
     }
 
     /// Returns `true` if the timer needs a call for each delivered event.

@@ -39,6 +39,7 @@ use crate::{
     wire::{
         buffer::{EventBuffer, Forward},
         close_event::CloseEvent,
+        event_match::EventReader,
         scanner::ends_in_blank_line,
     },
 };
@@ -49,6 +50,8 @@ pub(crate) struct EventStream {
     /// Ready frames until the cancellations and the deadlines are checked. Zero unless the stream is streaming.
     frames_until_check: u8,
     events: EventBuffer,
+    /// Reads the events, if the stream has end marks, or an idle timeout that leaves events out of account.
+    reader: Option<Box<EventReader>>,
     signals: Signals,
     settings: Arc<Settings>,
     /// Close event of the response, or of the shutdown that has fired.
@@ -135,6 +138,7 @@ impl EventStream {
             phase: Phase::Streaming,
             frames_until_check: 0,
             events: EventBuffer::new(),
+            reader: None,
             signals: Signals::default(),
             settings: Arc::clone(&request.config.settings),
             close_event: None,
@@ -170,8 +174,18 @@ impl EventStream {
         if let Some(cancellation) = cancellation {
             self.signals.add_cancellation(cancellation);
         }
+        if !config.end_marks.is_empty() {
+            self.reader().add_end_marks(&config.end_marks);
+        }
         #[cfg(feature = "tokio")]
-        self.signals.add_deadlines(&config.deadlines);
+        if let Some(ignored) = self.signals.add_deadlines(&config.deadlines) {
+            if self.reader.is_some() || !ignored.is_empty() {
+                self.reader().set_ignored(ignored);
+            }
+        }
+        if let Some(reader) = &mut self.reader {
+            reader.set_buffer_limit(self.settings.buffer_limit());
+        }
         self.close_event = response.get().cloned();
 
         let observer = config.observer.for_stream(observer);
@@ -181,6 +195,10 @@ impl EventStream {
                 recorder.add_observer(observer);
             }
         }
+    }
+
+    fn reader(&mut self) -> &mut EventReader {
+        self.reader.get_or_insert_default()
     }
 
     /// Attaches a shutdown, before the first poll.
@@ -240,6 +258,12 @@ impl EventStream {
                 return self.poll_slow(upstream, cx, Some(polled));
             }
         };
+        if self.reader.is_some() && ends_in_blank_line(&data) {
+            return match self.on_data(upstream.as_mut(), cx, data) {
+                ControlFlow::Break(result) => result,
+                ControlFlow::Continue(()) => self.poll_slow(upstream, cx, None),
+            };
+        }
         if !ends_in_blank_line(&data) || upstream.is_end_stream() || self.signals.needs_scan(&data)
         {
             return self.poll_slow(upstream, cx, Some(Poll::Ready(Some(Ok(Frame::data(data))))));
@@ -408,14 +432,7 @@ impl EventStream {
         B: Body<Data: Into<Bytes>>,
     {
         let frame = match frame.into_data() {
-            Ok(data) => {
-                let limit = self.settings.buffer_limit();
-                let forward = self.events.push(data, limit, self.signals.counts_events());
-                return match forward {
-                    Some(forward) => self.forward(upstream, cx, forward),
-                    None => ControlFlow::Continue(()),
-                };
-            }
+            Ok(data) => return self.on_data(upstream, cx, data),
             Err(frame) => frame,
         };
         ControlFlow::Break(match frame.is_trailers() {
@@ -428,17 +445,48 @@ impl EventStream {
         })
     }
 
+    fn on_data<B: Body>(
+        &mut self,
+        upstream: Pin<&mut Upstream<B>>,
+        cx: &mut Context<'_>,
+        data: Bytes,
+    ) -> Step<B::Error> {
+        let limit = self.settings.buffer_limit();
+        let detects_delivery = self.signals.counts_events();
+        // The matches of the reader may be code of the user.
+        let forward = fail_on_panic(&mut self.recorder, || {
+            let reader = self.reader.as_deref_mut();
+            self.events.push(data, limit, detects_delivery, reader)
+        });
+        match forward {
+            Some(forward) => self.forward(upstream, cx, forward),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
     fn forward<B: Body>(
         &mut self,
         upstream: Pin<&mut Upstream<B>>,
         cx: &mut Context<'_>,
-        Forward { data, delivered }: Forward,
+        forward: Forward,
     ) -> Step<B::Error> {
-        self.signals.record_forwarded(delivered);
+        let Forward {
+            data,
+            delivered,
+            is_end_mark,
+        } = forward;
+        let is_traffic = match &mut self.reader {
+            Some(reader) => reader.take_traffic(),
+            None => delivered,
+        };
+        self.signals.record_forwarded(is_traffic);
         if delivered {
             if let Some(recorder) = &mut self.recorder {
                 recorder.record_delivery();
             }
+        }
+        if is_end_mark {
+            return ControlFlow::Break(self.finish_with_end_mark(upstream, data));
         }
         if matches!(self.phase, Phase::Streaming) && upstream.is_end_stream() {
             self.finish_with_upstream(cx);
@@ -489,7 +537,10 @@ impl EventStream {
     /// Polls the shutdowns and the cancellations of the user, and stops the stream if one has fired.
     fn poll_cancelled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.signals.poll_shutdowns(cx) {
-            Poll::Ready(event) => self.close_event = self.close_event.take().or(event),
+            Poll::Ready(event) if self.settings.has_close_event() => {
+                self.close_event = self.close_event.take().or(event);
+            }
+            Poll::Ready(_) => {}
             Poll::Pending if self.poll_cancellation(cx).is_pending() => return Poll::Pending,
             Poll::Pending => {}
         }

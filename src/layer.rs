@@ -7,12 +7,12 @@ use std::{ops::RangeInclusive, time::Duration};
 use http::request::Parts;
 
 #[cfg(feature = "tokio")]
-use crate::deadlines::KeepAlive;
+use crate::deadlines::{IdleTimeout, KeepAlive};
 use crate::{
     config::{Cancellation, CloseEventSource, Config, Settings},
     report::{LayerObserver, StreamReport},
     shutdown::Shutdown,
-    wire::close_event::CloseEvent,
+    wire::{close_event::CloseEvent, event_match::EventMatch},
 };
 
 /// Layer that ends the event streams of a service with a close event.
@@ -198,8 +198,23 @@ impl SseCompletionLayer {
     ///
     /// A [`CloseEvent`] in the extensions of a response replaces it for that stream. So does the event of a shutdown that was
     /// closed or drained with one, if that shutdown ends the stream.
-    pub fn close_event(self, event: CloseEvent) -> Self {
-        self.set(|settings| settings.close_event = Some(CloseEventSource::Same(event)))
+    ///
+    /// With `None`, streams have no close event, for protocols whose clients refuse unknown events. A stream that is stopped then
+    /// ends cleanly after its last whole event; an end, a truncation and an error of the upstream are forwarded as they are. The
+    /// event of a shutdown is not used. A [`CloseEvent`] in the extensions of a response is.
+    ///
+    /// ```
+    /// use tower_sse_completion::SseCompletionLayer;
+    ///
+    /// // Clients of GraphQL over SSE fail at an unknown event, and resume a subscription after a clean end.
+    /// let layer = SseCompletionLayer::new().close_event(None);
+    /// # let _ = layer;
+    /// ```
+    pub fn close_event(self, event: impl Into<Option<CloseEvent>>) -> Self {
+        let source = event
+            .into()
+            .map_or(CloseEventSource::None, CloseEventSource::Same);
+        self.set(|settings| settings.close_event = Some(source))
     }
 
     /// Sets a function that makes the close event of each stream, in place of [`close_event`](Self::close_event).
@@ -226,6 +241,27 @@ impl SseCompletionLayer {
         self.set(|settings| {
             settings.close_event = Some(CloseEventSource::PerStream(Arc::new(make)))
         })
+    }
+
+    /// Adds an end mark: an event with which the protocol ends its streams, such as `data: [DONE]`. A layer can have several.
+    ///
+    /// The stream ends with the event: the rest of its frame is discarded, the upstream is dropped, and nothing follows,
+    /// regardless of the other options. The ending is [`Completed`](crate::Ending::Completed) as soon as the event is returned.
+    ///
+    /// An upstream that ends after an event and without an end mark is [truncated](Self::close_on_truncated). An end mark that lacks
+    /// its blank line at the end of the upstream counts, and the missing line ends are added. If the end of its last line is missing too,
+    /// only an [`EventMatch::data`] counts.
+    ///
+    /// ```
+    /// use tower_sse_completion::{EventMatch, SseCompletionLayer};
+    ///
+    /// let layer = SseCompletionLayer::new().end_mark(EventMatch::data("[DONE]"));
+    /// # let _ = layer;
+    /// ```
+    ///
+    /// Not for MCP, where the stream of a response may end with any message.
+    pub fn end_mark(self, end_mark: EventMatch) -> Self {
+        self.configure(|config| config.end_marks.push(end_mark))
     }
 
     /// Sets whether a stream is closed that ends without an event. The default is `true`.
@@ -311,7 +347,8 @@ impl SseCompletionLayer {
         self.configure(|config| config.deadlines.max_age = Some(ages))
     }
 
-    /// Ends a stream that has delivered no event for this time, with a close event. Comments are no events.
+    /// Ends a stream that has delivered no event for this time, with a close event. Comments are no events. An [`IdleTimeout`] can
+    /// leave other events out of account, such as pings.
     ///
     /// Frames that the upstream has ready by then are still forwarded, as for [`max_age`](Self::max_age). A timeout of zero
     /// ends the stream as soon as it starts.
@@ -319,8 +356,8 @@ impl SseCompletionLayer {
     /// # Panics
     ///
     /// Panics as [`max_age`](Self::max_age) does.
-    pub fn idle_timeout(self, timeout: Duration) -> Self {
-        self.configure(|config| config.deadlines.idle_timeout = Some(timeout))
+    pub fn idle_timeout(self, timeout: impl Into<IdleTimeout>) -> Self {
+        self.configure(|config| config.deadlines.idle_timeout = Some(timeout.into()))
     }
 
     /// Sends a comment when nothing has been sent for an interval, so that proxies do not close the connection. For handlers

@@ -169,6 +169,7 @@ mod sync;
 mod wire {
     pub(crate) mod buffer;
     pub(crate) mod close_event;
+    pub(crate) mod event_match;
     pub(crate) mod scanner;
 }
 
@@ -182,11 +183,14 @@ pub use self::{
     report::{Ending, StreamReport},
     service::{ResponseFuture, SseCompletion},
     shutdown::{Closed, Draining, Shutdown},
-    wire::close_event::{CloseEvent, InvalidCloseEvent},
+    wire::{
+        close_event::{CloseEvent, InvalidCloseEvent},
+        event_match::{EventMatch, SseEvent},
+    },
 };
 #[cfg(feature = "tokio")]
 pub use self::{
-    deadlines::KeepAlive,
+    deadlines::{IdleTimeout, KeepAlive},
     shutdown::{Connection, Drain, Drained},
 };
 

@@ -34,6 +34,12 @@ struct Facts {
     has_unfinished_event: bool,
     /// The client is inside an event that exceeds the buffer limit.
     is_inside_event: bool,
+    /// The stream has a close event.
+    has_close_event: bool,
+    /// The stream is complete with an end mark only.
+    expects_end_mark: bool,
+    /// The last event is an end mark, although it lacks its blank line.
+    ends_with_end_mark: bool,
 }
 
 /// How a stream ends.
@@ -46,12 +52,15 @@ struct Outcome {
     keeps_rest: bool,
 }
 
+const LF: &[u8] = b"\n";
+
 impl Outcome {
     /// A cancellation takes precedence over the upstream. A deadline does not: a stream that ends on its own is not reported
     /// as expired or idle.
     ///
     /// | stop | upstream | ending | close event |
     /// |---|---|---|---|
+    /// | any | end after an end mark without its blank line | completed | none |
     /// | cancelled | any | cancelled | at a boundary |
     /// | deadline | open | expired, idle | at a boundary |
     /// | deadline or none | end, trailers | completed, empty, truncated | by policy, at a boundary |
@@ -63,27 +72,31 @@ impl Outcome {
         policy: &ClosePolicy,
     ) -> Self {
         let ending = match (stop, upstream) {
+            _ if facts.ends_with_end_mark => Ending::Completed,
             (Some(Stop::Cancelled), _) => Ending::Cancelled,
             (Some(Stop::Expired), UpstreamEnd::Open) => Ending::Expired,
             (Some(Stop::Idle), UpstreamEnd::Open) => Ending::Idle,
             (_, UpstreamEnd::Error) => Ending::Failed,
             _ if facts.has_unfinished_event => Ending::Truncated,
+            _ if facts.delivered && facts.expects_end_mark => Ending::Truncated,
             _ if facts.delivered => Ending::Completed,
             _ => Ending::Empty,
         };
+        let is_stopped = matches!(ending, Ending::Cancelled | Ending::Expired | Ending::Idle);
         let is_due = match ending {
-            Ending::Cancelled | Ending::Expired | Ending::Idle => true,
+            _ if facts.ends_with_end_mark => false,
             Ending::Empty => policy.on_empty.unwrap_or(true),
             Ending::Completed => policy.on_completed.unwrap_or(false),
             Ending::Truncated => policy.on_truncated.unwrap_or(false),
             Ending::Failed => policy.on_failed.unwrap_or(false),
-            Ending::Dropped => false,
+            _ => is_stopped,
         };
-        let closes = is_due && !facts.is_inside_event;
+        let closes = is_due && facts.has_close_event && !facts.is_inside_event;
         Self {
             ending,
             closes,
-            keeps_rest: !closes,
+            // Without a close event, a stopped stream still ends at its last boundary.
+            keeps_rest: !closes && !(is_stopped && !facts.is_inside_event),
         }
     }
 }
@@ -105,7 +118,11 @@ impl EventStream {
         tail: Option<Tail<B::Error>>,
     ) -> PollFrame<Bytes, B::Error> {
         let stop = self.stop_at_end(cx);
-        let outcome = Outcome::decide(stop, end, self.facts(), &self.settings.close_policy);
+        let mut facts = self.facts();
+        if matches!(end, UpstreamEnd::Eof | UpstreamEnd::Trailers) {
+            facts.ends_with_end_mark = self.ends_with_end_mark();
+        }
+        let outcome = Outcome::decide(stop, end, facts, &self.settings.close_policy);
         // If code of the user panics below, the stream has ended.
         self.set_phase(Phase::Done);
         self.set_ending(outcome.ending, false);
@@ -117,9 +134,15 @@ impl EventStream {
         let first = match close_event {
             Some(event) => {
                 let event = event.encode(self.events.ends_in_cr());
-                self.events.record_close_event(&event);
+                self.events.record_added(&event);
                 self.set_ending(outcome.ending, true);
                 Some(event)
+            }
+            None if facts.ends_with_end_mark => {
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.record_delivery();
+                }
+                Some(self.events.forward_completed())
             }
             None if outcome.keeps_rest => self.events.forward_held(),
             None => None,
@@ -188,7 +211,8 @@ impl EventStream {
     /// Ends the stream with the frame that is being forwarded, because `is_end_stream` of the upstream is `true`: a server may
     /// not poll again. The stream goes on if a close event is due, or bytes are held.
     pub(super) fn finish_with_upstream(&mut self, cx: &mut Context<'_>) {
-        if self.events.is_holding() {
+        let may_end_in_end_mark = self.reader.is_some() && self.events.has_unfinished_event();
+        if self.events.is_holding() || may_end_in_end_mark {
             return;
         }
         let policy = &self.settings.close_policy;
@@ -199,6 +223,35 @@ impl EventStream {
         self.set_phase(Phase::Finished);
         self.set_ending(outcome.ending, false);
         self.complete();
+    }
+
+    /// Ends the stream with its end mark, and returns the frame of the end mark.
+    pub(super) fn finish_with_end_mark<B: Body>(
+        &mut self,
+        upstream: Pin<&mut Upstream<B>>,
+        mut data: Bytes,
+    ) -> PollFrame<Bytes, B::Error> {
+        self.set_ending(Ending::Completed, false);
+        self.set_phase(Phase::Ending { yields: false });
+        self.drop_upstream(upstream);
+        if self.events.ends_in_cr() {
+            // Clients that do not know a lone CR need the LF. For the others, both are one line end.
+            data = [&data, LF].concat().into();
+            self.events.record_added(LF);
+        }
+        self.complete();
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+
+    /// Returns `true` if the upstream has ended in an end mark without its blank line.
+    fn ends_with_end_mark(&mut self) -> bool {
+        let is_in_line = self.events.has_unfinished_line();
+        match &mut self.reader {
+            Some(reader) if self.events.has_unfinished_event() => {
+                fail_on_panic(&mut self.recorder, || reader.ends_with_end_mark(is_in_line))
+            }
+            _ => false,
+        }
     }
 
     /// Drops the upstream and the cancellations. The stream has failed if one of them panics.
@@ -224,7 +277,7 @@ impl EventStream {
             return event;
         }
         match &self.settings.close_event {
-            None => CloseEvent::new(),
+            None | Some(CloseEventSource::None) => CloseEvent::new(),
             Some(CloseEventSource::Same(event)) => event.clone(),
             Some(CloseEventSource::PerStream(make)) => {
                 let counts = self.events.counts();
@@ -252,6 +305,12 @@ impl EventStream {
             delivered: self.events.counts().delivered,
             has_unfinished_event: self.events.has_unfinished_event(),
             is_inside_event: self.events.is_inside_event(),
+            has_close_event: self.close_event.is_some() || self.settings.has_close_event(),
+            expects_end_mark: self
+                .reader
+                .as_ref()
+                .is_some_and(|reader| reader.expects_end_mark()),
+            ends_with_end_mark: false,
         }
     }
 }

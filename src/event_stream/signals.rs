@@ -12,7 +12,7 @@ use crate::{
 #[cfg(feature = "tokio")]
 use crate::{
     deadlines::{DeadlineTimer, Deadlines, Signal},
-    wire::scanner::surely_delivers,
+    wire::{event_match::EventMatch, scanner::surely_delivers},
 };
 
 #[derive(Default)]
@@ -117,9 +117,12 @@ impl Signals {
 
 #[cfg(feature = "tokio")]
 impl Signals {
-    /// Adds the deadlines and the keep-alive of a layer.
-    pub(crate) fn add_deadlines(&mut self, deadlines: &Deadlines) {
-        DeadlineTimer::add(&mut self.timer, deadlines);
+    /// Adds the deadlines and the keep-alive of a layer. Returns the matches of the layer's idle timeout, if that is the shortest.
+    pub(crate) fn add_deadlines<'a>(
+        &mut self,
+        deadlines: &'a Deadlines,
+    ) -> Option<&'a [EventMatch]> {
+        DeadlineTimer::add(&mut self.timer, deadlines)
     }
 
     /// Returns `true` if forwarded data must be scanned for events, because the idle timeout depends on them.

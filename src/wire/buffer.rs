@@ -4,7 +4,10 @@ use std::mem;
 
 use bytes::{Buf, Bytes};
 
-use super::scanner::{BYTE_ORDER_MARK, Scanner, ends_in_blank_line};
+use super::{
+    event_match::EventReader,
+    scanner::{BYTE_ORDER_MARK, Scanner, ends_in_blank_line},
+};
 use crate::report::Counts;
 
 /// Buffers upstream data so that the forwarded bytes always end at an event boundary, unless an event exceeds the limit.
@@ -38,6 +41,8 @@ pub(crate) struct Forward {
     /// The data delivers an event. After the first such event, `delivered` is exact only if the caller of
     /// [`push`](EventBuffer::push) requests it.
     pub(crate) delivered: bool,
+    /// The data ends with an end mark.
+    pub(crate) is_end_mark: bool,
 }
 
 /// Position of the client, which has everything that has been forwarded.
@@ -99,26 +104,38 @@ impl EventBuffer {
     /// Takes the next data of the upstream, and returns the data that is forwarded now. More may follow from
     /// [`next_queued`](Self::next_queued), which must be forwarded before the next call.
     ///
-    /// With `detect_delivery`, the result states for each event whether it has been delivered.
+    /// With `detect_delivery` or a reader, the result states for each event whether it has been delivered. Bytes after an end mark
+    /// of the reader are discarded.
     pub(crate) fn push(
         &mut self,
         mut data: Bytes,
         limit: usize,
         detect_delivery: bool,
+        mut reader: Option<&mut EventReader>,
     ) -> Option<Forward> {
         if data.is_empty() {
             return None;
         }
-        if self.skips_scan && !detect_delivery && ends_in_blank_line(&data) {
+        let needs_scan = detect_delivery || reader.is_some();
+        if self.skips_scan && !needs_scan && ends_in_blank_line(&data) {
             self.record_forwarded(&data);
             return Some(Forward {
                 data,
                 delivered: false,
+                is_end_mark: false,
             });
         }
         self.skips_scan = false;
         let was_inside_event = self.position == Position::InsideEvent;
-        let scanned = self.scanner.feed(&data, detect_delivery || !self.delivered);
+        let scanned = match &mut reader {
+            Some(reader) => self.scanner.read(&data, *reader),
+            None => self.scanner.feed(&data, detect_delivery || !self.delivered),
+        };
+        let is_end_mark = reader.is_some_and(|reader| reader.has_end_mark());
+        if let (true, Some(end)) = (is_end_mark, scanned.boundary) {
+            self.discarded += (data.len() - end) as u64;
+            data.truncate(end);
+        }
         match scanned.boundary {
             Some(end) if data.len() - end > limit => self.position = Position::InsideEvent,
             Some(end) if data[..end].ends_with(b"\r") => self.position = Position::AfterCr,
@@ -149,12 +166,17 @@ impl EventBuffer {
         }
         let delivered = scanned.delivered;
         let forward = match held {
-            None => self.forward(data, 1, delivered),
-            Some((joined, frames)) if joins => self.forward(joined, frames + 1, delivered),
+            None => self.forward(data, 1, delivered, is_end_mark),
+            Some((joined, frames)) if joins => {
+                self.forward(joined, frames + 1, delivered, is_end_mark)
+            }
             Some((held, frames)) => {
-                let queued = Some(Forward { data, delivered });
-                self.held.get_or_insert_default().queued = queued;
-                self.forward(held, frames, false)
+                self.held.get_or_insert_default().queued = Some(Forward {
+                    data,
+                    delivered,
+                    is_end_mark,
+                });
+                self.forward(held, frames, false, false)
             }
         };
         self.skips_scan =
@@ -164,8 +186,12 @@ impl EventBuffer {
 
     /// Returns the second half of the data that [`push`](Self::push) has returned.
     pub(crate) fn next_queued(&mut self) -> Option<Forward> {
-        let Forward { data, delivered } = self.held.as_mut()?.queued.take()?;
-        Some(self.forward(data, 1, delivered))
+        let Forward {
+            data,
+            delivered,
+            is_end_mark,
+        } = self.held.as_mut()?.queued.take()?;
+        Some(self.forward(data, 1, delivered, is_end_mark))
     }
 
     /// Forwards the unfinished event, when nothing follows it.
@@ -173,8 +199,21 @@ impl EventBuffer {
         let (held, frames) = self.take_held(&[])?;
         self.held = None;
         // A byte order mark may be all that was buffered.
-        let data = self.forward(held, frames, false).data;
+        let data = self.forward(held, frames, false, false).data;
         (!data.is_empty()).then_some(data)
+    }
+
+    /// Forwards the unfinished event with the line ends that it lacks, so that the event is delivered.
+    pub(crate) fn forward_completed(&mut self) -> Bytes {
+        let ends_in_lf = match self.held.as_deref().map(|held| held.bytes.as_slice()) {
+            Some([.., last]) => *last == b'\n',
+            _ => !self.scanner.is_in_line() && !self.scanner.is_after_cr(),
+        };
+        let line_ends: &[u8] = if ends_in_lf { b"\n" } else { b"\n\n" };
+        let event = self.forward_held().unwrap_or_default();
+        self.added += line_ends.len() as u64;
+        self.delivered = true;
+        [&event, line_ends].concat().into()
     }
 
     /// Discards the unfinished event, when nothing follows it.
@@ -190,9 +229,9 @@ impl EventBuffer {
         self.strip_byte_order_mark |= self.bytes == 0;
     }
 
-    /// Records that a close event is sent.
-    pub(crate) fn record_close_event(&mut self, event: &[u8]) {
-        self.added += event.len() as u64;
+    /// Records that bytes of the layer are sent: the close event or a line end.
+    pub(crate) fn record_added(&mut self, bytes: &[u8]) {
+        self.added += bytes.len() as u64;
     }
 
     /// Returns `true` if anything is held.
@@ -221,6 +260,11 @@ impl EventBuffer {
         self.scanner.is_in_event()
     }
 
+    /// Returns `true` if the upstream has sent the start of a line without its end.
+    pub(crate) fn has_unfinished_line(&self) -> bool {
+        self.scanner.is_in_line()
+    }
+
     /// Returns `true` if anything has been sent to the client, comments included.
     pub(crate) fn has_sent(&self) -> bool {
         self.bytes + self.added > 0
@@ -235,7 +279,13 @@ impl EventBuffer {
         }
     }
 
-    fn forward(&mut self, mut data: Bytes, frames: u64, delivered: bool) -> Forward {
+    fn forward(
+        &mut self,
+        mut data: Bytes,
+        frames: u64,
+        delivered: bool,
+        is_end_mark: bool,
+    ) -> Forward {
         if self.may_strip() && data.starts_with(BYTE_ORDER_MARK) {
             data.advance(BYTE_ORDER_MARK.len());
             self.discarded += BYTE_ORDER_MARK.len() as u64;
@@ -243,7 +293,11 @@ impl EventBuffer {
         self.frames += frames;
         self.bytes += data.len() as u64;
         self.delivered |= delivered;
-        Forward { data, delivered }
+        Forward {
+            data,
+            delivered,
+            is_end_mark,
+        }
     }
 
     /// Continues after data that ends in another kind of line end than the data before.
