@@ -684,6 +684,7 @@ fn c22_innermost_layer_that_sets_it_decides() -> Result<(), InvalidCloseEvent> {
     let [a, b] = [CloseEvent::named("a")?, CloseEvent::named("b")?];
     let [of_a, of_b] = [&a, &b].map(|event| plain().close_event(event.clone()));
     let made = plain().close_event_with(move |_| a.clone());
+    let none = plain().close_event(None);
     let limit = |bytes| plain().buffer_limit(bytes);
     let (a, b) = ("event: a\ndata:\n\n", "event: b\ndata:\n\n");
     let (large, close) = ("data: more than fits", "event: close\ndata:\n\n");
@@ -694,6 +695,9 @@ fn c22_innermost_layer_that_sets_it_decides() -> Result<(), InvalidCloseEvent> {
         (vec![made.clone(), of_b.clone()], "", a),
         (vec![plain(), made.clone(), of_b.clone()], "", a),
         (vec![of_b.clone(), made], "", b),
+        (vec![none.clone(), of_b.clone()], "", ""),
+        (vec![plain(), none.clone(), of_b.clone()], "", ""),
+        (vec![of_b.clone(), none], "", b),
         (vec![limit(8), limit(64)], large, large),
         (vec![limit(64), limit(8)], large, close),
         (vec![plain(), limit(8)], large, large),
