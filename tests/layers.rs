@@ -43,6 +43,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 type Layer = SseCompletionLayer;
 type AnyBody = UnsyncBoxBody<Bytes, ScriptError>;
+type Between = fn(AnyBody) -> AnyBody;
 type Item = Result<Frame<Bytes>, ScriptError>;
 
 fn plain() -> Layer {
@@ -123,7 +124,7 @@ fn queue(inner: AnyBody, ahead: usize) -> AnyBody {
 }
 
 /// Bodies between two layers. None of them polls the inner body before the outer layer has the response.
-const BODIES: [(&str, fn(AnyBody) -> AnyBody); 10] = [
+const BODIES: [(&str, Between); 10] = [
     ("the inner body", |inner| inner),
     ("no hints", |inner| body(items(inner))),
     ("appends and stays open", |inner| {
@@ -712,8 +713,9 @@ fn c22_innermost_layer_that_sets_it_decides() -> Result<(), InvalidCloseEvent> {
         assert_eq!(output, expected.as_bytes(), "{layers:?}");
     }
 
+    type Choose = fn(Layer, bool) -> Layer;
     let (whole, part) = (data(EVENT), data("data: unfinished"));
-    let policies: [(fn(Layer, bool) -> Layer, _, _); 4] = [
+    let policies: [(Choose, _, _); 4] = [
         (Layer::close_on_empty, vec![], true),
         (Layer::close_on_completed, vec![whole.clone()], false),
         (Layer::close_on_truncated, vec![part], false),
@@ -1091,8 +1093,8 @@ async fn c22_end_on_drain_of_any_layer_holds_for_every_shutdown_of_the_stream() 
         for drains in 0..4 {
             let shutdowns = <[Shutdown; 4]>::default();
             let mut response = respond(idle());
-            for number in 0..3 {
-                let layer = shutdown_layer(&shutdowns[number]);
+            for (number, shutdown) in shutdowns[..3].iter().enumerate() {
+                let layer = shutdown_layer(shutdown);
                 let layer = layer.end_on_drain(move |_| chooses == Some(number));
                 response = wrap(&layer, response);
             }
@@ -1115,7 +1117,7 @@ async fn c22_end_on_drain_of_any_layer_holds_for_every_shutdown_of_the_stream() 
 
 #[tokio::test(start_paused = true)]
 async fn c19_drains_wait_for_the_last_frame_of_the_client() {
-    let in_a_task: fn(AnyBody) -> AnyBody = |inner| {
+    let in_a_task: Between = |inner| {
         let (sender, mut receiver) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             let mut inner = items(inner);
