@@ -175,7 +175,7 @@ impl Shutdown {
     /// counted, each once, also if several layers share the shutdown. That requires that the middleware between the layers
     /// keeps the extensions of the response.
     pub fn open_streams(&self) -> usize {
-        self.shared.streams().counts().1
+        self.shared.counts().streams().1
     }
 
     /// Returns a future that waits for the signal, discards its output, and closes. For the graceful shutdown of a server.
@@ -197,6 +197,16 @@ impl Shutdown {
     /// Returns `true` if the other one is a clone of this shutdown.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Counts a request whose response is pending.
+    pub(crate) fn count_request(&self) {
+        self.shared.count_request();
+    }
+
+    /// Counts out a request, once the stream of its response has been counted, or when it is dropped.
+    pub(crate) fn release_request(&self) {
+        self.shared.release_request();
     }
 
     /// Counts a stream that starts now.
