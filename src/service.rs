@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use http::{Request, Response};
@@ -88,7 +88,9 @@ where
         };
         ResponseFuture {
             inner: self.inner.call(request),
-            context: may_stream.then_some(context),
+            context: Some(context),
+            may_stream,
+            pending: PendingRequest::default(),
         }
     }
 }
@@ -106,9 +108,19 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        // `None` once it is used, and for methods whose responses have no event stream.
+        // `None` once it is used.
         context: Option<RequestContext>,
+        // `false` for methods whose responses have no event stream.
+        may_stream: bool,
+        pending: PendingRequest,
     }
+}
+
+/// Counts a request for the shutdowns of its layer, from the first poll that is pending until the response.
+#[derive(Default)]
+struct PendingRequest {
+    /// `None` unless the request is counted.
+    config: Option<Arc<Config>>,
 }
 
 impl<F, B, E> Future for ResponseFuture<F>
@@ -120,14 +132,51 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.inner.poll(cx))?;
-        // A context that is not needed stays here, and is dropped with the future.
-        if this.context.is_some() && eligibility::is_event_stream(&response) {
-            if let Some(context) = this.context.take() {
-                return Poll::Ready(Ok(wrap(response, context)));
+        let Poll::Ready(result) = this.inner.poll(cx) else {
+            if let Some(context) = this.context {
+                this.pending.count(&context.config);
             }
+            return Poll::Pending;
+        };
+        let result = result.map(|response| {
+            // A context that is not needed stays here, and is dropped with the future.
+            if *this.may_stream && eligibility::is_event_stream(&response) {
+                if let Some(context) = this.context.take() {
+                    return wrap(response, context);
+                }
+            }
+            response.map(ResponseBody::pass_through)
+        });
+        // A drain sees the request or its stream, because the stream has been counted.
+        this.pending.release();
+        Poll::Ready(result)
+    }
+}
+
+impl PendingRequest {
+    fn count(&mut self, config: &Arc<Config>) {
+        if self.config.is_none() && !config.shutdowns.is_empty() {
+            config
+                .shutdowns
+                .iter()
+                .for_each(|shutdown| shutdown.count_request());
+            self.config = Some(Arc::clone(config));
         }
-        Poll::Ready(Ok(response.map(ResponseBody::pass_through)))
+    }
+
+    fn release(&mut self) {
+        if let Some(config) = self.config.take() {
+            config
+                .shutdowns
+                .iter()
+                .for_each(|shutdown| shutdown.release_request());
+        }
+    }
+}
+
+impl Drop for PendingRequest {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 

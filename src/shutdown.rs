@@ -178,7 +178,7 @@ impl Shutdown {
     /// counted, each once, also if several layers share the shutdown. That requires that the middleware between the layers
     /// keeps the extensions of the response.
     pub fn open_streams(&self) -> usize {
-        self.shared.streams().counts().1
+        self.shared.counts().streams().1
     }
 
     /// Returns a future that waits for the signal, discards its output, and closes. For the graceful shutdown of a server.

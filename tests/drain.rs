@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::LocalBoxFuture};
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use testkit::{
@@ -307,8 +307,7 @@ fn waits(drain: &mut Drain) -> bool {
 
 /// A request whose handler has not responded yet. The task has polled it once.
 struct Pending {
-    response:
-        std::pin::Pin<Box<dyn Future<Output = Result<Response<ResponseBody<Script>>, BoxError>>>>,
+    response: LocalBoxFuture<'static, Result<Response<ResponseBody<Script>>, BoxError>>,
     handler: oneshot::Sender<Response<Script>>,
 }
 
@@ -437,9 +436,76 @@ async fn c18_drain_is_bounded_when_a_handler_never_responds() {
     let drained = shutdown.drain(GRACE).await;
     assert_eq!(start.elapsed(), GRACE + Duration::from_secs(1));
     assert_eq!(counts(drained), (0, 0));
+    assert_eq!(drained.unanswered_requests(), 1);
     let response = request.respond(event_stream_response(Script::silent()));
     let mut late = Driver::new(response.into_body());
     assert_eq!(late.rest().bytes(), CLOSE, "after the drain");
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_request_that_is_answered_in_time_is_not_unanswered() {
+    let shutdown = Shutdown::new();
+    let request = Pending::new(&shutdown_layer(&shutdown), Method::GET);
+    let drain = tokio::spawn(shutdown.drain(GRACE));
+    // During the linger.
+    sleep(GRACE + Duration::from_millis(500)).await;
+    assert!(shutdown.is_closed() && !drain.is_finished());
+    let response = request.respond(event_stream_response(Script::silent()));
+    assert_eq!(Driver::new(response.into_body()).rest().bytes(), CLOSE);
+    let drained = drain.await.expect("no panic");
+    assert_eq!(
+        (counts(drained), drained.unanswered_requests()),
+        ((1, 0), 0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_linger_is_the_time_from_the_close_to_the_end() {
+    for linger in [
+        Duration::ZERO,
+        Duration::from_nanos(1),
+        Duration::from_millis(7),
+        Duration::from_millis(1234),
+        GRACE * 3,
+    ] {
+        let shutdown = Shutdown::new();
+        let _never_polled = idle(&shutdown_layer(&shutdown));
+        let start = Instant::now();
+        let drained = shutdown.drain(GRACE).linger(linger).await;
+        // The timer rounds up to milliseconds.
+        let elapsed = start.elapsed() - GRACE;
+        assert!(elapsed >= linger, "{elapsed:?} of {linger:?}");
+        assert!(
+            elapsed < linger + Duration::from_millis(1),
+            "{elapsed:?} of {linger:?}"
+        );
+        assert_eq!(counts(drained), (0, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_grace_that_the_clock_cannot_represent_has_no_end() {
+    let now = Instant::now();
+    let seconds = (0..64).rev().map(|bit| Duration::from_secs(1 << bit));
+    let nanoseconds = (0..30).rev().map(|bit| Duration::from_nanos(1 << bit));
+    let greatest = seconds
+        .chain(nanoseconds)
+        .fold(Duration::ZERO, |sum, more| {
+            let more = sum.saturating_add(more);
+            now.checked_add(more).map_or(sum, |_| more)
+        });
+    let before = |nanoseconds| greatest - Duration::from_nanos(nanoseconds);
+    // The timer rounds up to milliseconds, and the clock cannot represent the result.
+    let graces = [0, 1, 999_998, 999_999, 1_000_000, 2_000_000].map(before);
+    for grace in graces.into_iter().chain([Duration::MAX]) {
+        let shutdown = Shutdown::new();
+        let mut body = idle(&shutdown_layer(&shutdown));
+        let mut drain = shutdown.drain(grace);
+        assert!(waits(&mut drain), "{grace:?}");
+        body.assert_pending();
+        body.drop_body();
+        assert!(!waits(&mut drain), "{grace:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -70,9 +70,9 @@ impl Shutdown {
     ///
     /// A server does not poll the body of a connection whose client has stopped reading. Therefore no layer can end that
     /// stream, and the server waits for that client. A wrapped connection is transparent until the drain is over. From then
-    /// on, every read and write fails with [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), tasks that wait for one are
-    /// woken, and the server drops the connection. The drain waits for all wrapped connections, idle ones and those
-    /// without a stream included.
+    /// on, every read and write fails with [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), the tasks that have polled
+    /// the connection last are woken, and the server drops the connection. The drain waits for all wrapped connections, idle
+    /// ones and those without a stream included.
     ///
     /// Wrap the connections where the server accepts them, below TLS. With axum, in a listener:
     ///
@@ -168,10 +168,11 @@ impl<T: AsyncRead> AsyncRead for Connection<T> {
         }
         let this = self.project();
         let polled = this.io.poll_read(cx, buffer);
-        if polled.is_ready() || this.link.is_reader_registered(cx) {
+        if this.link.is_reader_registered(cx) {
             return polled;
         }
-        this.link.register_reader(cx)
+        this.link.register_reader(cx)?;
+        polled
     }
 }
 
@@ -184,10 +185,9 @@ impl<T: AsyncRead> Connection<T> {
     ) -> Poll<io::Result<()>> {
         let this = self.project();
         this.link.check()?;
-        match this.io.poll_read(cx, buffer) {
-            Poll::Pending => this.link.register_reader(cx),
-            ready => ready,
-        }
+        let polled = this.io.poll_read(cx, buffer);
+        this.link.register_reader(cx)?;
+        polled
     }
 }
 
@@ -205,10 +205,15 @@ impl<T> Connection<T> {
             return self.poll_output_slow(cx, operation, is_progress, poll);
         }
         let this = self.project();
-        match poll(this.io, cx) {
-            Poll::Pending => this.link.poll_write_pending(cx, operation).map(Err),
-            ready => ready,
+        let polled = poll(this.io, cx);
+        if polled.is_pending() {
+            return this.link.poll_write_pending(cx, operation).map(Err);
         }
+        if this.link.is_writer_registered(cx) {
+            return polled;
+        }
+        this.link.register_writer(cx)?;
+        polled
     }
 
     #[cold]
@@ -227,6 +232,7 @@ impl<T> Connection<T> {
             Poll::Ready(Ok(result)) if is_progress(result) => this.link.progressed(operation),
             Poll::Ready(_) => {}
         }
+        this.link.register_writer(cx)?;
         polled
     }
 }
@@ -315,16 +321,35 @@ impl Link {
         }
     }
 
-    /// Returns `true` if this task is woken when the connection fails.
+    /// Returns `true` if this task, which reads, is woken when the connection fails.
     #[inline(always)]
     fn is_reader_registered(&self, cx: &Context<'_>) -> bool {
         self.reader.is_registered(cx)
     }
 
-    /// Registers the task of a read that is pending. Fails if the connection has been cut in the meantime.
+    /// Returns `true` if this task, which writes, is woken when the connection fails.
+    #[inline(always)]
+    fn is_writer_registered(&self, cx: &Context<'_>) -> bool {
+        self.writer.is_registered(cx)
+    }
+
+    /// Registers the task of a read, even if the read is ready: the task may next wait for something else than the connection,
+    /// such as a handler. Fails if the connection has been cut in the meantime.
     #[cold]
-    fn register_reader<T>(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Error>> {
-        self.reader.poll_registered(cx).map(|()| Err(self.error()))
+    fn register_reader(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        match self.reader.poll_registered(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(()) => Err(self.error()),
+        }
+    }
+
+    /// Registers the task of a write as [`register_reader`](Self::register_reader) does that of a read.
+    #[cold]
+    fn register_writer(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        match self.writer.poll_registered(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(()) => Err(self.error()),
+        }
     }
 
     /// Completes with an error when the connection is cut, or when the timeout is over. Called when a write is pending.
@@ -373,10 +398,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        let shared = self.reader.shared();
-        if shared.streams().disconnect() && shared.has_reached(Phase::Draining) {
-            shared.streams().wake_drains();
-        }
+        self.reader.shared().disconnect();
     }
 }
 

@@ -8,10 +8,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep};
 
-use super::{Shutdown, connection, phase::Phase};
-use crate::wire::close_event::CloseEvent;
+use super::{
+    Shutdown, connection,
+    phase::{Idle, Phase, Shared},
+};
+use crate::{sync::Arc, wire::close_event::CloseEvent};
 
 /// Future that ends the streams of a [`Shutdown`], and waits until they have ended. Returned by [`Shutdown::drain`].
 ///
@@ -50,7 +53,14 @@ pub struct Drain {
 pub struct Drained {
     ended: usize,
     still_open: usize,
+    unanswered_requests: usize,
     connections_cut: usize,
+}
+
+/// The wait of a drain, with its one timer.
+struct Wait<'a> {
+    idle: Idle<'a>,
+    timer: Pin<Box<Sleep>>,
 }
 
 /// Default time between the end of the grace period and the cut of the connections. A client that reads has its close event
@@ -60,23 +70,36 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Maximum time for the server to drop the connections that have been cut. A server that polls them takes milliseconds.
 const AFTER_CUT: Duration = Duration::from_secs(1);
 
+/// Minimum number of steps in which the time after the grace period is counted, each from its own begin. A pause of the process
+/// counts as a single step: streams that have been closed would otherwise be cut without a poll.
+const STEPS: u32 = 10;
+
+/// Resolution of tokio's timer, which rounds up.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Maximum length of a step. A step that takes longer counts at most twice its length.
+const STEP: Duration = Duration::from_millis(100);
+
 impl Shutdown {
     /// Lets streams finish until the grace period is over, ends the rest, and cuts the connections that are left.
     ///
-    /// The future completes as soon as no stream and no [`connection`](Self::connection) is open, and at the latest one
-    /// second after the grace period: a client that has stopped reading, or that reads too slowly, keeps its stream open,
-    /// because the server does not poll its body. [`Drained::still_open`] counts these streams. The connections that are open
-    /// at that moment are cut. The future then waits until the server has dropped them, with the streams on them, which
-    /// takes milliseconds and at most one second more. Without wrapped connections, such streams stay open until their
-    /// clients leave. Let the supervisor of the process wait some seconds longer than the grace period.
+    /// The drain waits for streams, for requests that a layer with this shutdown has passed on and whose responses are pending,
+    /// and for wrapped [connections](Self::connection). It completes as soon as none of them is left. A stream that starts during
+    /// the drain has what is left of the grace period. With a grace period of zero all streams end at once.
     ///
-    /// When the future completes, every stream that has ended has been reported, and its close event has been returned to
+    /// A client that has stopped reading, or that reads too slowly, keeps its stream open, because the server does not poll its
+    /// body. [`Drained::still_open`] counts these streams. One second after the streams have been closed (see
+    /// [`linger`](Drain::linger)), the connections that are open are cut. The drain then waits until the server has dropped them,
+    /// with the streams on them, which takes milliseconds and at most one second. Without wrapped connections, such streams stay
+    /// open until their clients leave. A drain takes at most the grace period, the linger and one second after a cut. Let the
+    /// supervisor of the process wait some seconds longer.
+    ///
+    /// When the drain completes, every stream that has ended has been reported, and its close event has been returned to
     /// the server, which may still have to write it: wait for the server too.
     ///
-    /// Stop accepting connections before or with the drain, because clients reconnect as soon as their streams end, and a
-    /// stream that starts during the drain has what is left of the grace period. A graceful shutdown of the server that waits
-    /// for [`draining`](Self::draining) begins with the drain, and closes idle connections too. Without it, an idle connection
-    /// that is wrapped is open until it is cut. With a grace period of zero all streams end at once.
+    /// Stop accepting connections before or with the drain, because clients reconnect as soon as their streams end. A graceful
+    /// shutdown of the server that waits for [`draining`](Self::draining) begins with the drain, and closes idle connections too.
+    /// Without it, an idle connection that is wrapped is open until it is cut.
     ///
     /// Streams that never finish, such as subscriptions, need not use up the grace period: see
     /// [`end_on_drain`](crate::SseCompletionLayer::end_on_drain).
@@ -89,7 +112,8 @@ impl Shutdown {
     ///
     /// # Panics
     ///
-    /// The future panics outside of a tokio runtime, or if the runtime's timer is disabled.
+    /// The first poll of the future panics outside of a tokio runtime, or if the runtime's timer is disabled. Nothing has begun
+    /// then.
     pub fn drain(&self, grace: Duration) -> Drain {
         Drain {
             shutdown: self.clone(),
@@ -119,8 +143,11 @@ impl Drain {
         self
     }
 
-    /// Sets the time between the end of the grace period, when streams are closed, and the cut of the connections. The default is
-    /// one second.
+    /// Sets the time between the end of the grace period, when the streams are closed, and the cut of the connections that are
+    /// left. The default is one second.
+    ///
+    /// Time in which the process does not run, such as that of a paused virtual machine, does not count. With zero, a
+    /// connection may be cut before its stream has returned the close event.
     pub fn linger(mut self, time: Duration) -> Self {
         self.linger = time;
         self
@@ -141,16 +168,21 @@ impl Future for Drain {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Drained> {
         let this = &mut *self;
-        let running = this.running.get_or_insert_with(|| {
-            let (shutdown, grace, linger) = (this.shutdown.clone(), this.grace, this.linger);
-            let (close_event, signal) = (this.close_event.take(), this.signal.take());
-            Box::pin(async move {
-                if let Some(signal) = signal {
-                    signal.await;
-                }
-                run(shutdown, grace, linger, close_event).await
-            })
-        });
+        let running = match &mut this.running {
+            Some(running) => running,
+            None => {
+                // Panics without a timer, before the signal is awaited and before anything has begun.
+                let timer = Box::pin(sleep(Duration::ZERO));
+                let (shutdown, grace, linger) = (this.shutdown.clone(), this.grace, this.linger);
+                let (close_event, signal) = (this.close_event.take(), this.signal.take());
+                this.running.insert(Box::pin(async move {
+                    if let Some(signal) = signal {
+                        signal.await;
+                    }
+                    run(&shutdown.shared, grace, linger, close_event, timer).await
+                }))
+            }
+        };
         running.as_mut().poll(cx)
     }
 }
@@ -165,39 +197,81 @@ impl fmt::Debug for Drain {
 }
 
 async fn run(
-    shutdown: Shutdown,
+    shared: &Arc<Shared>,
     grace: Duration,
     linger: Duration,
     close_event: Option<CloseEvent>,
+    timer: Pin<Box<Sleep>>,
 ) -> Drained {
-    let shared = &shutdown.shared;
-    let (ended_before, _) = shared.streams().counts();
+    let counts = shared.counts();
+    let (ended_before, _) = counts.streams();
     let cut_before = shared.connections_cut();
     if let Some(event) = close_event {
         shared.set_close_event(event);
     }
     shared.enter(Phase::Draining);
-    // A grace period that the clock cannot represent has no end.
-    let grace_ends = Instant::now().checked_add(grace);
-    let all_reported = future::poll_fn(|cx| shared.streams().poll_all_reported(cx));
-    complete_until(grace_ends, all_reported).await;
-    shutdown.close();
-    let ends = grace_ends.and_then(|end| end.checked_add(linger));
-    let all_gone = || future::poll_fn(|cx| shared.streams().poll_all_gone(cx));
-    complete_until(ends, all_gone()).await;
-    let (ended, still_open) = shared.streams().counts();
+    let mut wait = Wait {
+        idle: counts.idle(),
+        timer,
+    };
+    wait.until(after(grace)).await;
+    shared.enter(Phase::Closed);
+    wait.running_for(linger).await;
+    let (ended, still_open) = counts.streams();
+    let unanswered_requests = counts.requests();
     connection::cut_all(shared);
-    if shared.streams().connections() > 0 {
-        complete_until(Instant::now().checked_add(AFTER_CUT), all_gone()).await;
+    let connections_cut = match cut_before {
+        None => shared.connections_cut().unwrap_or_default(),
+        Some(_) => 0,
+    };
+    // A connection that has been dropped already may have streams that are left.
+    if connections_cut > 0 || counts.connections() > 0 {
+        wait.running_for(AFTER_CUT).await;
     }
     Drained {
         ended: ended.wrapping_sub(ended_before),
         still_open,
-        connections_cut: match cut_before {
-            None => shared.connections_cut().unwrap_or_default(),
-            Some(_) => 0,
-        },
+        unanswered_requests,
+        connections_cut,
     }
+}
+
+impl Wait<'_> {
+    /// Waits until nothing is open, and no longer than until this moment. Returns `true` if nothing is open.
+    async fn until(&mut self, end: Option<Instant>) -> bool {
+        match end {
+            Some(end) if end <= Instant::now() => return false,
+            Some(end) => self.timer.as_mut().reset(end),
+            None => {}
+        }
+        future::poll_fn(|cx| {
+            if self.idle.poll(cx).is_ready() {
+                return Poll::Ready(true);
+            }
+            match end {
+                Some(_) => self.timer.as_mut().poll(cx).map(|()| false),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Waits until nothing is open, and no longer than for this time. A pause of the process counts as one step.
+    async fn running_for(&mut self, mut time: Duration) {
+        let step = (time / STEPS).clamp(TICK, STEP);
+        let mut begin = Instant::now();
+        while time > Duration::ZERO && !self.until(begin.checked_add(step.min(time))).await {
+            let now = Instant::now();
+            time = time.saturating_sub((now - begin).min(step * 2));
+            begin = now;
+        }
+    }
+}
+
+/// Returns the moment after this time from now, or `None` if the timer cannot represent that moment.
+fn after(time: Duration) -> Option<Instant> {
+    let end = Instant::now().checked_add(time)?;
+    end.checked_add(TICK).map(|_| end)
 }
 
 impl Drained {
@@ -213,18 +287,15 @@ impl Drained {
         self.still_open
     }
 
+    /// Returns the number of requests whose responses were still pending when the time after the grace period was over, once for
+    /// each layer with this shutdown that the request has passed.
+    pub fn unanswered_requests(&self) -> usize {
+        self.unanswered_requests
+    }
+
     /// Returns the number of connections that were cut during the drain, with streams or without. A connection counts if
     /// [`Shutdown::connection`] wraps it.
     pub fn connections_cut(&self) -> usize {
         self.connections_cut
-    }
-}
-
-/// Waits for the future, and no longer than until this end.
-async fn complete_until(end: Option<Instant>, future: impl Future<Output = ()>) {
-    match end {
-        // A timeout is a result too: the caller counts what is open.
-        Some(end) => drop(timeout_at(end, future).await),
-        None => future.await,
     }
 }

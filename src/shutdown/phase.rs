@@ -1,4 +1,4 @@
-//! The phase of a shutdown, the tasks that wait for a phase, and the counts of streams and connections.
+//! The phase of a shutdown, the tasks that wait for a phase, and the counts of what a drain waits for.
 
 use std::{
     fmt, mem,
@@ -41,7 +41,7 @@ const AWAITED: usize = Phase::Cut as usize;
 /// State that the clones of a shutdown, its streams and its futures share.
 pub(crate) struct Shared {
     phase: Padded<AtomicU8>,
-    streams: Padded<Streams>,
+    counts: Padded<Counts>,
     close_event: OnceLock<CloseEvent>,
     /// Number of connections that were open when the last phase was entered. Locked when a connection starts.
     #[cfg(feature = "tokio")]
@@ -68,18 +68,28 @@ struct Registration {
     waker: Waker,
 }
 
-/// Counts of the streams and the connections of a shutdown.
+/// Counts of the streams, the requests and the connections of a shutdown.
 #[derive(Default)]
-pub(crate) struct Streams {
+pub(crate) struct Counts {
     started: AtomicUsize,
     ended: AtomicUsize,
-    /// Streams that have not been reported. A stream that has ended is reported a moment later.
-    unreported: AtomicUsize,
+    /// Requests whose responses are pending.
+    requests: AtomicUsize,
     /// Connections that have not been dropped.
     #[cfg(feature = "tokio")]
     connections: AtomicUsize,
-    /// The wakers of drains, which wait until every stream has been reported and every connection has been dropped.
-    drains: Mutex<Vec<Waker>>,
+    /// Number of holds: pending requests, streams that have not been reported, and open connections. A drain waits until the
+    /// number is zero. One counter, because a stream that takes the place of its request must be seen by a drain at any moment.
+    holds: AtomicUsize,
+    /// The wakers of the drains. Each is removed by its drain alone.
+    drains: Mutex<Slab<Waker>>,
+}
+
+/// Waits until a shutdown has no hold.
+#[cfg(feature = "tokio")]
+pub(super) struct Idle<'a> {
+    counts: &'a Counts,
+    registration: Option<Registration>,
 }
 
 /// One stream's registration with a shutdown, which counts the stream.
@@ -99,7 +109,7 @@ impl Default for Shared {
     fn default() -> Self {
         Self {
             phase: Padded(AtomicU8::new(Phase::Open as u8)),
-            streams: Padded::default(),
+            counts: Padded::default(),
             close_event: OnceLock::new(),
             #[cfg(feature = "tokio")]
             cut: Mutex::default(),
@@ -146,8 +156,29 @@ impl Shared {
     }
 
     #[inline]
-    pub(super) fn streams(&self) -> &Streams {
-        &self.streams.0
+    pub(super) fn counts(&self) -> &Counts {
+        &self.counts.0
+    }
+
+    /// Counts a request whose response is pending.
+    pub(crate) fn count_request(&self) {
+        self.counts().hold();
+        self.counts().requests.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Counts out a request that has its response, or that has been dropped. The stream of the response is counted before.
+    pub(crate) fn release_request(&self) {
+        self.counts().requests.fetch_sub(1, Ordering::SeqCst);
+        self.release();
+    }
+
+    /// Removes a hold, and wakes the drains if it was the last one.
+    fn release(&self) {
+        let is_last = self.counts().holds.fetch_sub(1, Ordering::SeqCst) == 1;
+        // A drain enters its phase before it reads the number of holds. Therefore the phase is seen here, or zero is seen there.
+        if is_last && self.has_reached(Phase::Draining) {
+            self.counts().wake_drains();
+        }
     }
 
     /// Sets the close event of the streams that this shutdown ends. The first one stays.
@@ -282,7 +313,14 @@ impl Shared {
     pub(super) fn connect(&self) {
         // Therefore the connection is among those that are cut, or the last phase has been entered.
         let _cut = lock(&self.cut);
-        self.streams().connect();
+        self.counts().hold();
+        self.counts().connections.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Counts out a connection that has been dropped.
+    pub(super) fn disconnect(&self) {
+        self.counts().connections.fetch_sub(1, Ordering::SeqCst);
+        self.release();
     }
 
     /// Enters the last phase. Returns the number of connections, or `None` if the phase had been entered before.
@@ -290,7 +328,7 @@ impl Shared {
         let mut cut = lock(&self.cut);
         let is_first = cut.is_none();
         // The number is set before the first connection fails, so that a drain that waits for that connection sees the number.
-        let open = *cut.get_or_insert_with(|| self.streams().connections());
+        let open = *cut.get_or_insert_with(|| self.counts().connections());
         let before = self.advance(Phase::Cut);
         drop(cut);
         self.wake(before, Phase::Cut);
@@ -303,9 +341,9 @@ impl Shared {
     }
 }
 
-impl Streams {
+impl Counts {
     /// Returns the number of streams that have ended, and of those that are open, at one moment.
-    pub(super) fn counts(&self) -> (usize, usize) {
+    pub(super) fn streams(&self) -> (usize, usize) {
         let mut ended = self.ended.load(Ordering::SeqCst);
         loop {
             let started = self.started.load(Ordering::SeqCst);
@@ -317,80 +355,84 @@ impl Streams {
         }
     }
 
-    /// A stream starts.
-    pub(super) fn start(&self) {
-        self.started.fetch_add(1, Ordering::SeqCst);
-        self.unreported.fetch_add(1, Ordering::SeqCst);
+    fn hold(&self) {
+        self.holds.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// A stream ends.
-    pub(super) fn leave(&self) {
-        self.ended.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// A stream that has ended has been reported. Returns `true` if it was the last one.
-    pub(super) fn reported(&self) -> bool {
-        self.unreported.fetch_sub(1, Ordering::SeqCst) == 1
-    }
-
-    /// Wakes the drains that wait for the last report, or for the last connection.
-    pub(super) fn wake_drains(&self) {
-        let drains = mem::take(&mut *lock(&self.drains));
+    fn wake_drains(&self) {
+        // Cloned, because a drain that is woken may have to wait again.
+        let drains: Vec<_> = lock(&self.drains)
+            .iter()
+            .map(|(_, waker)| waker.clone())
+            .collect();
         wake_all(drains.into_iter());
     }
 }
 
 #[cfg(feature = "tokio")]
-impl Streams {
+impl Counts {
+    pub(super) fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+
     pub(super) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// A connection starts.
-    pub(super) fn connect(&self) {
-        self.connections.fetch_add(1, Ordering::SeqCst);
+    fn has_hold(&self) -> bool {
+        self.holds.load(Ordering::SeqCst) > 0
     }
 
-    /// A connection has been dropped. Returns `true` if it was the last one.
-    pub(super) fn disconnect(&self) -> bool {
-        self.connections.fetch_sub(1, Ordering::SeqCst) == 1
+    /// Waits until there is no hold.
+    pub(super) fn idle(&self) -> Idle<'_> {
+        Idle {
+            counts: self,
+            registration: None,
+        }
     }
+}
 
-    /// Completes when every stream has ended and has been reported.
-    pub(super) fn poll_all_reported(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_drained(cx, || self.unreported.load(Ordering::SeqCst) == 0)
-    }
-
-    /// Completes when every stream has been reported, and every connection has been dropped.
-    pub(super) fn poll_all_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_drained(cx, || {
-            self.unreported.load(Ordering::SeqCst) == 0 && self.connections() == 0
-        })
-    }
-
-    fn poll_drained(&self, cx: &mut Context<'_>, is_drained: impl Fn() -> bool) -> Poll<()> {
-        if is_drained() {
+#[cfg(feature = "tokio")]
+impl Idle<'_> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.counts.has_hold() {
             return Poll::Ready(());
         }
-        let waker = cx.waker().clone();
-        let mut drains = lock(&self.drains);
-        if !drains.iter().any(|drain| drain.will_wake(&waker)) {
-            drains.push(waker);
+        let registration = self.registration.as_ref();
+        if registration.is_some_and(|registration| registration.waker.will_wake(cx.waker())) {
+            return Poll::Pending;
         }
-        drop(drains);
-        // The last stream and the last connection count themselves out before they take the wakers. Therefore either these
-        // counts are seen here, or this waker is seen there.
-        match is_drained() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        self.deregister();
+        let (waker, registered) = (cx.waker().clone(), cx.waker().clone());
+        let key = lock(&self.counts.drains).insert(registered);
+        self.registration = Some(Registration { key, waker });
+        // The last hold is removed before the wakers are read. Therefore either zero is seen here, or this waker is seen there.
+        match self.counts.has_hold() {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
         }
+    }
+
+    fn deregister(&mut self) {
+        if let Some(Registration { key, .. }) = self.registration.take() {
+            let waker = lock(&self.counts.drains).try_remove(key);
+            drop(waker);
+        }
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Drop for Idle<'_> {
+    fn drop(&mut self) {
+        self.deregister();
     }
 }
 
 impl StreamGuard {
     /// Counts a stream that starts now.
     pub(crate) fn new(shared: &Arc<Shared>, ends_on_drain: bool) -> Self {
-        shared.streams().start();
+        shared.counts().hold();
+        shared.counts().started.fetch_add(1, Ordering::SeqCst);
         let phase = match ends_on_drain {
             true => Phase::Draining,
             false => Phase::Closed,
@@ -434,7 +476,8 @@ impl StreamGuard {
     /// Removes the stream from the count of open streams.
     pub(crate) fn count_out(&mut self) {
         if mem::take(&mut self.is_open) {
-            self.waiter.shared().streams().leave();
+            let counts = self.waiter.shared().counts();
+            counts.ended.fetch_add(1, Ordering::SeqCst);
         }
     }
 }
@@ -442,11 +485,7 @@ impl StreamGuard {
 impl Drop for StreamGuard {
     fn drop(&mut self) {
         self.count_out();
-        let shared = self.waiter.shared();
-        let is_last = shared.streams().reported();
-        if is_last && shared.has_reached(Phase::Draining) {
-            shared.streams().wake_drains();
-        }
+        self.waiter.shared().release();
     }
 }
 
