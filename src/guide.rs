@@ -32,4 +32,5 @@ pages! {
     observability
     testing
     troubleshooting
+    policies
 }
