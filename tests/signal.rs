@@ -2,7 +2,7 @@
 //!
 //! Each test starts its own program once more, with the environment variable [`CHILD`]. The same test in that process is the
 //! server.
-#![cfg(unix)]
+#![cfg(all(unix, not(miri)))]
 
 use std::{
     env,
