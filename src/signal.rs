@@ -8,6 +8,8 @@ use std::{
     task::{Context, Poll},
 };
 
+use tokio::runtime::Handle;
+
 /// Future that completes when the process is asked to stop. Returned by [`stop_signal`].
 #[must_use = "futures do nothing unless polled"]
 pub struct StopSignal {
@@ -57,13 +59,15 @@ pub struct StopSignal {
 ///
 /// # Errors
 ///
-/// Returns an error if the system refuses a handler. On Unix, returns an error outside of a tokio runtime; on Windows, if the
-/// thread cannot be started.
+/// Returns an error outside of a tokio runtime, if the system refuses a handler, or, on Windows, if the thread cannot be
+/// started.
 ///
 /// # Panics
 ///
 /// On Unix, panics if the runtime's IO is disabled.
 pub fn stop_signal() -> io::Result<StopSignal> {
+    // tokio's signals panic outside of a runtime.
+    Handle::try_current().map_err(io::Error::other)?;
     let signals = system::Signals::listen()?;
     Ok(StopSignal { signals })
 }
@@ -97,10 +101,7 @@ mod system {
         consts::{SIGINT, SIGTERM},
         flag,
     };
-    use tokio::{
-        runtime::Handle,
-        signal::unix::{Signal, signal},
-    };
+    use tokio::signal::unix::{Signal, signal};
 
     /// `true` once a signal has arrived. Signals belong to the process, so the statics of this module are the only global state
     /// of the crate.
@@ -114,8 +115,6 @@ mod system {
 
     impl Signals {
         pub(super) fn listen() -> io::Result<Self> {
-            // Without this check, tokio panics.
-            Handle::try_current().map_err(io::Error::other)?;
             (*REGISTERED.get_or_init(|| register().map_err(|error| error.kind())))?;
             Ok(Self([signal(SIGINT.into())?, signal(SIGTERM.into())?]))
         }
