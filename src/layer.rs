@@ -239,7 +239,7 @@ impl SseCompletionLayer {
         F: Fn(&StreamReport) -> CloseEvent + Send + Sync + 'static,
     {
         self.set(|settings| {
-            settings.close_event = Some(CloseEventSource::PerStream(Arc::new(make)))
+            settings.close_event = Some(CloseEventSource::PerStream(Arc::new(make)));
         })
     }
 

@@ -91,12 +91,14 @@ impl Outcome {
             Ending::Failed => policy.on_failed.unwrap_or(false),
             _ => is_stopped,
         };
-        let closes = is_due && facts.has_close_event && !facts.is_inside_event;
+        let may_close = !facts.is_inside_event;
+        let closes = is_due && may_close && facts.has_close_event;
+        // Without a close event, a stopped stream still ends at its last boundary.
+        let discards_rest = closes || is_stopped && may_close;
         Self {
             ending,
             closes,
-            // Without a close event, a stopped stream still ends at its last boundary.
-            keeps_rest: !closes && !(is_stopped && !facts.is_inside_event),
+            keeps_rest: !discards_rest,
         }
     }
 }
