@@ -63,28 +63,35 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let Poll::Ready(result) = this.inner.poll(cx) else {
-            if let Some(context) = this.context {
-                this.pending.count(&context.config);
+        let response = match this.inner.poll(cx) {
+            Poll::Ready(Ok(response)) => response,
+            Poll::Ready(Err(error)) => {
+                this.pending.release();
+                return Poll::Ready(Err(error));
             }
-            return Poll::Pending;
-        };
-        let result = result.map(|response| {
-            // A context that is not needed stays here, and is dropped with the future.
-            if *this.may_stream && eligibility::is_event_stream(&response) {
-                if let Some(context) = this.context.take() {
-                    return wrap(response, context);
+            Poll::Pending => {
+                if let Some(context) = this.context {
+                    this.pending.count(&context.config);
                 }
+                return Poll::Pending;
             }
-            response.map(ResponseBody::pass_through)
-        });
-        // The stream has been counted, so a drain never sees neither of them.
+        };
+        // A context that is not needed stays here, and is dropped with the future.
+        if *this.may_stream && eligibility::is_event_stream(&response) {
+            if let Some(context) = this.context.take() {
+                let response = wrap(response, context);
+                // The stream has been counted, so a drain never sees neither of them.
+                this.pending.release();
+                return Poll::Ready(Ok(response));
+            }
+        }
         this.pending.release();
-        Poll::Ready(result)
+        Poll::Ready(Ok(response.map(ResponseBody::pass_through)))
     }
 }
 
 impl PendingRequest {
+    #[cold]
     fn count(&mut self, config: &Arc<Config>) {
         if self.config.is_none() && !config.shutdowns.is_empty() {
             config.shutdowns.iter().for_each(Shutdown::count_request);
@@ -92,7 +99,15 @@ impl PendingRequest {
         }
     }
 
+    #[inline(always)]
     fn release(&mut self) {
+        if self.config.is_some() {
+            self.release_counted();
+        }
+    }
+
+    #[cold]
+    fn release_counted(&mut self) {
         if let Some(config) = self.config.take() {
             config.shutdowns.iter().for_each(Shutdown::release_request);
         }
@@ -100,6 +115,7 @@ impl PendingRequest {
 }
 
 impl Drop for PendingRequest {
+    #[inline]
     fn drop(&mut self) {
         self.release();
     }
