@@ -9,7 +9,6 @@ use proptest::{
     prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest},
 };
 use testkit::{
-    MIRI_STRIDE,
     driver::Driver,
     exchange::{CLOSE, drive, idle, shutdown_layer},
     script::{AfterScript, Script},
@@ -504,7 +503,7 @@ impl Stream {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300 / MIRI_STRIDE as u32, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn c18_no_stream_of_a_spread_drain_is_forgotten_or_ends_too_early(operations in vec(operation(), 1..40)) {
