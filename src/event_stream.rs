@@ -40,7 +40,7 @@ use crate::{
         buffer::{EventBuffer, Forward},
         close_event::CloseEvent,
         event_match::EventReader,
-        scanner::ends_in_blank_line,
+        scanner::ends_in_lf_blank_line,
     },
 };
 
@@ -258,13 +258,10 @@ impl EventStream {
                 return self.poll_slow(upstream, cx, Some(polled));
             }
         };
-        if self.reader.is_some() && ends_in_blank_line(&data) {
-            return match self.on_data(upstream.as_mut(), cx, data) {
-                ControlFlow::Break(result) => result,
-                ControlFlow::Continue(()) => self.poll_slow(upstream, cx, None),
-            };
-        }
-        if !ends_in_blank_line(&data) || upstream.is_end_stream() || self.signals.needs_scan(&data)
+        if !ends_in_lf_blank_line(&data)
+            || self.reader.is_some()
+            || upstream.is_end_stream()
+            || self.signals.needs_scan(&data)
         {
             return self.poll_slow(upstream, cx, Some(Poll::Ready(Some(Ok(Frame::data(data))))));
         }

@@ -1,13 +1,19 @@
 //! `stop_signal`, in separate processes that receive signals.
 //!
 //! Each test starts its own program once more, with the environment variable [`CHILD`]. The same test in that process is the
-//! server.
-#![cfg(unix)]
+//! server. The tests of this file run on every system, with the signals of [`SIGNALS`].
+#![cfg(not(miri))]
+
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
 
 use std::{
-    env,
-    io::{BufRead, BufReader, Lines},
-    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    env, future,
+    io::{self, BufRead, BufReader, Lines, Read},
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::{self, ChildStderr, Command, ExitStatus, Stdio},
     sync::Arc,
     task::{Context, Wake, Waker},
     thread,
@@ -19,6 +25,11 @@ use futures_util::{FutureExt, stream};
 use testkit::server::{Version, listen, receive, request};
 use tokio::runtime::Runtime;
 use tower_sse_completion::{Shutdown, SseCompletionLayer, stop_signal};
+
+#[cfg(unix)]
+use self::unix::{Child, SIGNALS, send, spawn};
+#[cfg(windows)]
+use self::windows::{Child, SIGNALS, send, spawn};
 
 const CHILD: &str = "STOP_SIGNAL_CHILD";
 
@@ -34,13 +45,14 @@ struct Process {
 impl Process {
     /// Starts this test once more.
     fn start(test: &str) -> Self {
-        let mut child = Command::new(env::current_exe().expect("a path"))
+        let mut command = Command::new(env::current_exe().expect("a path"));
+        command
             .args(["--exact", test, "--nocapture", "--test-threads=1"])
             .env(CHILD, "1")
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("a process");
+            .stderr(Stdio::piped());
+        let mut child = spawn(&mut command).expect("a process");
         let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
         Self { child, lines }
     }
@@ -58,10 +70,8 @@ impl Process {
         panic!("the process has not written {word:?}: {seen:?}");
     }
 
-    fn signal(&self, signal: &str) {
-        let kill = format!("kill -{signal} {}", self.child.id());
-        let sent = Command::new("sh").args(["-c", &kill]).status();
-        assert!(sent.expect("a shell").success(), "{kill}");
+    fn signal(&mut self, signal: &str) {
+        send(&mut self.child, signal);
     }
 
     fn wait(mut self) -> ExitStatus {
@@ -84,7 +94,7 @@ fn is_child() -> bool {
 /// Blocks this thread until the process ends, or for longer than a test takes.
 fn block() -> ! {
     thread::sleep(Duration::from_secs(60));
-    std::process::exit(1)
+    process::exit(1)
 }
 
 fn runtime() -> Runtime {
@@ -114,9 +124,9 @@ async fn serve() {
 fn c25_first_signal_ends_streams_with_a_close_event_and_the_server_returns() {
     if is_child() {
         runtime().block_on(serve());
-        std::process::exit(ENDED);
+        process::exit(ENDED);
     }
-    for signal in ["INT", "TERM"] {
+    for (signal, _) in SIGNALS {
         let mut process = Process::start(
             "c25_first_signal_ends_streams_with_a_close_event_and_the_server_returns",
         );
@@ -125,9 +135,9 @@ fn c25_first_signal_ends_streams_with_a_close_event_and_the_server_returns() {
             let response = request(address, Version::Http1, "GET", "/").await;
             process.signal(signal);
             let text = receive(response.into_body()).await.text();
-            assert_eq!(text, "event: close\ndata:\n\n", "SIG{signal}");
+            assert_eq!(text, "event: close\ndata:\n\n", "{signal}");
         });
-        assert_eq!(process.wait().code(), Some(ENDED), "SIG{signal}");
+        assert_eq!(process.wait().code(), Some(ENDED), "{signal}");
     }
 }
 
@@ -142,43 +152,89 @@ fn c25_second_signal_ends_the_process_although_the_runtime_is_blocked() {
             block();
         });
     }
-    for (first, second, status) in [
-        ("TERM", "TERM", 143),
-        ("INT", "INT", 130),
-        ("INT", "TERM", 143),
-        ("TERM", "INT", 130),
-    ] {
-        let mut process =
-            Process::start("c25_second_signal_ends_the_process_although_the_runtime_is_blocked");
-        process.wait_for("waiting");
-        process.signal(first);
-        process.wait_for("stopped");
-        process.signal(second);
-        assert_eq!(process.wait().code(), Some(status), "{first}, {second}");
+    for (first, _) in SIGNALS {
+        for (second, status) in SIGNALS {
+            let mut process = Process::start(
+                "c25_second_signal_ends_the_process_although_the_runtime_is_blocked",
+            );
+            process.wait_for("waiting");
+            process.signal(first);
+            process.wait_for("stopped");
+            process.signal(second);
+            assert_eq!(process.wait().code(), Some(*status), "{first}, {second}");
+        }
     }
 }
 
 #[test]
 fn c25_signals_count_although_the_future_has_been_dropped() {
     if is_child() {
-        // The first call is outside of a runtime.
-        drop(stop_signal().expect("a signal handler"));
-        let observer = stop_signal().expect("a signal handler");
-        eprintln!("waiting");
-        runtime().block_on(observer);
-        eprintln!("stopped");
-        let late = stop_signal().expect("a signal handler");
-        assert_eq!(late.now_or_never(), Some(()));
-        eprintln!("late");
-        block();
+        runtime().block_on(async {
+            drop(stop_signal().expect("a signal handler"));
+            let observer = stop_signal().expect("a signal handler");
+            eprintln!("waiting");
+            observer.await;
+            eprintln!("stopped");
+            let late = stop_signal().expect("a signal handler");
+            assert_eq!(late.now_or_never(), Some(()));
+            eprintln!("late");
+            block();
+        });
     }
-    let mut process = Process::start("c25_signals_count_although_the_future_has_been_dropped");
-    process.wait_for("waiting");
-    process.signal("TERM");
-    process.wait_for("stopped");
-    process.wait_for("late");
-    process.signal("TERM");
-    assert_eq!(process.wait().code(), Some(143));
+    for (signal, status) in SIGNALS {
+        let mut process = Process::start("c25_signals_count_although_the_future_has_been_dropped");
+        process.wait_for("waiting");
+        process.signal(signal);
+        process.wait_for("stopped");
+        process.wait_for("late");
+        process.signal(signal);
+        assert_eq!(process.wait().code(), Some(*status), "{signal}");
+    }
+}
+
+#[test]
+fn c25_signal_before_the_runtime_runs_completes_the_future() {
+    if is_child() {
+        let runtime = runtime();
+        let signal = {
+            let _entered = runtime.enter();
+            stop_signal().expect("a signal handler")
+        };
+        eprintln!("waiting");
+        // The test closes the pipe once it has sent the signal.
+        io::stdin().read_to_end(&mut Vec::new()).expect("a pipe");
+        runtime.block_on(signal);
+        process::exit(ENDED);
+    }
+    for (signal, _) in SIGNALS {
+        let mut process = Process::start("c25_signal_before_the_runtime_runs_completes_the_future");
+        process.wait_for("waiting");
+        process.signal(signal);
+        drop(process.child.stdin.take());
+        assert_eq!(process.wait().code(), Some(ENDED), "{signal}");
+    }
+}
+
+#[test]
+fn c25_call_outside_of_a_runtime_is_an_error() {
+    assert!(stop_signal().is_err());
+}
+
+/// Polls a future of `stop_signal` with this waker, and then blocks.
+fn wait_with(waker: impl Wake + Send + Sync + 'static) -> ! {
+    let waker = Waker::from(Arc::new(waker));
+    let waiting = || {
+        runtime().block_on(async {
+            let mut signal = stop_signal().expect("a signal handler");
+            let polled = signal.poll_unpin(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+            eprintln!("waiting");
+            future::pending::<()>().await;
+        });
+    };
+    // A runtime unwinds when it calls a waker that panics.
+    let _ = catch_unwind(AssertUnwindSafe(waiting));
+    block()
 }
 
 /// A waker that panics.
@@ -194,23 +250,17 @@ impl Wake for Broken {
 #[test]
 fn c25_second_signal_ends_the_process_although_a_waker_has_panicked() {
     if is_child() {
-        let mut signal = stop_signal().expect("a signal handler");
-        let waker = Waker::from(Arc::new(Broken));
-        assert!(
-            signal
-                .poll_unpin(&mut Context::from_waker(&waker))
-                .is_pending()
-        );
-        eprintln!("waiting");
-        block();
+        wait_with(Broken);
     }
-    let mut process =
-        Process::start("c25_second_signal_ends_the_process_although_a_waker_has_panicked");
-    process.wait_for("waiting");
-    process.signal("TERM");
-    process.wait_for("broken");
-    process.signal("TERM");
-    assert_eq!(process.wait().code(), Some(143));
+    for (signal, status) in SIGNALS {
+        let mut process =
+            Process::start("c25_second_signal_ends_the_process_although_a_waker_has_panicked");
+        process.wait_for("waiting");
+        process.signal(signal);
+        process.wait_for("broken");
+        process.signal(signal);
+        assert_eq!(process.wait().code(), Some(*status), "{signal}");
+    }
 }
 
 #[test]
@@ -224,10 +274,12 @@ fn c25_every_future_completes_at_the_same_signal() {
                 task.await.expect("no panic");
             }
         });
-        std::process::exit(ENDED);
+        process::exit(ENDED);
     }
-    let mut process = Process::start("c25_every_future_completes_at_the_same_signal");
-    process.wait_for("waiting");
-    process.signal("INT");
-    assert_eq!(process.wait().code(), Some(ENDED));
+    for (signal, _) in SIGNALS {
+        let mut process = Process::start("c25_every_future_completes_at_the_same_signal");
+        process.wait_for("waiting");
+        process.signal(signal);
+        assert_eq!(process.wait().code(), Some(ENDED), "{signal}");
+    }
 }
