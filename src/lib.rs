@@ -190,6 +190,8 @@ mod coop;
 mod deadlines;
 mod eligibility;
 mod event_stream;
+#[cfg(feature = "tokio")]
+pub mod first_event;
 mod frame;
 mod future;
 #[cfg(any(doc, all(doctest, feature = "signal")))]

@@ -1,0 +1,616 @@
+//! Holds the head of an event stream until its first event, so that a stream that dies before it becomes a status.
+//!
+//! Once a server has sent the head of a response, its status is final. A gateway whose upstream dies before its first event has
+//! then sent a 200, which no client retries. [`FirstEventLayer`] holds the response back until the stream has delivered an
+//! event, and lets a function replace the response until then:
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Response, StatusCode};
+//! use std::time::Duration;
+//! use tower_sse_completion::first_event::{Decision, FirstEventLayer, State};
+//!
+//! let layer = FirstEventLayer::new(Duration::from_secs(30), |held| {
+//!     let (status, message) = match held.state() {
+//!         // The model may still fail after these events.
+//!         State::Event { name: "message_start" | "ping", .. } => return Decision::Wait,
+//!         State::Event { name: "error", data } => (StatusCode::BAD_GATEWAY, data),
+//!         State::Event { .. } | State::Full => return Decision::Forward,
+//!         State::TimedOut => (StatusCode::GATEWAY_TIMEOUT, "the model is silent"),
+//!         State::Cancelled => (StatusCode::SERVICE_UNAVAILABLE, "the server is restarting"),
+//!         _ => (StatusCode::BAD_GATEWAY, "the model has failed"),
+//!     };
+//!     let mut response = Response::new(Bytes::copy_from_slice(message.as_bytes()));
+//!     *response.status_mut() = status;
+//!     Decision::Respond(response)
+//! });
+//! # let _ = layer;
+//! ```
+//!
+//! The guide has the layer of a gateway for language models, and states when a status is the wrong answer: an `EventSource` never
+//! reconnects after a 502.
+//!
+//! # Layer order
+//!
+//! This layer belongs inside of [`SseCompletionLayer`](crate::SseCompletionLayer), which then counts, reports and ends the
+//! streams that go on. A response of the function is not an event stream for it. With axum's `Router::layer`, add this layer first.
+
+use std::{
+    collections::VecDeque,
+    error::Error,
+    fmt,
+    future::Future,
+    mem,
+    ops::Range,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, response::Parts};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::{
+    task::coop,
+    time::{Sleep, sleep},
+};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    eligibility,
+    frame::poll_bytes,
+    shutdown::{Closed, Shutdown},
+    wire::scanner::Scanner,
+};
+
+/// Layer that holds the head of each event stream until its first event. The [module](self) describes it.
+///
+/// Responses that [`SseCompletionLayer`](crate::SseCompletionLayer) would not wrap pass through unchanged.
+///
+/// The layer changes the type of the response body to [`FirstEventBody`]. The error of the inner body must implement
+/// [`Error`]. For a boxed error, wrap the inner service with `http_body_util::BodyExt::map_err`.
+///
+/// # Panics
+///
+/// The wrapped service panics when it returns an event stream that is pending outside of a tokio runtime, or if the runtime's
+/// timer is disabled.
+#[derive(Clone)]
+#[must_use = "a layer does nothing until it wraps a service"]
+pub struct FirstEventLayer {
+    ceiling: Duration,
+    buffer_limit: usize,
+    shutdowns: Vec<Shutdown>,
+    respond: Arc<dyn Fn(&HeldStream<'_>) -> Decision + Send + Sync>,
+}
+
+/// Service that holds the head of each event stream until its first event. Returned by [`FirstEventLayer`].
+#[derive(Debug, Clone)]
+pub struct FirstEvent<S> {
+    inner: S,
+    layer: Arc<FirstEventLayer>,
+}
+
+/// An event stream whose head and frames are held, for the function of a [`FirstEventLayer`].
+pub struct HeldStream<'a> {
+    state: State<'a>,
+    head: &'a Parts,
+    frames: &'a VecDeque<Frame<Bytes>>,
+}
+
+/// State of a held stream when its layer asks for a [`Decision`].
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum State<'a> {
+    /// The stream has delivered an event.
+    Event {
+        /// Type of the event, which is `message` if the event states none.
+        name: &'a str,
+        /// The values of its `data` fields, with LF between them.
+        data: &'a str,
+    },
+    /// The upstream has ended between two events.
+    Ended,
+    /// The upstream has ended inside an event, or without having sent one: unframed text is an unfinished event.
+    Truncated,
+    /// The upstream has failed.
+    Failed(&'a (dyn Error + 'static)),
+    /// The upstream is pending, and the ceiling has passed since its head.
+    TimedOut,
+    /// The upstream is pending, and a shutdown of the layer has closed.
+    Cancelled,
+    /// As much is held as the buffer limit allows.
+    Full,
+}
+
+/// Decision about a held stream.
+#[derive(Debug)]
+pub enum Decision {
+    /// Returns this response, and drops the stream.
+    Respond(Response<Bytes>),
+    /// Returns the response as it came. The held frames are first.
+    Forward,
+    /// Holds the stream until its next event. In every state but [`State::Event`], the same as [`Forward`](Self::Forward).
+    Wait,
+}
+
+/// Maximum number of upstream frames processed in one poll before yielding.
+const FRAMES_PER_POLL: usize = 32;
+
+impl FirstEventLayer {
+    /// Returns a layer that holds each event stream until this function decides, and at most for the ceiling.
+    ///
+    /// The function is called with each event until it decides, with the end or the error of the upstream, when the upstream
+    /// is pending once the ceiling has passed, and when the held frames reach the [buffer limit](Self::buffer_limit). The
+    /// ceiling is measured from the response of the inner service.
+    ///
+    /// # Panics
+    ///
+    /// A panic of the function reaches the server that polls the response future, and drops the stream.
+    pub fn new<F>(ceiling: Duration, respond: F) -> Self
+    where
+        F: Fn(&HeldStream<'_>) -> Decision + Send + Sync + 'static,
+    {
+        Self {
+            ceiling,
+            buffer_limit: 64 * 1024,
+            shutdowns: Vec::new(),
+            respond: Arc::new(respond),
+        }
+    }
+
+    /// Adds a shutdown. When it closes, the function is called with [`State::Cancelled`] for the streams that are held.
+    ///
+    /// Pass the shutdown of the completion layer, which does not end a stream before its head has been returned.
+    pub fn shutdown(mut self, shutdown: &Shutdown) -> Self {
+        self.shutdowns.push(shutdown.clone());
+        self
+    }
+
+    /// Sets the maximum memory of the held frames, in bytes. The default is 64 KiB.
+    ///
+    /// A frame counts with its bytes and the size of a [`Frame`]. The frame that reaches the limit is held too.
+    pub fn buffer_limit(mut self, bytes: usize) -> Self {
+        self.buffer_limit = bytes;
+        self
+    }
+}
+
+impl<'a> HeldStream<'a> {
+    /// Returns the state of the stream.
+    pub fn state(&self) -> State<'a> {
+        self.state
+    }
+
+    /// Returns the head of the response.
+    pub fn head(&self) -> &'a Parts {
+        self.head
+    }
+
+    /// Returns all bytes that are held, which are copied unless one frame has all of them.
+    pub fn bytes(&self) -> Bytes {
+        bytes_in(self.frames, &(0..usize::MAX))
+    }
+}
+
+impl<S> Layer<S> for FirstEventLayer {
+    type Service = FirstEvent<S>;
+
+    fn layer(&self, inner: S) -> FirstEvent<S> {
+        let layer = Arc::new(self.clone());
+        FirstEvent { inner, layer }
+    }
+}
+
+impl<S, ReqBody, B> Service<Request<ReqBody>> for FirstEvent<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<B>>,
+    B: Body<Data: Into<Bytes>, Error: Error + 'static>,
+{
+    type Response = Response<FirstEventBody<B>>;
+    type Error = S::Error;
+    type Future = FirstEventFuture<S::Future, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let may_stream = eligibility::method_allows(request.method());
+        let layer = may_stream.then(|| Arc::clone(&self.layer));
+        let inner = self.inner.call(request);
+        FirstEventFuture {
+            inner,
+            layer,
+            gate: None,
+        }
+    }
+}
+
+pin_project! {
+    /// Response future of [`FirstEvent`].
+    ///
+    /// # Cancellation safety
+    ///
+    /// Dropping the future drops the held stream and its upstream. A server does so when the client leaves.
+    pub struct FirstEventFuture<F, B>
+    where
+        B: Body,
+    {
+        #[pin]
+        inner: F,
+        // `None` for methods whose responses have no event stream.
+        layer: Option<Arc<FirstEventLayer>>,
+        gate: Option<Box<Gate<B>>>,
+    }
+}
+
+impl<F, B, E> Future for FirstEventFuture<F, B>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body<Data: Into<Bytes>, Error: Error + 'static>,
+{
+    type Output = Result<Response<FirstEventBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        // Taken, so that a panic of the function drops the stream.
+        let mut gate = match this.gate.take() {
+            Some(gate) => gate,
+            None => {
+                let response = ready!(this.inner.poll(cx))?;
+                match this.layer.take() {
+                    Some(layer) if eligibility::is_event_stream(&response) => {
+                        Box::new(Gate::new(response, layer))
+                    }
+                    _ => return Poll::Ready(Ok(response.map(FirstEventBody::pass_through))),
+                }
+            }
+        };
+        match gate.poll(cx) {
+            Poll::Ready(decision) => Poll::Ready(Ok(gate.into_response(decision))),
+            Poll::Pending => {
+                *this.gate = Some(gate);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// A response that is held.
+struct Gate<B: Body> {
+    head: Parts,
+    stream: Stream<B>,
+    layer: Arc<FirstEventLayer>,
+    scanner: Scanner,
+    /// The bytes after the last boundary, within the held bytes.
+    event: Range<usize>,
+    memory: usize,
+    closed: Vec<Closed>,
+    /// Started when the upstream is first pending.
+    ceiling: Option<Pin<Box<Sleep>>>,
+}
+
+/// Held frames, and the upstream that they came from.
+struct Stream<B: Body> {
+    frames: VecDeque<Frame<Bytes>>,
+    /// End or error of the upstream, which follows the held frames.
+    end: Option<Result<(), B::Error>>,
+    has_yielded: bool,
+    upstream: Pin<Box<B>>,
+}
+
+impl<B> Gate<B>
+where
+    B: Body<Data: Into<Bytes>, Error: Error + 'static>,
+{
+    fn new(response: Response<B>, layer: Arc<FirstEventLayer>) -> Self {
+        let (head, upstream) = response.into_parts();
+        Self {
+            head,
+            stream: Stream {
+                frames: VecDeque::new(),
+                end: None,
+                has_yielded: false,
+                upstream: Box::pin(upstream),
+            },
+            scanner: Scanner::new(),
+            event: 0..0,
+            memory: 0,
+            closed: layer.shutdowns.iter().map(Shutdown::closed).collect(),
+            ceiling: None,
+            layer,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Decision> {
+        for _ in 0..FRAMES_PER_POLL {
+            let Poll::Ready(polled) = poll_bytes(self.stream.upstream.as_mut(), cx) else {
+                return self.poll_stopped(cx);
+            };
+            let decision = match polled {
+                Some(Ok(frame)) => self.hold(frame),
+                Some(Err(error)) => {
+                    let decision = self.decide(State::Failed(&error));
+                    self.stream.end = Some(Err(error));
+                    Some(decision)
+                }
+                None => {
+                    self.stream.end = Some(Ok(()));
+                    Some(self.decide_end())
+                }
+            };
+            if let Some(decision) = decision {
+                return Poll::Ready(decision);
+            }
+        }
+        cx.waker().wake_by_ref();
+        self.poll_stopped(cx)
+    }
+
+    /// Holds a frame. Returns `None` if the next frame is to be held too.
+    fn hold(&mut self, frame: Frame<Bytes>) -> Option<Decision> {
+        let data = frame.data_ref().cloned().unwrap_or_default();
+        let is_last = frame.is_trailers();
+        self.memory += size_of::<Frame<Bytes>>() + data.len();
+        self.stream.frames.push_back(frame);
+        // Line by line, because the events of one frame are decided one by one.
+        for line in data.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+            let scanned = self.scanner.feed(line, true);
+            self.event.end += line.len();
+            if scanned.delivered {
+                match self.decide_event() {
+                    Decision::Wait => {}
+                    decision => return Some(decision),
+                }
+            }
+            if scanned.boundary.is_some() {
+                self.event.start = self.event.end;
+            }
+        }
+        if is_last {
+            return Some(self.decide_end());
+        }
+        (self.memory >= self.layer.buffer_limit).then(|| self.decide(State::Full))
+    }
+
+    /// Polls the shutdowns and the ceiling.
+    fn poll_stopped(&mut self, cx: &mut Context<'_>) -> Poll<Decision> {
+        let mut closed = self.closed.iter_mut().map(Pin::new);
+        if closed.any(|closed| closed.poll(cx).is_ready()) {
+            return Poll::Ready(self.decide(State::Cancelled));
+        }
+        let start = || Box::pin(sleep(self.layer.ceiling));
+        let ceiling = self.ceiling.get_or_insert_with(start);
+        // An upstream that spends the cooperative budget in every poll must not suspend the ceiling.
+        ready!(pin!(coop::unconstrained(ceiling)).poll(cx));
+        Poll::Ready(self.decide(State::TimedOut))
+    }
+
+    fn decide_event(&self) -> Decision {
+        let event = bytes_in(&self.stream.frames, &self.event);
+        let (name, data) = &decode(&event, self.event.start == 0);
+        self.decide(State::Event { name, data })
+    }
+
+    fn decide_end(&self) -> Decision {
+        self.decide(match self.scanner.is_in_event() {
+            true => State::Truncated,
+            false => State::Ended,
+        })
+    }
+
+    fn decide(&self, state: State<'_>) -> Decision {
+        (self.layer.respond)(&HeldStream {
+            state,
+            head: &self.head,
+            frames: &self.stream.frames,
+        })
+    }
+
+    fn into_response(self, decision: Decision) -> Response<FirstEventBody<B>> {
+        match decision {
+            Decision::Respond(response) => response.map(|data| {
+                let data = Some(data).filter(|data| !data.is_empty());
+                let kind = Kind::Replaced { data };
+                FirstEventBody { kind }
+            }),
+            Decision::Forward | Decision::Wait => {
+                let stream = self.stream;
+                let kind = Kind::Held { stream };
+                Response::from_parts(self.head, FirstEventBody { kind })
+            }
+        }
+    }
+}
+
+impl<B: Body<Data: Into<Bytes>>> Stream<B> {
+    #[inline]
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        if let Some(frame) = self.frames.pop_front() {
+            if self.frames.is_empty() {
+                self.frames.shrink_to_fit();
+            }
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        match &mut self.end {
+            None => poll_bytes(self.upstream.as_mut(), cx),
+            Some(Err(_)) if !mem::replace(&mut self.has_yielded, true) => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Some(end) => Poll::Ready(mem::replace(end, Ok(())).err().map(Err)),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let has_more = !self.frames.is_empty() || matches!(self.end, Some(Err(_)));
+        !has_more && self.upstream.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let held = self.frames.iter().filter_map(Frame::data_ref);
+        let held = held.map(|data| data.len() as u64).sum();
+        let rest = self.upstream.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(held));
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(held)) {
+            hint.set_upper(upper);
+        }
+        hint
+    }
+}
+
+pin_project! {
+    /// Response body of [`FirstEvent`].
+    ///
+    /// The body of a response that was held returns the held frames, and then the upstream's. Its hints are those of the
+    /// upstream, with the held frames. If the upstream failed while it was held, the body yields once before it returns the
+    /// error, so that the server can flush the held frames. Every other body passes through unchanged.
+    pub struct FirstEventBody<B>
+    where
+        B: Body,
+    {
+        #[pin]
+        kind: Kind<B>,
+    }
+}
+
+pin_project! {
+    #[project = KindProjection]
+    enum Kind<B>
+    where
+        B: Body,
+    {
+        PassThrough {
+            #[pin]
+            upstream: B,
+        },
+        Held {
+            stream: Stream<B>,
+        },
+        // `None` once the data has been returned.
+        Replaced {
+            data: Option<Bytes>,
+        },
+    }
+}
+
+impl<B: Body> FirstEventBody<B> {
+    fn pass_through(upstream: B) -> Self {
+        Self {
+            kind: Kind::PassThrough { upstream },
+        }
+    }
+}
+
+impl<B> Body for FirstEventBody<B>
+where
+    B: Body<Data: Into<Bytes>>,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project().kind.project() {
+            KindProjection::PassThrough { upstream } => poll_bytes(upstream, cx),
+            KindProjection::Held { stream } => stream.poll_frame(cx),
+            KindProjection::Replaced { data } => {
+                Poll::Ready(data.take().map(|data| Ok(Frame::data(data))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::PassThrough { upstream } => upstream.is_end_stream(),
+            Kind::Held { stream } => stream.is_end_stream(),
+            Kind::Replaced { data } => data.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::PassThrough { upstream } => upstream.size_hint(),
+            Kind::Held { stream } => stream.size_hint(),
+            Kind::Replaced { data } => {
+                SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
+            }
+        }
+    }
+}
+
+impl<B: Body + Default> Default for FirstEventBody<B> {
+    fn default() -> Self {
+        Self::pass_through(B::default())
+    }
+}
+
+impl fmt::Debug for FirstEventLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FirstEventLayer")
+            .field("ceiling", &self.ceiling)
+            .field("buffer_limit", &self.buffer_limit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for HeldStream<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldStream").finish_non_exhaustive()
+    }
+}
+
+impl<F, B: Body> fmt::Debug for FirstEventFuture<F, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FirstEventFuture").finish_non_exhaustive()
+    }
+}
+
+impl<B: Body> fmt::Debug for FirstEventBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FirstEventBody").finish_non_exhaustive()
+    }
+}
+
+/// Returns a range of the bytes of these frames, without a copy if one frame has all of them.
+fn bytes_in(frames: &VecDeque<Frame<Bytes>>, range: &Range<usize>) -> Bytes {
+    let mut offset = 0;
+    let mut parts = frames
+        .iter()
+        .filter_map(Frame::data_ref)
+        .filter_map(|data| {
+            let position = |at: usize| at.saturating_sub(offset).min(data.len());
+            let part = position(range.start)..position(range.end);
+            offset += data.len();
+            (!part.is_empty()).then(|| data.slice(part))
+        });
+    let first = parts.next().unwrap_or_default();
+    match parts.next() {
+        None => first,
+        Some(second) => [first, second].into_iter().chain(parts).flatten().collect(),
+    }
+}
+
+/// Returns the type and the data of an event that a client dispatches.
+fn decode(event: &[u8], is_first: bool) -> (String, String) {
+    let event = String::from_utf8_lossy(event);
+    let without_mark = event.strip_prefix('\u{feff}').filter(|_| is_first);
+    let (mut name, mut data) = ("message", String::new());
+    for line in without_mark.unwrap_or(&event).split(['\n', '\r']) {
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "event" => name = if value.is_empty() { "message" } else { value },
+            "data" => data.extend([value, "\n"]),
+            _ => {}
+        }
+    }
+    data.pop();
+    (name.to_owned(), data)
+}
