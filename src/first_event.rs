@@ -1,8 +1,8 @@
-//! Holds the head of an event stream until its first event, so that a stream that dies before it becomes a status.
+//! Holds the head of an event stream until its first event.
 //!
-//! Once a server has sent the head of a response, its status is final. A gateway whose upstream dies before its first event has
-//! then sent a 200, which no client retries. [`FirstEventLayer`] holds the response back until the stream has delivered an
-//! event, and lets a function replace the response until then:
+//! The status of a response is final once its head has been sent. If the upstream of a gateway dies after that and before its
+//! first event, the client has a 200, which it does not retry. [`FirstEventLayer`] holds the head and the frames of a stream
+//! until an event has been delivered. Until then, a function can replace the response:
 //!
 //! ```
 //! use bytes::Bytes;
@@ -12,28 +12,25 @@
 //!
 //! let layer = FirstEventLayer::new(Duration::from_secs(30), |held| {
 //!     let (status, message) = match held.state() {
-//!         // The model may still fail after these events.
-//!         State::Event { name: "message_start" | "ping", .. } => return Decision::Wait,
-//!         State::Event { name: "error", data } => (StatusCode::BAD_GATEWAY, data),
+//!         State::Event { name: "ping", .. } => return Decision::Wait,
 //!         State::Event { .. } | State::Full => return Decision::Forward,
-//!         State::TimedOut => (StatusCode::GATEWAY_TIMEOUT, "the model is silent"),
-//!         State::Cancelled => (StatusCode::SERVICE_UNAVAILABLE, "the server is restarting"),
-//!         _ => (StatusCode::BAD_GATEWAY, "the model has failed"),
+//!         State::TimedOut => (StatusCode::GATEWAY_TIMEOUT, "the upstream is silent"),
+//!         _ => (StatusCode::BAD_GATEWAY, "the upstream has failed"),
 //!     };
-//!     let mut response = Response::new(Bytes::copy_from_slice(message.as_bytes()));
+//!     let mut response = Response::new(Bytes::from_static(message.as_bytes()));
 //!     *response.status_mut() = status;
 //!     Decision::Respond(response)
 //! });
 //! # let _ = layer;
 //! ```
 //!
-//! The guide has the layer of a gateway for language models, and states when a status is the wrong answer: an `EventSource` never
-//! reconnects after a 502.
+//! The page about language models in the guide has the function of a gateway, and states when a status is the wrong response: an
+//! `EventSource` does not reconnect after a 502.
 //!
 //! # Layer order
 //!
-//! This layer belongs inside of [`SseCompletionLayer`](crate::SseCompletionLayer), which then counts, reports and ends the
-//! streams that go on. A response of the function is not an event stream for it. With axum's `Router::layer`, add this layer first.
+//! This layer belongs inside of [`SseCompletionLayer`](crate::SseCompletionLayer), which then counts, ends and reports the
+//! streams that are forwarded: after it in a `tower::ServiceBuilder`, before it with axum's `Router::layer`.
 
 use std::{
     collections::VecDeque,
@@ -66,24 +63,24 @@ use crate::{
     wire::scanner::Scanner,
 };
 
-/// Layer that holds the head of each event stream until its first event. The [module](self) describes it.
+/// Layer that holds the head of each event stream until its first event. The [module](self) has an example.
 ///
-/// Responses that [`SseCompletionLayer`](crate::SseCompletionLayer) would not wrap pass through unchanged.
+/// A response passes through unchanged if [`SseCompletionLayer`](crate::SseCompletionLayer) would not wrap it.
 ///
-/// The layer changes the type of the response body to [`FirstEventBody`]. The error of the inner body must implement
-/// [`Error`]. For a boxed error, wrap the inner service with `http_body_util::BodyExt::map_err`.
+/// The layer changes the type of the response body to [`FirstEventBody`]. The error of the inner body must implement [`Error`];
+/// `http_body_util::BodyExt::map_err` converts a boxed error.
 ///
 /// # Panics
 ///
-/// The wrapped service panics when it returns an event stream that is pending outside of a tokio runtime, or if the runtime's
-/// timer is disabled.
+/// The wrapped service panics when it returns an event stream outside of a tokio runtime, or if the runtime's timer is
+/// disabled.
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it wraps a service"]
 pub struct FirstEventLayer {
     ceiling: Duration,
     buffer_limit: usize,
     shutdowns: Vec<Shutdown>,
-    respond: Arc<dyn Fn(&HeldStream<'_>) -> Decision + Send + Sync>,
+    decide: Arc<dyn Fn(&HeldStream<'_>) -> Decision + Send + Sync>,
 }
 
 /// Service that holds the head of each event stream until its first event. Returned by [`FirstEventLayer`].
@@ -93,85 +90,90 @@ pub struct FirstEvent<S> {
     layer: Arc<FirstEventLayer>,
 }
 
-/// An event stream whose head and frames are held, for the function of a [`FirstEventLayer`].
+/// An event stream that is held, as the function of a [`FirstEventLayer`] receives it.
 pub struct HeldStream<'a> {
     state: State<'a>,
     head: &'a Parts,
     frames: &'a VecDeque<Frame<Bytes>>,
 }
 
-/// State of a held stream when its layer asks for a [`Decision`].
+/// State of a held stream.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum State<'a> {
     /// The stream has delivered an event.
     Event {
-        /// Type of the event, which is `message` if the event states none.
+        /// The type of the event: the value of its `event` field, or `message`.
         name: &'a str,
-        /// The values of its `data` fields, with LF between them.
+        /// The values of its `data` fields, joined with LF.
         data: &'a str,
     },
     /// The upstream has ended between two events.
     Ended,
-    /// The upstream has ended inside an event, or without having sent one: unframed text is an unfinished event.
+    /// The upstream has ended inside an event. Text without framing is an unfinished event.
     Truncated,
     /// The upstream has failed.
     Failed(&'a (dyn Error + 'static)),
-    /// The upstream is pending, and the ceiling has passed since its head.
+    /// The ceiling has passed, and the upstream is pending.
     TimedOut,
-    /// The upstream is pending, and a shutdown of the layer has closed.
+    /// A shutdown of the layer has closed, and the upstream is pending.
     Cancelled,
-    /// As much is held as the buffer limit allows.
+    /// The held frames have reached the buffer limit.
     Full,
 }
 
 /// Decision about a held stream.
 #[derive(Debug)]
 pub enum Decision {
-    /// Returns this response, and drops the stream.
+    /// Returns this response instead. The stream is dropped.
     Respond(Response<Bytes>),
-    /// Returns the response as it came. The held frames are first.
+    /// Returns the response of the inner service. The held frames come first.
     Forward,
-    /// Holds the stream until its next event. In every state but [`State::Event`], the same as [`Forward`](Self::Forward).
+    /// Holds the stream until its next event. In every other state than [`State::Event`], this is [`Forward`](Self::Forward).
     Wait,
 }
 
 /// Maximum number of upstream frames processed in one poll before yielding.
 const FRAMES_PER_POLL: usize = 32;
 
+/// Thirty-one years. tokio's timer panics close to the end of the clock.
+const LONGEST_CEILING: Duration = Duration::from_secs(1_000_000_000);
+
 impl FirstEventLayer {
-    /// Returns a layer that holds each event stream until this function decides, and at most for the ceiling.
+    /// Returns a layer that holds each event stream until this function has decided about it.
     ///
-    /// The function is called with each event until it decides, with the end or the error of the upstream, when the upstream
-    /// is pending once the ceiling has passed, and when the held frames reach the [buffer limit](Self::buffer_limit). The
-    /// ceiling is measured from the response of the inner service.
+    /// The function is called with each event until it forwards or replaces the stream, and otherwise when the upstream ends or
+    /// fails, when the [buffer limit](Self::buffer_limit) is reached, or when the ceiling has passed since the response of
+    /// the inner service. Frames that the upstream has ready take precedence over the ceiling. The task that polls the response
+    /// future calls the function, which must not block.
     ///
     /// # Panics
     ///
-    /// A panic of the function reaches the server that polls the response future, and drops the stream.
-    pub fn new<F>(ceiling: Duration, respond: F) -> Self
+    /// A panic of the function drops the stream, and reaches the server that polls the response future.
+    pub fn new<F>(ceiling: Duration, decide: F) -> Self
     where
         F: Fn(&HeldStream<'_>) -> Decision + Send + Sync + 'static,
     {
         Self {
-            ceiling,
+            ceiling: ceiling.min(LONGEST_CEILING),
             buffer_limit: 64 * 1024,
             shutdowns: Vec::new(),
-            respond: Arc::new(respond),
+            decide: Arc::new(decide),
         }
     }
 
-    /// Adds a shutdown. When it closes, the function is called with [`State::Cancelled`] for the streams that are held.
+    /// Adds a shutdown. When it closes, the function is called for the streams that are held.
     ///
-    /// Pass the shutdown of the completion layer, which does not end a stream before its head has been returned.
+    /// Pass the shutdown of the completion layer too, because that layer cannot end a stream before its head is returned. A
+    /// drain closes its shutdown at the end of the grace.
     pub fn shutdown(mut self, shutdown: &Shutdown) -> Self {
         self.shutdowns.push(shutdown.clone());
         self
     }
 
-    /// Sets the maximum memory of the held frames, in bytes. The default is 64 KiB.
+    /// Sets the memory that the held frames of a stream may take, in bytes. The default is 64 KiB.
     ///
-    /// A frame counts with its bytes and the size of a [`Frame`]. The frame that reaches the limit is held too.
+    /// Each frame counts with its data and with the size of a [`Frame`]. The frame that reaches the limit is held as well.
     pub fn buffer_limit(mut self, bytes: usize) -> Self {
         self.buffer_limit = bytes;
         self
@@ -189,7 +191,7 @@ impl<'a> HeldStream<'a> {
         self.head
     }
 
-    /// Returns all bytes that are held, which are copied unless one frame has all of them.
+    /// Returns the bytes of all held frames. They are copied unless they are in one frame.
     pub fn bytes(&self) -> Bytes {
         bytes_in(self.frames, &(0..usize::MAX))
     }
@@ -234,7 +236,7 @@ pin_project! {
     ///
     /// # Cancellation safety
     ///
-    /// Dropping the future drops the held stream and its upstream. A server does so when the client leaves.
+    /// Dropping the future drops the held stream. A server does so when the client leaves.
     pub struct FirstEventFuture<F, B>
     where
         B: Body,
@@ -256,7 +258,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        // Taken, so that a panic of the function drops the stream.
+        // A panic of the function drops the gate.
         let mut gate = match this.gate.take() {
             Some(gate) => gate,
             None => {
@@ -279,24 +281,25 @@ where
     }
 }
 
-/// A response that is held.
+/// A response that is held, and what ends the wait.
 struct Gate<B: Body> {
     head: Parts,
     stream: Stream<B>,
     layer: Arc<FirstEventLayer>,
     scanner: Scanner,
-    /// The bytes after the last boundary, within the held bytes.
+    /// Range of the bytes after the last boundary.
     event: Range<usize>,
+    /// In bytes, for the buffer limit.
     memory: usize,
     closed: Vec<Closed>,
-    /// Started when the upstream is first pending.
+    /// `None` until the upstream is pending.
     ceiling: Option<Pin<Box<Sleep>>>,
 }
 
 /// Held frames, and the upstream that they came from.
 struct Stream<B: Body> {
     frames: VecDeque<Frame<Bytes>>,
-    /// End or error of the upstream, which follows the held frames.
+    /// End or error of the upstream, which follows the frames.
     end: Option<Result<(), B::Error>>,
     has_yielded: bool,
     upstream: Pin<Box<B>>,
@@ -350,13 +353,13 @@ where
         self.poll_stopped(cx)
     }
 
-    /// Holds a frame. Returns `None` if the next frame is to be held too.
+    /// Holds a frame. Returns `None` if the next frame must be held too.
     fn hold(&mut self, frame: Frame<Bytes>) -> Option<Decision> {
         let data = frame.data_ref().cloned().unwrap_or_default();
         let is_last = frame.is_trailers();
         self.memory += size_of::<Frame<Bytes>>() + data.len();
         self.stream.frames.push_back(frame);
-        // Line by line, because the events of one frame are decided one by one.
+        // One line at a time, because the function receives each event of a frame.
         for line in data.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
             let scanned = self.scanner.feed(line, true);
             self.event.end += line.len();
@@ -384,7 +387,7 @@ where
         }
         let start = || Box::pin(sleep(self.layer.ceiling));
         let ceiling = self.ceiling.get_or_insert_with(start);
-        // An upstream that spends the cooperative budget in every poll must not suspend the ceiling.
+        // An upstream that spends the budget in every poll must not extend the ceiling.
         ready!(pin!(coop::unconstrained(ceiling)).poll(cx));
         Poll::Ready(self.decide(State::TimedOut))
     }
@@ -403,7 +406,7 @@ where
     }
 
     fn decide(&self, state: State<'_>) -> Decision {
-        (self.layer.respond)(&HeldStream {
+        (self.layer.decide)(&HeldStream {
             state,
             head: &self.head,
             frames: &self.stream.frames,
@@ -466,9 +469,9 @@ impl<B: Body<Data: Into<Bytes>>> Stream<B> {
 pin_project! {
     /// Response body of [`FirstEvent`].
     ///
-    /// The body of a response that was held returns the held frames, and then the upstream's. Its hints are those of the
-    /// upstream, with the held frames. If the upstream failed while it was held, the body yields once before it returns the
-    /// error, so that the server can flush the held frames. Every other body passes through unchanged.
+    /// The body of a forwarded stream returns the held frames, and then the upstream's. Its hints are those of the upstream plus
+    /// the held frames. If the upstream has failed already, the body yields once before it returns the error, so that the
+    /// server can flush the frames. A body that was not held passes through.
     pub struct FirstEventBody<B>
     where
         B: Body,
@@ -491,7 +494,7 @@ pin_project! {
         Held {
             stream: Stream<B>,
         },
-        // `None` once the data has been returned.
+        // The data is `None` once it has been returned.
         Replaced {
             data: Option<Bytes>,
         },
@@ -578,7 +581,7 @@ impl<B: Body> fmt::Debug for FirstEventBody<B> {
     }
 }
 
-/// Returns a range of the bytes of these frames, without a copy if one frame has all of them.
+/// Returns a range of the bytes of these frames. The bytes are copied unless they are in one frame.
 fn bytes_in(frames: &VecDeque<Frame<Bytes>>, range: &Range<usize>) -> Bytes {
     let mut offset = 0;
     let mut parts = frames
@@ -597,7 +600,7 @@ fn bytes_in(frames: &VecDeque<Frame<Bytes>>, range: &Range<usize>) -> Bytes {
     }
 }
 
-/// Returns the type and the data of an event that a client dispatches.
+/// Returns the type and the data of an event. Only the first event of a stream may begin with a byte order mark.
 fn decode(event: &[u8], is_first: bool) -> (String, String) {
     let event = String::from_utf8_lossy(event);
     let without_mark = event.strip_prefix('\u{feff}').filter(|_| is_first);

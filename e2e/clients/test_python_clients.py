@@ -105,3 +105,46 @@ def feed(url):
 def test_httpx_sse(server, situation, expected):
     # A stream that has been resumed stays open.
     assert list(islice(feed(f"{server}/event_source/{situation}"), len(expected))) == expected
+
+
+# For each client: its package, its function, and the body of the error, into which the message is formatted.
+RETRYING = {
+    "openai": (openai, chat_completions, '{"message": "%s"}'),
+    "openai_responses": (openai, responses, '{"message": "%s"}'),
+    "anthropic": (anthropic, messages, '{"error": {"message": "%s"}}'),
+}
+
+
+@pytest.mark.parametrize(
+    ("situation", "status", "message", "requests"),
+    [
+        ("dead_once", None, None, 2),
+        ("dead", 502, "the model has failed", 3),
+        ("rejected", 502, "no such model", 1),
+        ("unframed", 502, "no such model", 3),
+        ("silent", 504, "the model is silent", 3),
+    ],
+)
+@pytest.mark.parametrize("client", RETRYING)
+def test_dead_upstream(server, monkeypatch, client, situation, status, message, requests):
+    """The upstream dies before its first event, and the gateway responds with a status."""
+    monkeypatch.setitem(OPTIONS, "max_retries", 2)
+    package, run, body = RETRYING[client]
+    url = f"{server}/first_event/{client}/{situation}/gated"
+    if status is None:
+        assert "".join(run(url)).startswith("one two")
+    else:
+        with pytest.raises(package.InternalServerError) as raised:
+            "".join(run(url))
+        assert raised.value.status_code == status
+        assert raised.value.body == json.loads(body % message)
+    assert httpx.get(f"{server}/requests/{client}/{situation}/gated").text == str(requests)
+
+
+@pytest.mark.parametrize("client", RETRYING)
+def test_dead_upstream_without_the_layer(server, monkeypatch, client):
+    monkeypatch.setitem(OPTIONS, "max_retries", 2)
+    package, run, _ = RETRYING[client]
+    with pytest.raises(package.APIError, match="restart"):
+        "".join(run(f"{server}/ungated/{client}/dead_once/ungated"))
+    assert httpx.get(f"{server}/requests/{client}/dead_once/ungated").text == "1"

@@ -1,0 +1,152 @@
+//! A gateway whose upstream dies before its first event. A path names the client, the situation and the test:
+//!
+//! ```text
+//! /first_event/openai/dead_once/TEST/chat/completions
+//! ```
+//!
+//! | situation | the upstream |
+//! |---|---|
+//! | `dead_once` | ends without an event, and is complete from the second request on |
+//! | `dead` | fails after a comment |
+//! | `preamble` | fails after the event that announces a response |
+//! | `rejected` | sends an error as its first event, which a second request cannot mend |
+//! | `unframed` | sends an error without framing |
+//! | `silent` | sends a comment, and nothing more |
+//!
+//! Below `/ungated`, the head is not held.
+//!
+//! `GET /requests/CLIENT/SITUATION/TEST` returns the number of requests.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::Path,
+    http::{
+        HeaderValue, StatusCode,
+        header::{CONTENT_TYPE, HeaderName},
+    },
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use futures_util::{StreamExt, stream};
+use tower_sse_completion::{
+    SseCompletionLayer,
+    first_event::{Decision, FirstEventLayer, HeldStream, State},
+};
+
+use crate::{samples::Sample, table::CLIENTS};
+
+const CEILING: Duration = Duration::from_millis(300);
+const COMMENT: &str = ": comment\n\n";
+const REJECTED: &str = "event: error\ndata: {\"error\":{\"message\":\"no such model\"}}\n\n";
+const UNFRAMED: &str = r#"{"error":{"message":"no such model"}}"#;
+
+/// The number of requests for each path of a test.
+type Requests = Arc<Mutex<HashMap<String, usize>>>;
+
+pub fn routes() -> Router {
+    let requests = Requests::default();
+    let counted = Arc::clone(&requests);
+    let counts = async move |Path(test): Path<String>| {
+        let requests = requests.lock().expect("no panic");
+        requests.get(&test).copied().unwrap_or_default().to_string()
+    };
+    let counts = Router::new().route("/requests/{*test}", get(counts));
+    CLIENTS
+        .iter()
+        .fold(counts, |routes, (name, layer, sample)| {
+            let requests = Arc::clone(&counted);
+            let respond = async move |Path(path): Path<String>| {
+                let mut segments = path.splitn(3, '/');
+                let situation = segments.next().unwrap_or_default();
+                let test = segments.next().unwrap_or_default();
+                let mut requests = requests.lock().expect("no panic");
+                let request = requests.entry(format!("{name}/{situation}/{test}"));
+                let request = request.and_modify(|count| *count += 1).or_insert(1);
+                upstream(*sample, situation, *request)
+            };
+            let completion = layer(SseCompletionLayer::new().close_on_failed(true));
+            let ungated = Router::new().route("/{*path}", post(respond));
+            let gate = FirstEventLayer::new(CEILING, decide);
+            routes
+                .nest(
+                    &format!("/first_event/{name}"),
+                    ungated.clone().layer(gate).layer(completion.clone()),
+                )
+                .nest(&format!("/ungated/{name}"), ungated.layer(completion))
+        })
+}
+
+/// The decisions of a gateway for all APIs. `docs/llm_proxies.md` has them, too.
+fn decide(held: &HeldStream<'_>) -> Decision {
+    match held.state() {
+        State::Event {
+            name: "ping" | "message_start" | "response.created",
+            ..
+        } => Decision::Wait,
+        State::Event {
+            name: "error",
+            data,
+        } => {
+            let mut response = error(StatusCode::BAD_GATEWAY, data.to_owned());
+            let name = HeaderName::from_static("x-should-retry");
+            response
+                .headers_mut()
+                .insert(name, HeaderValue::from_static("false"));
+            Decision::Respond(response)
+        }
+        State::Event { .. } | State::Full => Decision::Forward,
+        State::Ended | State::Truncated if held.bytes().starts_with(b"{") => {
+            Decision::Respond(error(StatusCode::BAD_GATEWAY, held.bytes()))
+        }
+        State::TimedOut => {
+            let silent = r#"{"error":{"message":"the model is silent"}}"#;
+            Decision::Respond(error(StatusCode::GATEWAY_TIMEOUT, silent))
+        }
+        _ => {
+            let dead = r#"{"error":{"message":"the model has failed"}}"#;
+            Decision::Respond(error(StatusCode::BAD_GATEWAY, dead))
+        }
+    }
+}
+
+fn error(status: StatusCode, json: impl Into<Bytes>) -> axum::http::Response<Bytes> {
+    let mut response = axum::http::Response::new(json.into());
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}
+
+fn upstream(sample: Sample, situation: &str, request: usize) -> Response {
+    let preamble = sample[0].split_inclusive("\n\n").next().unwrap_or_default();
+    let frames = match situation {
+        "dead_once" if request > 1 => sample.to_vec(),
+        "dead" | "silent" => vec![COMMENT],
+        "preamble" => vec![preamble],
+        "rejected" => vec![REJECTED],
+        "unframed" => vec![UNFRAMED],
+        _ => vec![],
+    };
+    let frames = stream::iter(frames).map(Ok);
+    let frames = match situation {
+        "dead" | "preamble" => {
+            let failed = Err(io::Error::other("the connection was reset"));
+            frames.chain(stream::iter([failed])).boxed()
+        }
+        "silent" => frames.chain(stream::pending()).boxed(),
+        _ => frames.boxed(),
+    };
+    (
+        [(CONTENT_TYPE, "text/event-stream")],
+        Body::from_stream(frames),
+    )
+        .into_response()
+}
