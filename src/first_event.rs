@@ -12,8 +12,8 @@
 //!
 //! let layer = FirstEventLayer::new(Duration::from_secs(30), |held| {
 //!     let (status, message) = match held.state() {
-//!         State::Event { name: "ping", .. } => return Decision::Wait,
-//!         State::Event { .. } | State::Full => return Decision::Forward,
+//!         State::Event(event) if event.event_type() == "ping" => return Decision::Wait,
+//!         State::Event(_) | State::Full => return Decision::Forward,
 //!         State::TimedOut => (StatusCode::GATEWAY_TIMEOUT, "the upstream is silent"),
 //!         _ => (StatusCode::BAD_GATEWAY, "the upstream has failed"),
 //!     };
@@ -58,9 +58,11 @@ use tower_service::Service;
 
 use crate::{
     eligibility,
-    frame::poll_bytes,
     shutdown::{Closed, Shutdown},
-    wire::scanner::Scanner,
+    wire::{
+        event_match::{EventReader, SseEvent},
+        scanner::{BYTE_ORDER_MARK, Scanner},
+    },
 };
 
 /// Layer that holds the head of each event stream until its first event. The [module](self) has an example.
@@ -101,13 +103,8 @@ pub struct HeldStream<'a> {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum State<'a> {
-    /// The stream has delivered an event.
-    Event {
-        /// The type of the event: the value of its `event` field, or `message`.
-        name: &'a str,
-        /// The values of its `data` fields, joined with LF.
-        data: &'a str,
-    },
+    /// The stream has delivered this event.
+    Event(&'a SseEvent<'a>),
     /// The upstream has ended between two events.
     Ended,
     /// The upstream has ended inside an event. Text without framing is an unfinished event.
@@ -394,8 +391,9 @@ where
 
     fn decide_event(&self) -> Decision {
         let event = bytes_in(&self.stream.frames, &self.event);
-        let (name, data) = &decode(&event, self.event.start == 0);
-        self.decide(State::Event { name, data })
+        let mark = event.strip_prefix(BYTE_ORDER_MARK);
+        let event = mark.filter(|_| self.event.start == 0).unwrap_or(&event);
+        self.decide(State::Event(&EventReader::read_event(event).event()))
     }
 
     fn decide_end(&self) -> Decision {
@@ -600,20 +598,13 @@ fn bytes_in(frames: &VecDeque<Frame<Bytes>>, range: &Range<usize>) -> Bytes {
     }
 }
 
-/// Returns the type and the data of an event. Only the first event of a stream may begin with a byte order mark.
-fn decode(event: &[u8], is_first: bool) -> (String, String) {
-    let event = String::from_utf8_lossy(event);
-    let without_mark = event.strip_prefix('\u{feff}').filter(|_| is_first);
-    let (mut name, mut data) = ("message", String::new());
-    for line in without_mark.unwrap_or(&event).split(['\n', '\r']) {
-        let (field, value) = line.split_once(':').unwrap_or((line, ""));
-        let value = value.strip_prefix(' ').unwrap_or(value);
-        match field {
-            "event" => name = if value.is_empty() { "message" } else { value },
-            "data" => data.extend([value, "\n"]),
-            _ => {}
-        }
-    }
-    data.pop();
-    (name.to_owned(), data)
+fn poll_bytes<B>(
+    body: Pin<&mut B>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, B::Error>>>
+where
+    B: Body<Data: Into<Bytes>>,
+{
+    let polled = body.poll_frame(cx);
+    polled.map_ok(|frame| frame.map_data(Into::into))
 }

@@ -1,32 +1,34 @@
 //! The service: forwards each request, and the future of its response.
 
 use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use http::{Request, Response};
 use http_body::Body;
+use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
     body::ResponseBody,
-    cancel::{MakeCancellation, NeverCancel},
     config::Config,
     eligibility,
-    event_stream::context::{Choices, StreamContext},
-    future::ResponseFuture,
+    event_stream::{EventStream, RequestContext},
     layer::SseCompletionLayer,
+    slot::Slot,
 };
 
 /// Service that ends the event streams of the inner service with a close event.
 ///
 /// Returned by [`SseCompletionLayer`], which documents what it does. Readiness and errors of the inner service pass through.
 #[derive(Debug, Clone)]
-pub struct SseCompletion<S, C = NeverCancel> {
+pub struct SseCompletion<S> {
     inner: S,
-    cancel: C,
     config: Arc<Config>,
 }
 
@@ -35,16 +37,12 @@ impl<S> SseCompletion<S> {
     pub fn layer() -> SseCompletionLayer {
         SseCompletionLayer::new()
     }
-}
 
-impl<S, C> SseCompletion<S, C> {
     /// Wraps a service with the configuration of this layer.
-    pub fn new(inner: S, layer: SseCompletionLayer<C>) -> Self {
-        let SseCompletionLayer { cancel, config } = layer;
+    pub fn new(inner: S, layer: SseCompletionLayer) -> Self {
         Self {
             inner,
-            cancel,
-            config,
+            config: layer.config,
         }
     }
 
@@ -64,15 +62,14 @@ impl<S, C> SseCompletion<S, C> {
     }
 }
 
-impl<S, C, ReqBody, ResBody> Service<Request<ReqBody>> for SseCompletion<S, C>
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for SseCompletion<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
-    C: MakeCancellation,
     ResBody: Body,
 {
-    type Response = Response<ResponseBody<ResBody, C::Cancellation>>;
+    type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, C::Cancellation>;
+    type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
@@ -80,28 +77,128 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let may_stream = eligibility::method_allows(request.method());
-        match self.cancel.make_without_request() {
+        let (context, request) = match self.config.reads_request() {
             // Splitting the request moves it, which costs more than the rest of this call.
-            Some(cancellation) if !self.config.reads_request() => {
-                let context = || StreamContext::new(cancellation, &self.config, None);
-                ResponseFuture::new(self.inner.call(request), may_stream.then(context))
-            }
-            _ => {
+            false => (RequestContext::new(&self.config), request),
+            true => {
                 let (head, body) = request.into_parts();
-                let cancellation = self.cancel.make(&head);
-                let choices = Choices::new(&self.config, &head);
-                let context = || StreamContext::new(cancellation, &self.config, choices);
-                let context = may_stream.then(context);
-                ResponseFuture::new(self.inner.call(Request::from_parts(head, body)), context)
+                let context = RequestContext::of_request(&self.config, &head);
+                (context, Request::from_parts(head, body))
             }
+        };
+        ResponseFuture {
+            inner: self.inner.call(request),
+            context: Some(context),
+            may_stream,
+            pending: PendingRequest::default(),
         }
     }
 }
 
-impl<S, C: Clone> Layer<S> for SseCompletionLayer<C> {
-    type Service = SseCompletion<S, C>;
+impl<S> Layer<S> for SseCompletionLayer {
+    type Service = SseCompletion<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
         SseCompletion::new(inner, self.clone())
     }
+}
+
+pin_project! {
+    /// Response future of [`SseCompletion`]. `F` is the future of the inner service.
+    pub struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        // `None` once it is used.
+        context: Option<RequestContext>,
+        // `false` for methods whose responses have no event stream.
+        may_stream: bool,
+        pending: PendingRequest,
+    }
+}
+
+/// Counts a request for the shutdowns of its layer, from the first poll that is pending until the response.
+#[derive(Default)]
+struct PendingRequest {
+    /// `None` unless the request is counted.
+    config: Option<Arc<Config>>,
+}
+
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Poll::Ready(result) = this.inner.poll(cx) else {
+            if let Some(context) = this.context {
+                this.pending.count(&context.config);
+            }
+            return Poll::Pending;
+        };
+        let result = result.map(|response| {
+            // A context that is not needed stays here, and is dropped with the future.
+            if *this.may_stream && eligibility::is_event_stream(&response) {
+                if let Some(context) = this.context.take() {
+                    return wrap(response, context);
+                }
+            }
+            response.map(ResponseBody::pass_through)
+        });
+        // A drain sees the request or its stream, because the stream has been counted.
+        this.pending.release();
+        Poll::Ready(result)
+    }
+}
+
+impl PendingRequest {
+    fn count(&mut self, config: &Arc<Config>) {
+        if self.config.is_none() && !config.shutdowns.is_empty() {
+            config
+                .shutdowns
+                .iter()
+                .for_each(|shutdown| shutdown.count_request());
+            self.config = Some(Arc::clone(config));
+        }
+    }
+
+    fn release(&mut self) {
+        if let Some(config) = self.config.take() {
+            config
+                .shutdowns
+                .iter()
+                .for_each(|shutdown| shutdown.release_request());
+        }
+    }
+}
+
+impl Drop for PendingRequest {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+/// Wraps the body, and takes the state of the stream from a layer inside of this one.
+#[cold]
+fn wrap<B: Body>(response: Response<B>, context: RequestContext) -> Response<ResponseBody<B>> {
+    let (mut head, upstream) = response.into_parts();
+    eligibility::remove_stale_headers(&mut head.headers);
+    let stream = match head.extensions.get().and_then(Slot::take) {
+        Some(mut stream) => {
+            stream.join(context, &head.extensions);
+            stream
+        }
+        None => EventStream::start(context, &head.extensions),
+    };
+    let slot = Slot::new(stream);
+    head.extensions.insert(slot.clone());
+    Response::from_parts(head, ResponseBody::event_stream(upstream, slot))
 }

@@ -28,10 +28,7 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::Path,
-    http::{
-        HeaderValue, StatusCode,
-        header::{CONTENT_TYPE, HeaderName},
-    },
+    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -84,45 +81,33 @@ pub fn routes() -> Router {
         })
 }
 
-/// The decisions of a gateway for all APIs. `docs/llm_proxies.md` has them, too.
+/// The decisions of a gateway. `docs/llm_proxies.md` has them, too.
 fn decide(held: &HeldStream<'_>) -> Decision {
-    match held.state() {
-        State::Event {
-            name: "ping" | "message_start" | "response.created",
-            ..
-        } => Decision::Wait,
-        State::Event {
-            name: "error",
-            data,
-        } => {
-            let mut response = error(StatusCode::BAD_GATEWAY, data.to_owned());
-            let name = HeaderName::from_static("x-should-retry");
-            response
-                .headers_mut()
-                .insert(name, HeaderValue::from_static("false"));
-            Decision::Respond(response)
-        }
-        State::Event { .. } | State::Full => Decision::Forward,
+    let (status, json) = match held.state() {
+        State::Event(event) => match event.event_type() {
+            "message_start" | "ping" | "response.created" => return Decision::Wait,
+            "error" => (StatusCode::BAD_GATEWAY, event.data().to_owned().into()),
+            _ => return Decision::Forward,
+        },
+        State::Full => return Decision::Forward,
         State::Ended | State::Truncated if held.bytes().starts_with(b"{") => {
-            Decision::Respond(error(StatusCode::BAD_GATEWAY, held.bytes()))
+            (StatusCode::BAD_GATEWAY, held.bytes())
         }
-        State::TimedOut => {
-            let silent = r#"{"error":{"message":"the model is silent"}}"#;
-            Decision::Respond(error(StatusCode::GATEWAY_TIMEOUT, silent))
-        }
-        _ => {
-            let dead = r#"{"error":{"message":"the model has failed"}}"#;
-            Decision::Respond(error(StatusCode::BAD_GATEWAY, dead))
-        }
+        State::TimedOut => (StatusCode::GATEWAY_TIMEOUT, error("the model is silent")),
+        _ => (StatusCode::BAD_GATEWAY, error("the model has failed")),
+    };
+    let mut response = axum::http::Response::new(json);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if matches!(held.state(), State::Event(_)) {
+        headers.insert("x-should-retry", HeaderValue::from_static("false"));
     }
+    Decision::Respond(response)
 }
 
-fn error(status: StatusCode, json: impl Into<Bytes>) -> axum::http::Response<Bytes> {
-    let mut response = axum::http::Response::new(json.into());
-    *response.status_mut() = status;
-    let json = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(CONTENT_TYPE, json);
-    response
+fn error(message: &str) -> Bytes {
+    format!(r#"{{"error":{{"message":"{message}"}}}}"#).into()
 }
 
 fn upstream(sample: Sample, situation: &str, request: usize) -> Response {
