@@ -7,6 +7,7 @@
 macro_rules! pages {
     ($($page:ident)*) => {$(
         #[doc = "[clients]: self::clients"]
+        #[doc = "[first_event]: self::first_event"]
         #[doc = "[llm_proxies]: self::llm_proxies"]
         #[doc = "[mcp]: self::mcp"]
         #[doc = "[proxies]: self::proxies"]
@@ -25,6 +26,7 @@ pages! {
     proxies
     instances
     llm_proxies
+    first_event
     mcp
     observability
     testing

@@ -2,6 +2,7 @@
 // number of requests. `ungated` is the same gateway without the layer that holds the head.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import Anthropic from "@anthropic-ai/sdk";
 import { AbstractChat, DefaultChatTransport } from "ai";
@@ -13,17 +14,20 @@ const server = useServer();
 const options = { apiKey: "none", logLevel: "off" };
 const question = { messages: [{ role: "user", content: "?" }], model: "m", stream: true };
 
-const object = (message) => JSON.stringify({ error: { message } });
-const closed = JSON.stringify({ type: "error", error: { type: "overloaded_error", message: "restart" } });
+const failed = '{"error":{"message":"the model has failed"}}';
+const silent = '{"error":{"message":"the model is silent"}}';
+const overloaded = '{"error":{"message":"overloaded"}}';
+const unframed = '{"error":{"message":"no such model"}}';
+const rejected = '{"type":"error","error":{"type":"invalid_request_error","message":"no such model"}}';
 
-// `error` is the error for a response with a status, and `closed` the one after the close event.
+// `error` is the error after a response with this status and this body, and `closed` the error after the close event.
 const clients = {
   openai: {
     async run(baseURL) {
       const { chat } = new OpenAI({ ...options, baseURL });
       return collect(await chat.completions.create(question), (chunk) => chunk.choices[0].delta.content);
     },
-    error: (status, message) => `InternalServerError: ${status} ${message}`,
+    error: (status, body) => `InternalServerError: ${status} ${JSON.parse(body).error.message}`,
     closed: "APIError: restart",
     retries: 2,
   },
@@ -32,7 +36,7 @@ const clients = {
       const { responses } = new OpenAI({ ...options, baseURL });
       return collect(await responses.create({ model: "m", input: "?", stream: true }), (event) => event.delta);
     },
-    error: (status, message) => `InternalServerError: ${status} ${message}`,
+    error: (status, body) => `InternalServerError: ${status} ${JSON.parse(body).error.message}`,
     closed: "APIError: restart",
     retries: 2,
     hasPreamble: true,
@@ -45,9 +49,8 @@ const clients = {
       await stream.finalMessage();
       return text;
     },
-    error: (status, message) =>
-      `${status === 504 ? "GatewayTimeoutError" : "InternalServerError"}: ${status} ${object(message)}`,
-    closed: `APIError: ${closed}`,
+    error: (status, body) => `${status === 504 ? "GatewayTimeoutError" : "InternalServerError"}: ${status} ${body}`,
+    closed: 'APIError: {"type":"error","error":{"type":"overloaded_error","message":"restart"}}',
     retries: 2,
     hasPreamble: true,
   },
@@ -65,7 +68,7 @@ const clients = {
       if (chat.error) throw chat.error;
       return chat.lastMessage.parts.map(({ text }) => text).join("");
     },
-    error: (_, message) => `APICallError: ${object(message)}`,
+    error: (_, body) => `APICallError: ${body}`,
     closed: "Error: restart",
     retries: 0,
   },
@@ -78,14 +81,15 @@ async function collect(stream, text) {
 }
 
 for (const [name, { run, error, closed, retries, hasPreamble }] of Object.entries(clients)) {
-  const failed = [error(502, "the model has failed"), 1 + retries];
+  const dead = [error(502, failed), 1 + retries];
   const expected = {
-    "first_event dead_once": retries ? ["one two", 2] : failed,
-    "first_event dead": failed,
-    "first_event preamble": hasPreamble ? failed : [closed, 1],
-    "first_event rejected": [error(502, "no such model"), 1],
-    "first_event unframed": [error(502, "no such model"), 1 + retries],
-    "first_event silent": [error(504, "the model is silent"), 1 + retries],
+    "first_event dead_once": retries ? ["one two", 2] : dead,
+    "first_event dead": dead,
+    "first_event preamble": hasPreamble ? dead : [closed, 1],
+    "first_event rejected": [error(502, rejected), 1],
+    "first_event overloaded": [error(502, overloaded), 1 + retries],
+    "first_event unframed": [error(502, unframed), 1 + retries],
+    "first_event silent": [error(504, silent), 1 + retries],
     "ungated dead_once": [closed, 1],
     "ungated dead": [closed, 1],
     "ungated preamble": [closed, 1],
@@ -102,3 +106,10 @@ for (const [name, { run, error, closed, retries, hasPreamble }] of Object.entrie
     });
   }
 }
+
+test("docs/first_event.md has the function of the server", () => {
+  const functions = (path) =>
+    readFileSync(new URL(path, import.meta.url), "utf8").match(/^fn (decide|object)\([^]*?^\}/gm);
+  assert.equal(functions("../src/bin/clients/first_event.rs").length, 2);
+  assert.deepEqual(functions("../../docs/first_event.md"), functions("../src/bin/clients/first_event.rs"));
+});

@@ -9,7 +9,8 @@
 //! | `dead_once` | ends without an event, and is complete from the second request on |
 //! | `dead` | fails after a comment |
 //! | `preamble` | fails after the event that announces a response |
-//! | `rejected` | sends an error as its first event, which a second request cannot mend |
+//! | `rejected` | sends an error as its first event, because the request is invalid |
+//! | `overloaded` | sends an error as its first event, in the form of chat completions |
 //! | `unframed` | sends an error without framing |
 //! | `silent` | sends a comment, and nothing more |
 //!
@@ -28,8 +29,8 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::Path,
-    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
-    response::{IntoResponse, Response},
+    http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE},
+    response::IntoResponse,
     routing::{get, post},
 };
 use futures_util::{StreamExt, stream};
@@ -42,7 +43,12 @@ use crate::{samples::Sample, table::CLIENTS};
 
 const CEILING: Duration = Duration::from_millis(300);
 const COMMENT: &str = ": comment\n\n";
-const REJECTED: &str = "event: error\ndata: {\"error\":{\"message\":\"no such model\"}}\n\n";
+const REJECTED: &str = concat!(
+    "event: error\n",
+    r#"data: {"type":"error","error":{"type":"invalid_request_error","message":"no such model"}}"#,
+    "\n\n",
+);
+const OVERLOADED: &str = "data: {\"error\":{\"message\":\"overloaded\"}}\n\n";
 const UNFRAMED: &str = r#"{"error":{"message":"no such model"}}"#;
 
 /// The number of requests for each path of a test.
@@ -81,42 +87,53 @@ pub fn routes() -> Router {
         })
 }
 
-/// The decisions of a gateway. `docs/llm_proxies.md` has them, too.
+/// The decisions of a gateway. `docs/first_event.md` quotes this function, and a test compares the two.
 fn decide(held: &HeldStream<'_>) -> Decision {
     let (status, json) = match held.state() {
         State::Event(event) => match event.event_type() {
+            // The model may still fail after these events.
             "message_start" | "ping" | "response.created" => return Decision::Wait,
-            "error" => (StatusCode::BAD_GATEWAY, event.data().to_owned().into()),
+            name if name == "error" || event.data().starts_with(r#"{"error""#) => {
+                (StatusCode::BAD_GATEWAY, event.data().to_owned().into())
+            }
             _ => return Decision::Forward,
         },
         State::Full => return Decision::Forward,
+        // An error without framing.
         State::Ended | State::Truncated if held.bytes().starts_with(b"{") => {
             (StatusCode::BAD_GATEWAY, held.bytes())
         }
-        State::TimedOut => (StatusCode::GATEWAY_TIMEOUT, error("the model is silent")),
-        _ => (StatusCode::BAD_GATEWAY, error("the model has failed")),
+        State::Failed(error) => {
+            eprintln!("the model has failed: {error}");
+            (StatusCode::BAD_GATEWAY, object("the model has failed"))
+        }
+        State::TimedOut => (StatusCode::GATEWAY_TIMEOUT, object("the model is silent")),
+        State::Cancelled => (StatusCode::SERVICE_UNAVAILABLE, object("restart")),
+        _ => (StatusCode::BAD_GATEWAY, object("the model has failed")),
     };
-    let mut response = axum::http::Response::new(json);
+    let mut response = Response::new(json);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if matches!(held.state(), State::Event(_)) {
+    if matches!(held.state(), State::Event(event) if event.data().contains("invalid_request_error"))
+    {
         headers.insert("x-should-retry", HeaderValue::from_static("false"));
     }
     Decision::Respond(response)
 }
 
-fn error(message: &str) -> Bytes {
-    format!(r#"{{"error":{{"message":"{message}"}}}}"#).into()
+fn object(message: &str) -> Bytes {
+    Bytes::from(format!(r#"{{"error":{{"message":"{message}"}}}}"#))
 }
 
-fn upstream(sample: Sample, situation: &str, request: usize) -> Response {
+fn upstream(sample: Sample, situation: &str, request: usize) -> Response<Body> {
     let preamble = sample[0].split_inclusive("\n\n").next().unwrap_or_default();
     let frames = match situation {
         "dead_once" if request > 1 => sample.to_vec(),
         "dead" | "silent" => vec![COMMENT],
         "preamble" => vec![preamble],
         "rejected" => vec![REJECTED],
+        "overloaded" => vec![OVERLOADED],
         "unframed" => vec![UNFRAMED],
         _ => vec![],
     };
@@ -129,9 +146,6 @@ fn upstream(sample: Sample, situation: &str, request: usize) -> Response {
         "silent" => frames.chain(stream::pending()).boxed(),
         _ => frames.boxed(),
     };
-    (
-        [(CONTENT_TYPE, "text/event-stream")],
-        Body::from_stream(frames),
-    )
-        .into_response()
+    let body = Body::from_stream(frames);
+    ([(CONTENT_TYPE, "text/event-stream")], body).into_response()
 }
