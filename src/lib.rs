@@ -63,6 +63,9 @@
 //! [deadline](SseCompletionLayer::max_age). [`on_end`](SseCompletionLayer::on_end) reports how each stream ended.
 //! [`byte_stream`](SseCompletionLayer::byte_stream) does the same in frameworks whose bodies are streams of bytes.
 //!
+//! [`FirstEventLayer`](first_event::FirstEventLayer) holds the head of a stream until its first event, so that a dead upstream
+//! becomes a status.
+//!
 //! The [`guide`] has pages on clients, shutdown in production, proxies, protocols and tests.
 //!
 //! # Guarantees
@@ -134,9 +137,9 @@
 //!
 //! # Features
 //!
-//! - `tokio`, enabled by default: [`Shutdown::drain`], [`Shutdown::connection`], deadlines and the keep-alive. Without it the
-//!   layer runs on any executor, and on `wasm32-unknown-unknown` with the clock and the random numbers of the JavaScript host.
-//!   The feature needs tokio's timer, which that target lacks.
+//! - `tokio`, enabled by default: [`Shutdown::drain`], [`Shutdown::connection`], deadlines, the keep-alive, and the module
+//!   [`first_event`]. Without it the layer runs on any executor, and on `wasm32-unknown-unknown` with the clock and the random
+//!   numbers of the JavaScript host. The feature needs tokio's timer, which that target lacks.
 //! - `signal`: [`stop_signal`], a future that completes at Ctrl-C and SIGTERM.
 //! - `tracing`: an event for every stream that has ended, with the target `tower_sse_completion`, inside the span that was
 //!   current when its request arrived. Its fields are those of [`StreamReport`] with the prefix `sse.`, and
@@ -155,6 +158,8 @@ mod coop;
 mod deadlines;
 mod eligibility;
 mod event_stream;
+#[cfg(feature = "tokio")]
+pub mod first_event;
 #[cfg(any(doc, all(doctest, feature = "signal")))]
 pub mod guide;
 mod layer;
