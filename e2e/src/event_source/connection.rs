@@ -1,6 +1,6 @@
 //! A connection to a server, over HTTP/1.1 or HTTP/2.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     body::Bytes,
@@ -14,13 +14,17 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpStream, task::JoinHandle};
 
-/// A connection, which is closed when it is dropped.
+/// A connection, which is closed when its last handle is dropped.
 #[derive(Debug)]
 pub struct Connection {
     address: SocketAddr,
     sender: Sender,
-    task: JoinHandle<()>,
+    task: Arc<Task>,
 }
+
+/// A task that is aborted when it is dropped.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
 
 /// The HTTP version of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,8 +76,20 @@ impl Connection {
         Ok(Self {
             address,
             sender,
-            task,
+            task: Arc::new(Task(task)),
         })
+    }
+
+    /// Returns a second handle of the connection, for another stream. HTTP/1.1 has one stream for each connection.
+    pub fn share(&self) -> Option<Self> {
+        match &self.sender {
+            Sender::Http1(_) => None,
+            Sender::Http2(sender) => Some(Self {
+                address: self.address,
+                sender: Sender::Http2(sender.clone()),
+                task: Arc::clone(&self.task),
+            }),
+        }
     }
 
     /// Requests an event stream, from after the event with this ID unless the ID is empty.
@@ -104,8 +120,8 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for Task {
     fn drop(&mut self) {
-        self.task.abort();
+        self.0.abort();
     }
 }
