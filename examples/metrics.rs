@@ -1,7 +1,7 @@
-//! Counts of event streams by their ending, for Prometheus.
+//! Metrics of event streams, for Prometheus: an observer records each ended stream with the crate `metrics`.
 //!
 //! ```text
-//! cargo run --features metrics,signal --example metrics [-- --port 3000]
+//! cargo run --features signal --example metrics [-- --port 3000]
 //! curl -N http://127.0.0.1:3000/finite
 //! curl http://127.0.0.1:3000/metrics
 //! ```
@@ -16,7 +16,7 @@ use axum::{
 use futures_util::{Stream, StreamExt, stream};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::time;
-use tower_sse_completion::{Shutdown, SseCompletionLayer, stop_signal};
+use tower_sse_completion::{Shutdown, SseCompletionLayer, StreamReport, stop_signal};
 
 #[path = "support/listen.rs"]
 mod listen;
@@ -33,12 +33,32 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 pub(crate) fn app(prometheus: PrometheusHandle, shutdown: &Shutdown) -> Router {
+    let completion = SseCompletionLayer::new().shutdown(shutdown).on_end(record);
+    let shutdown = shutdown.clone();
+    let scrape = async move || {
+        // The shutdown counts the open streams, so the gauge cannot drift.
+        metrics::gauge!("sse_streams_open").set(shutdown.open_streams() as f64);
+        prometheus.render()
+    };
     Router::new()
         .route("/events", get(async || Sse::new(ticks())))
         .route("/finite", get(async || Sse::new(ticks().take(3))))
         .route("/empty", get(async || Sse::new(ticks().take(0))))
-        .layer(SseCompletionLayer::new().shutdown(shutdown))
-        .route("/metrics", get(async move || prometheus.render()))
+        .layer(completion)
+        .route("/metrics", get(scrape))
+}
+
+/// Records a stream that has ended.
+fn record(report: &StreamReport) {
+    let ending = report.ending().as_str();
+    let close_events = u64::from(report.close_event_sent());
+    metrics::counter!("sse_streams_ended_total", "ending" => ending).increment(1);
+    metrics::counter!("sse_close_events_sent_total").increment(close_events);
+    metrics::histogram!("sse_stream_duration_seconds", "ending" => ending)
+        .record(report.duration());
+    if let Some(time) = report.time_to_first_event() {
+        metrics::histogram!("sse_time_to_first_event_seconds").record(time);
+    }
 }
 
 fn ticks() -> impl Stream<Item = Result<Event, Infallible>> {

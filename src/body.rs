@@ -1,8 +1,7 @@
 //! The response body: an event stream, or anything else unchanged.
 
 use std::{
-    fmt,
-    future::Future,
+    fmt, mem,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -11,27 +10,27 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::{cancel::NeverCancel, event_stream::EventStream, frame::poll_bytes};
+use crate::{
+    event_stream::{EventStream, Upstream},
+    slot::Slot,
+};
 
 pin_project! {
     /// Response body of [`SseCompletion`](crate::SseCompletion).
     ///
-    /// `B` is the body of the inner service, and `C` is the future of the cancellation: the body of an `SseCompletion<S, C>` is a
-    /// `ResponseBody<B, C::Cancellation>`. For a [`BoxCancellation`](crate::BoxCancellation), name the future as
-    /// `<BoxCancellation as MakeCancellation>::Cancellation`.
-    ///
-    /// Its data is [`Bytes`], and its error is the error of the upstream: the body of the inner service. A response that is
-    /// not an event stream passes through unchanged. The default is a pass-through of the upstream's default, so that layers
-    /// that make their own responses, such as CORS and authorization, can wrap this layer.
+    /// `B` is the body of the inner service. The data of the body is [`Bytes`], and its error is the error of the upstream: the
+    /// body of the inner service. A response that is not an event stream passes through unchanged. The default is a pass-through
+    /// of the upstream's default, so that layers that make their own responses, such as CORS and authorization, can wrap this
+    /// layer.
     ///
     /// An error of the upstream waits in the body until buffered bytes have been returned. Therefore the body is `Send` if the
-    /// upstream, its error and the cancellation are, and `Sync` likewise.
+    /// upstream and its error are, and `Sync` likewise.
     ///
     /// # States of an event stream
     ///
     /// | state | what is polled | next state |
     /// |---|---|---|
-    /// | streaming | the upstream; the cancellation and the deadlines when the upstream is pending, and before every 32nd frame that is ready | stopping, when the cancellation has fired or a deadline has passed; ending, when the upstream has ended or failed; finished, when the upstream says so with its last frame |
+    /// | streaming | the upstream; the cancellations and the deadlines when the upstream is pending, and before every 32nd frame that is ready | stopping, when a cancellation has fired or a deadline has passed; ending, when the upstream has ended or failed; finished, when the upstream says so with its last frame |
     /// | stopping | the upstream, for up to 32 frames that it has ready | ending |
     /// | finished | the upstream, if the server polls again | done |
     /// | ending | nothing: the upstream is dropped. The buffered bytes or the close event are returned, then the trailers or the error | done |
@@ -42,65 +41,84 @@ pin_project! {
     ///
     /// # Cancellation safety
     ///
-    /// Nothing is lost between two polls. Dropping the body drops the upstream and the cancellation.
-    pub struct ResponseBody<B, C = NeverCancel>
+    /// Nothing is lost between two polls. Dropping the body drops the upstream and the cancellations.
+    pub struct ResponseBody<B>
     where
         B: Body,
     {
         #[pin]
-        kind: Kind<B, C>,
+        upstream: Upstream<B>,
+        stream: Stream,
     }
-}
 
-pin_project! {
-    #[project = KindProjection]
-    enum Kind<B, C>
+    impl<B> PinnedDrop for ResponseBody<B>
     where
         B: Body,
     {
-        PassThrough {
-            #[pin]
-            upstream: B,
-        },
-        // Boxed, because every response is moved several times, and most are no event streams.
-        EventStream {
-            stream: Pin<Box<EventStream<B, C>>>,
-        },
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            // The stream is dropped after its upstream, and also if the destructor of the upstream panics.
+            if let Some(mut stream) = this.stream.take() {
+                stream.drop_upstream(this.upstream);
+            }
+        }
     }
 }
 
-impl<B: Body, C> ResponseBody<B, C> {
+/// The state of a body besides its upstream.
+enum Stream {
+    PassThrough,
+    /// The body has not been polled. If a layer around this one takes the state, the body is a pass-through.
+    Unpolled(Slot),
+    // Boxed, because every response is moved several times, and most are no event streams.
+    Polled(Box<EventStream>),
+}
+
+impl<B: Body> ResponseBody<B> {
     pub(crate) fn pass_through(upstream: B) -> Self {
         Self {
-            kind: Kind::PassThrough { upstream },
+            upstream: Upstream::Open { body: upstream },
+            stream: Stream::PassThrough,
         }
     }
 
-    pub(crate) fn event_stream(stream: EventStream<B, C>) -> Self {
+    pub(crate) fn event_stream(upstream: B, slot: Slot) -> Self {
         Self {
-            kind: Kind::EventStream {
-                stream: Box::pin(stream),
-            },
+            upstream: Upstream::Open { body: upstream },
+            stream: Stream::Unpolled(slot),
         }
     }
 }
 
-impl<B: Body + Default, C> Default for ResponseBody<B, C> {
-    fn default() -> Self {
-        Self::pass_through(B::default())
+impl Stream {
+    /// Takes the state of an event stream. The body passes through after that.
+    fn take(&mut self) -> Option<Box<EventStream>> {
+        match mem::replace(self, Self::PassThrough) {
+            Self::PassThrough => None,
+            Self::Unpolled(slot) => slot.take(),
+            Self::Polled(stream) => Some(stream),
+        }
+    }
+
+    /// Takes the state out of the slot, with the first poll.
+    #[cold]
+    fn claim(&mut self) {
+        *self = self.take().map_or(Self::PassThrough, Self::Polled);
+    }
+
+    /// Returns `true` if the hints of the body are those of its upstream.
+    fn passes_through(&self) -> bool {
+        match self {
+            Self::PassThrough => true,
+            Self::Unpolled(slot) => slot.is_empty(),
+            Self::Polled(_) => false,
+        }
     }
 }
 
-impl<B: Body, C> fmt::Debug for ResponseBody<B, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseBody").finish_non_exhaustive()
-    }
-}
-
-impl<B, C> Body for ResponseBody<B, C>
+impl<B> Body for ResponseBody<B>
 where
     B: Body<Data: Into<Bytes>>,
-    C: Future<Output = ()>,
 {
     type Data = Bytes;
     type Error = B::Error;
@@ -109,23 +127,40 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        match self.project().kind.project() {
-            KindProjection::PassThrough { upstream } => poll_bytes(upstream, cx),
-            KindProjection::EventStream { stream } => stream.as_mut().poll_frame(cx),
+        let this = self.project();
+        if let Stream::Unpolled(_) = this.stream {
+            this.stream.claim();
+        }
+        match this.stream {
+            Stream::Polled(stream) => stream.poll_frame(this.upstream, cx),
+            Stream::PassThrough | Stream::Unpolled(_) => this.upstream.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::PassThrough { upstream } => upstream.is_end_stream(),
-            Kind::EventStream { stream } => stream.is_end_stream(),
+        match &self.stream {
+            Stream::Polled(stream) => stream.is_end_stream(),
+            stream => stream.passes_through() && self.upstream.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::PassThrough { upstream } => upstream.size_hint(),
-            Kind::EventStream { stream } => stream.size_hint(),
+        match &self.stream {
+            Stream::Polled(stream) => stream.size_hint(),
+            stream if stream.passes_through() => self.upstream.size_hint(),
+            _ => SizeHint::default(),
         }
+    }
+}
+
+impl<B: Body + Default> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self::pass_through(B::default())
+    }
+}
+
+impl<B: Body> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").finish_non_exhaustive()
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -14,13 +13,10 @@ use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 
 use crate::{
-    cancel::{MakeCancellation, NeverCancel},
-    event_stream::{
-        EventStream,
-        context::{Choices, StreamContext},
-    },
-    frame::PollFrame,
+    body::ResponseBody,
+    event_stream::{EventStream, PollFrame, RequestContext},
     layer::SseCompletionLayer,
+    slot::Slot,
 };
 
 pin_project! {
@@ -29,30 +25,30 @@ pin_project! {
     /// The stream buffers, closes and reports as a [`ResponseBody`](crate::ResponseBody) does. Its items are whole events if
     /// those of the upstream are, and its error is the error of the upstream.
     ///
-    /// The stream is `Unpin` if the upstream and the cancellation are. Otherwise pin it, for example with `std::pin::pin!`.
+    /// The stream is `Unpin` if the upstream is. Otherwise pin it, for example with `std::pin::pin!`.
     ///
     /// # Cancellation safety
     ///
-    /// Nothing is lost between two polls. Dropping the stream drops the upstream and the cancellation.
+    /// Nothing is lost between two polls. Dropping the stream drops the upstream and the cancellations.
     #[must_use = "streams do nothing unless polled"]
-    pub struct ByteStream<S, C = NeverCancel>
+    pub struct ByteStream<S>
     where
         S: TryStream<Ok = Bytes>,
     {
         #[pin]
-        events: EventStream<Upstream<S>, C>,
+        body: ResponseBody<StreamBody<S>>,
     }
 }
 
 pin_project! {
     // A stream of bytes as a body without trailers.
-    struct Upstream<S> {
+    struct StreamBody<S> {
         #[pin]
         stream: S,
     }
 }
 
-impl<C: MakeCancellation> SseCompletionLayer<C> {
+impl SseCompletionLayer {
     /// Wraps an event stream that is not the body of a Tower service's response.
     ///
     /// For frameworks whose bodies are streams of bytes, such as actix-web, poem and Rocket: the handler returns this
@@ -101,29 +97,28 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     ///
     /// Panics if the layer has a deadline or a keep-alive, and the caller is outside of a tokio runtime or the runtime's timer
     /// is disabled.
-    pub fn byte_stream<S>(&self, request: &Parts, upstream: S) -> ByteStream<S, C::Cancellation>
+    pub fn byte_stream<S>(&self, request: &Parts, upstream: S) -> ByteStream<S>
     where
         S: TryStream<Ok = Bytes>,
     {
-        let choices = Choices::new(&self.config, request);
-        let context = StreamContext::new(self.cancel.make(request), &self.config, choices);
+        let request = RequestContext::of_request(&self.config, request);
+        let slot = Slot::new(EventStream::start(request, &Extensions::new()));
         ByteStream {
-            events: EventStream::new(Upstream { stream: upstream }, context, &Extensions::new()),
+            body: ResponseBody::event_stream(StreamBody { stream: upstream }, slot),
         }
     }
 }
 
-impl<S, C> Stream for ByteStream<S, C>
+impl<S> Stream for ByteStream<S>
 where
     S: TryStream<Ok = Bytes>,
-    C: Future<Output = ()>,
 {
     type Item = Result<Bytes, S::Error>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut events = self.project().events;
+        let mut body = self.project().body;
         loop {
-            let frame = ready!(events.as_mut().poll_frame(cx)?);
+            let frame = ready!(body.as_mut().poll_frame(cx)?);
             // There are no trailers, because the upstream has none.
             match frame.map(Frame::into_data) {
                 Some(Ok(data)) => return Poll::Ready(Some(Ok(data))),
@@ -134,17 +129,16 @@ where
     }
 }
 
-impl<S, C> FusedStream for ByteStream<S, C>
+impl<S> FusedStream for ByteStream<S>
 where
     S: TryStream<Ok = Bytes>,
-    C: Future<Output = ()>,
 {
     fn is_terminated(&self) -> bool {
-        self.events.is_end_stream()
+        self.body.is_end_stream()
     }
 }
 
-impl<S, C> fmt::Debug for ByteStream<S, C>
+impl<S> fmt::Debug for ByteStream<S>
 where
     S: TryStream<Ok = Bytes>,
 {
@@ -153,7 +147,7 @@ where
     }
 }
 
-impl<S> Body for Upstream<S>
+impl<S> Body for StreamBody<S>
 where
     S: TryStream<Ok = Bytes>,
 {

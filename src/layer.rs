@@ -1,18 +1,18 @@
 //! The layer, which is a builder of its configuration.
 
-mod closing;
-#[cfg(feature = "tokio")]
-mod deadlines;
-
 use std::{future::Future, sync::Arc};
+#[cfg(feature = "tokio")]
+use std::{ops::RangeInclusive, time::Duration};
 
 use http::request::Parts;
 
+#[cfg(feature = "tokio")]
+use crate::deadlines::{IdleTimeout, KeepAlive};
 use crate::{
-    cancel::{BoxCancellation, CancelWhen, FirstOf, MakeCancellation, NeverCancel},
-    config::Config,
-    report::{observer::LayerObserver, stream_report::StreamReport, telemetry::Telemetry},
+    config::{Cancellation, CloseEventSource, Config, Settings},
+    report::{LayerObserver, StreamReport},
     shutdown::Shutdown,
+    wire::{close_event::CloseEvent, event_match::EventMatch},
 };
 
 /// Layer that ends the event streams of a service with a close event.
@@ -34,39 +34,26 @@ use crate::{
 ///
 /// [`cancel_when`](Self::cancel_when) and [`shutdown`](Self::shutdown) add to what the layer has. Every other method replaces
 /// what was set before: the last of [`on_end`](Self::on_end) and [`on_end_with`](Self::on_end_with) is used, for example.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[must_use = "a layer does nothing until it wraps a service"]
-pub struct SseCompletionLayer<C = NeverCancel> {
-    pub(crate) cancel: C,
+pub struct SseCompletionLayer {
     pub(crate) config: Arc<Config>,
 }
 
 impl SseCompletionLayer {
     /// Returns a layer that closes empty streams and cancels none.
     pub fn new() -> Self {
-        Telemetry::describe();
-        Self {
-            cancel: NeverCancel,
-            config: Arc::default(),
-        }
+        Self::default()
     }
-}
 
-impl Default for SseCompletionLayer {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// Cancels a stream when the future of its request completes.
     ///
-    /// The closure is called for every request, also if the response is not an event stream, so keep it cheap.
-    /// A future that is not needed is dropped without a poll. The head of the request, which has the extensions of earlier
+    /// The closure is called for every request, even if the response is not an event stream, so keep it cheap. The future is
+    /// boxed, and dropped without a poll if it is not needed. The head of the request, which has the extensions of earlier
     /// middleware, can decide which streams end: all of them, or those of one user.
     ///
-    /// A layer can have several cancellations. The first that completes cancels the stream, also if it was complete before
-    /// the request. It is not polled again after that.
+    /// A layer can have several cancellations. The first that completes cancels the stream, even if it was complete before the
+    /// request. No cancellation is polled after that.
     ///
     /// The stream is cancelled when the future completes, regardless of the reason. If the future's source can disappear, such as
     /// the sender of a channel, decide in the future what that means. For a `watch` channel it usually means "never":
@@ -92,9 +79,6 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// "one type is more general than the other" or "does not implement `Fn`". A closure that is stored in a variable first
     /// needs the type of its argument: `|_request: &Parts|`.
     ///
-    /// The layer is `Clone`, `Send` and `Sync` if the closure is. `axum::Router::layer` requires all of them, and a future that
-    /// is `Send` and `'static`.
-    ///
     /// # Fairness
     ///
     /// The future is polled when the upstream is pending, when the upstream ends, and before the first and every 32nd frame of
@@ -105,53 +89,31 @@ impl<C: MakeCancellation> SseCompletionLayer<C> {
     /// # Cancellation safety
     ///
     /// The upstream is dropped at its current await point, before the close event is returned.
-    pub fn cancel_when<F, Fut>(self, make: F) -> SseCompletionLayer<FirstOf<C, CancelWhen<F>>>
+    pub fn cancel_when<F, Fut>(self, make: F) -> Self
     where
-        F: Fn(&Parts) -> Fut,
-        Fut: Future<Output = ()>,
+        F: Fn(&Parts) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
     {
-        SseCompletionLayer {
-            cancel: FirstOf::new(self.cancel, CancelWhen::new(make)),
-            config: self.config,
-        }
+        self.configure(|config| {
+            let make = Arc::new(move |head: &Parts| Cancellation::new(make(head)));
+            config.cancellations.push(make);
+        })
     }
 
-    /// Erases the type of the cancellation, for a layer in a field or in a signature. The future of each request is allocated.
-    /// A function can return the layer without the allocation: see [`MakeCancellation`](MakeCancellation#in-a-library).
-    ///
-    /// ```
-    /// use tower_sse_completion::{BoxCancellation, SseCompletionLayer};
-    ///
-    /// let layer: SseCompletionLayer<BoxCancellation> = SseCompletionLayer::new()
-    ///     .cancel_when(|_request| std::future::pending())
-    ///     .boxed();
-    /// # let _ = layer;
-    /// ```
-    pub fn boxed(self) -> SseCompletionLayer<BoxCancellation>
-    where
-        C: MakeCancellation<Cancellation: Send + 'static> + Send + Sync + 'static,
-    {
-        SseCompletionLayer {
-            cancel: BoxCancellation::new(self.cancel),
-            config: self.config,
-        }
-    }
-}
-
-impl<C> SseCompletionLayer<C> {
     /// Ends the streams of this layer when the shutdown closes, and counts them. A layer can have several shutdowns.
     ///
     /// A shutdown costs one atomic load per poll. A stream takes a lock only when it starts, when it moves to another task, and
     /// when it ends.
     pub fn shutdown(self, shutdown: &Shutdown) -> Self {
-        self.configure(|config| config.add_shutdown(shutdown))
+        self.configure(|config| config.add_shutdown(shutdown.shared()))
     }
 
     /// Sets which streams end as soon as a [drain](Shutdown::draining) of one of their shutdowns begins, without the grace
     /// period. The default is none.
     ///
-    /// For streams that never finish, such as subscriptions. The function receives the head of every request, also if
-    /// the response is not an event stream, and returns `true` if the stream ends with the drain.
+    /// For streams that never finish, such as subscriptions. The function receives the head of every request, even if
+    /// the response is not an event stream, and returns `true` if the stream ends with the drain. If several layers wrap one
+    /// stream, the choice of one layer holds for the shutdowns of all.
     ///
     /// ```
     /// use http::Method;
@@ -186,17 +148,18 @@ impl<C> SseCompletionLayer<C> {
     ///
     /// With a limit of 0 nothing is buffered. Use it for plain text that is sent as `text/event-stream`.
     pub fn buffer_limit(self, bytes: usize) -> Self {
-        self.configure(|config| config.buffer_limit = bytes)
+        self.set(|settings| settings.buffer_limit = Some(bytes))
     }
 
     /// Sets an observer that is called with the report of every event stream, once, when the stream has ended: when its last
     /// frame is returned to the server, or when its body is dropped.
     ///
-    /// A body that is dropped without a poll is not reported. If one layer wraps another, the inner one reports.
+    /// A body that is dropped without a poll is not reported. If several layers wrap one stream, the observer of each layer
+    /// receives the one report.
     ///
     /// # Panics
     ///
-    /// A panic of the observer is caught, because a stream may end while another panic unwinds.
+    /// A panic of the observer or of its destructor is caught, because a stream may end while another panic unwinds.
     pub fn on_end<F>(self, observer: F) -> Self
     where
         F: Fn(&StreamReport) + Send + Sync + 'static,
@@ -217,7 +180,7 @@ impl<C> SseCompletionLayer<C> {
     /// # let _ = layer;
     /// ```
     ///
-    /// The function is called for every request, also if the response is not an event stream, and the observer is
+    /// The function is called for every request, even if the response is not an event stream, and the observer is
     /// allocated then. An observer that is not needed is dropped without a call.
     ///
     /// # Panics
@@ -231,8 +194,184 @@ impl<C> SseCompletionLayer<C> {
         self.configure(|config| config.observer = LayerObserver::per_request(make))
     }
 
+    /// Sets the close event. The default is [`CloseEvent::new`].
+    ///
+    /// A [`CloseEvent`] in the extensions of a response replaces it for that stream. So does the event of a shutdown that was
+    /// closed or drained with one, if that shutdown ends the stream.
+    ///
+    /// With `None`, streams have no close event, for protocols whose clients refuse unknown events. A stream that is stopped then
+    /// ends cleanly after its last whole event; an end, a truncation and an error of the upstream are forwarded as they are. The
+    /// event of a shutdown is not used. A [`CloseEvent`] in the extensions of a response is.
+    ///
+    /// ```
+    /// use tower_sse_completion::SseCompletionLayer;
+    ///
+    /// // Clients of GraphQL over SSE fail at an unknown event, and resume a subscription after a clean end.
+    /// let layer = SseCompletionLayer::new().close_event(None);
+    /// # let _ = layer;
+    /// ```
+    pub fn close_event(self, event: impl Into<Option<CloseEvent>>) -> Self {
+        let source = event
+            .into()
+            .map_or(CloseEventSource::None, CloseEventSource::Same);
+        self.set(|settings| settings.close_event = Some(source))
+    }
+
+    /// Sets a function that makes the close event of each stream, in place of [`close_event`](Self::close_event).
+    ///
+    /// The function receives the report of the stream up to its close event. It is called at most once for each stream, when
+    /// a close event is due, by the task that polls the body.
+    ///
+    /// ```
+    /// use tower_sse_completion::{CloseEvent, SseCompletionLayer};
+    ///
+    /// let layer = SseCompletionLayer::new().close_event_with(|report| {
+    ///     CloseEvent::new().data(format!(r#"{{"reason":"{}"}}"#, report.ending()))
+    /// });
+    /// # let _ = layer;
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// A panic of the function reaches the server that polls the body, and the stream ends.
+    pub fn close_event_with<F>(self, make: F) -> Self
+    where
+        F: Fn(&StreamReport) -> CloseEvent + Send + Sync + 'static,
+    {
+        self.set(|settings| {
+            settings.close_event = Some(CloseEventSource::PerStream(Arc::new(make)));
+        })
+    }
+
+    /// Adds an end mark: an event with which the protocol ends its streams, such as `data: [DONE]`. A layer can have several.
+    ///
+    /// The stream ends with the event: the rest of its frame is discarded, the upstream is dropped, and nothing follows,
+    /// regardless of the other options. The ending is [`Completed`](crate::Ending::Completed) as soon as the event is returned.
+    ///
+    /// An upstream that ends after an event and without an end mark is [truncated](Self::close_on_truncated). An end mark that lacks
+    /// its blank line at the end of the upstream counts, and the missing line ends are added. If the end of its last line is missing too,
+    /// only an [`EventMatch::data`] counts.
+    ///
+    /// ```
+    /// use tower_sse_completion::{EventMatch, SseCompletionLayer};
+    ///
+    /// let layer = SseCompletionLayer::new().end_mark(EventMatch::data("[DONE]"));
+    /// # let _ = layer;
+    /// ```
+    ///
+    /// Not for MCP, where the stream of a response may end with any message.
+    pub fn end_mark(self, end_mark: EventMatch) -> Self {
+        self.configure(|config| config.end_marks.push(end_mark))
+    }
+
+    /// Sets whether a stream is closed that ends without an event. The default is `true`.
+    ///
+    /// An upstream that ends inside its first event is [truncated](Self::close_on_truncated), not empty.
+    pub fn close_on_empty(self, close: bool) -> Self {
+        self.set(|settings| settings.close_policy.on_empty = Some(close))
+    }
+
+    /// Sets whether a stream is closed that ends on its own after an event. The default is `false`, because protocol clients
+    /// treat an event after their own last event as an error.
+    pub fn close_on_completed(self, close: bool) -> Self {
+        self.set(|settings| settings.close_policy.on_completed = Some(close))
+    }
+
+    /// Sets whether the close event replaces the unfinished event of an upstream that ends inside an event. The default is
+    /// `false`: the stream is forwarded as it is, because lenient clients accept a last event without its blank line.
+    ///
+    /// For proxies. A truncated response without a length and without chunks looks like a complete response.
+    pub fn close_on_truncated(self, close: bool) -> Self {
+        self.set(|settings| settings.close_policy.on_truncated = Some(close))
+    }
+
+    /// Sets whether the close event replaces an error of the upstream. The default is `false`: the error is forwarded.
+    ///
+    /// A server reacts to an error by resetting the stream or the connection. With the close event in its place the stream
+    /// ends cleanly. The text of the error is never sent.
+    pub fn close_on_failed(self, close: bool) -> Self {
+        self.set(|settings| settings.close_policy.on_failed = Some(close))
+    }
+
     fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(Arc::make_mut(&mut self.config));
         self
+    }
+
+    fn set(self, change: impl FnOnce(&mut Settings)) -> Self {
+        self.configure(|config| change(Arc::make_mut(&mut config.settings)))
+    }
+}
+
+/// The methods that need a timer.
+#[cfg(feature = "tokio")]
+impl SseCompletionLayer {
+    /// Ends a stream at this age, counted from its response, at an event boundary and with a close event.
+    ///
+    /// Gateways and load balancers cut connections at a fixed age. A server that ends its streams before that gives its clients
+    /// a clean end. Use [`max_age_between`](Self::max_age_between) or
+    /// [`retry_between`](crate::CloseEvent::retry_between), so that the clients do not reconnect all at once.
+    ///
+    /// A stream that ends on its own by the time that the deadline is seen, or within the up to 32 frames that are still
+    /// forwarded then, is not reported as expired.
+    ///
+    /// An age of zero ends the stream as soon as it starts.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sse_completion::SseCompletionLayer;
+    ///
+    /// let layer = SseCompletionLayer::new()
+    ///     .max_age(Duration::from_secs(10 * 60))
+    ///     .idle_timeout(Duration::from_secs(60))
+    ///     .keep_alive(Duration::from_secs(15));
+    /// # let _ = layer;
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// The wrapped service panics when it returns an event stream outside of a tokio runtime, or if the runtime's timer is
+    /// disabled.
+    pub fn max_age(self, age: Duration) -> Self {
+        self.max_age_between(age..=age)
+    }
+
+    /// Ends each stream at an age that is drawn from this range, like [`max_age`](Self::max_age).
+    ///
+    /// A range that ends before it starts counts as its start.
+    ///
+    /// # Panics
+    ///
+    /// Panics as [`max_age`](Self::max_age) does.
+    pub fn max_age_between(self, ages: RangeInclusive<Duration>) -> Self {
+        self.configure(|config| config.deadlines.max_age = Some(ages))
+    }
+
+    /// Ends a stream that has delivered no event for this time, with a close event. Comments are no events. An [`IdleTimeout`] can
+    /// leave other events out of account, such as pings.
+    ///
+    /// Frames that the upstream has ready by then are still forwarded, as for [`max_age`](Self::max_age). A timeout of zero
+    /// ends the stream as soon as it starts.
+    ///
+    /// # Panics
+    ///
+    /// Panics as [`max_age`](Self::max_age) does.
+    pub fn idle_timeout(self, timeout: impl Into<IdleTimeout>) -> Self {
+        self.configure(|config| config.deadlines.idle_timeout = Some(timeout.into()))
+    }
+
+    /// Sends a comment when nothing has been sent for an interval, so that proxies do not close the connection. For handlers
+    /// that send no comments themselves.
+    ///
+    /// The comment is sent at an event boundary only, never between a CR and an LF. [`KeepAlive`] sets its text and its shape.
+    ///
+    /// A byte order mark at the start of the upstream is dropped after such a comment. It is only ignored at the very start of
+    /// a stream, and would become a part of the first field name.
+    ///
+    /// # Panics
+    ///
+    /// Panics as [`max_age`](Self::max_age) does.
+    pub fn keep_alive(self, keep_alive: impl Into<KeepAlive>) -> Self {
+        self.configure(|config| config.deadlines.keep_alive = Some(keep_alive.into()))
     }
 }

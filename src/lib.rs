@@ -100,47 +100,15 @@
 //! `tower::ServiceBuilder`, after it with axum's `Router::layer`. A body that has been compressed already passes through
 //! unchanged.
 //!
-//! If two of these layers wrap one stream, the client receives at most one close event, and the inner layer makes the report. The
-//! layers recognize each other by an extension of the response, which middleware between them must keep.
+//! Several of these layers around one stream act as one layer in the place of the outermost: every shutdown, cancellation and
+//! observer counts, and the innermost layer that sets an option decides the option. The layers find each other by an extension
+//! of the response, which middleware between them must keep.
 //!
 //! # Body type change
 //!
-//! The layer changes the type of the response body to [`ResponseBody`]. `Router::layer` of axum boxes bodies.
-//! Elsewhere, name the new type ([`MakeCancellation`] has the example of a library) or erase it:
-//!
-//! ```
-//! use bytes::Bytes;
-//! use http::{Request, Response};
-//! use http_body::Body;
-//! use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
-//! use tower::{Service, ServiceBuilder, util::BoxCloneSyncService};
-//! use tower_sse_completion::{MakeCancellation, SseCompletionLayer};
-//!
-//! type Erased<R, E, B> = BoxCloneSyncService<Request<R>, Response<UnsyncBoxBody<Bytes, B>>, E>;
-//!
-//! fn erase<S, R, B, C>(inner: S, layer: SseCompletionLayer<C>) -> Erased<R, S::Error, B::Error>
-//! where
-//!     C: MakeCancellation<Cancellation: Send + 'static> + Clone + Send + Sync + 'static,
-//!     S: Service<Request<R>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
-//!     R: 'static,
-//!     B: Body<Data = Bytes, Error: Send> + Send + 'static,
-//! {
-//!     let service = ServiceBuilder::new()
-//!         .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
-//!         .layer(layer)
-//!         .service(inner);
-//!     BoxCloneSyncService::new(service)
-//! }
-//! # let inner = tower::service_fn(async |_: Request<()>| {
-//! #     Ok::<_, std::convert::Infallible>(Response::new(http_body_util::Full::<Bytes>::default()))
-//! # });
-//! # let _: Erased<(), _, _> = erase(inner, SseCompletionLayer::new());
-//! ```
-//!
-//! [`ResponseBody`] is `Send` if the inner body, its error and the cancellation are, and `Sync` likewise. `BodyExt::boxed` needs
-//! both, and axum's body and a [`BoxCancellation`] are not `Sync`.
-//! `tower::util::option_layer` does not compile with a layer that changes the body's type. Use a layer without a
-//! cancellation instead.
+//! The layer changes the type of the response body from `B` to [`ResponseBody<B>`](ResponseBody). `Router::layer` of axum boxes
+//! bodies. Elsewhere, name the new type, or box it with `http_body_util::BodyExt`. `tower::util::option_layer` does not compile
+//! with a layer that changes the body's type; use a layer without a shutdown and without a cancellation instead.
 //!
 //! The data of the inner body must convert into `Bytes`, as that of all common bodies does. For another `Buf`, wrap the inner
 //! service with `http_body_util::BodyExt::map_frame`:
@@ -173,8 +141,6 @@
 //! - `tracing`: an event for every stream that has ended, with the target `tower_sse_completion`, inside the span that was
 //!   current when its request arrived. Its fields are those of [`StreamReport`] with the prefix `sse.`, and
 //!   `http.response.body.size` (the bytes that were sent) and `error.type` as in the semantic conventions of OpenTelemetry.
-//! - `metrics`: counts and durations of streams, for the `metrics` crate. The guide has the table of names. Install the
-//!   recorder before the layer is made, which is when the metrics are described.
 //!
 //! [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
@@ -182,7 +148,6 @@
 
 mod body;
 mod byte_stream;
-mod cancel;
 mod clock;
 mod config;
 mod coop;
@@ -190,39 +155,43 @@ mod coop;
 mod deadlines;
 mod eligibility;
 mod event_stream;
-mod frame;
-mod future;
 #[cfg(any(doc, all(doctest, feature = "signal")))]
 pub mod guide;
 mod layer;
-mod layer_marker;
 mod report;
 mod service;
 mod shutdown;
 #[cfg(feature = "signal")]
 mod signal;
-mod stop;
+mod slot;
 mod sync;
-mod wire;
+/// The bytes of an event stream. Nothing here is a future.
+mod wire {
+    pub(crate) mod buffer;
+    pub(crate) mod close_event;
+    pub(crate) mod event_match;
+    pub(crate) mod scanner;
+}
 
 #[cfg(feature = "signal")]
 pub use self::signal::{StopSignal, stop_signal};
 pub use self::{
     body::ResponseBody,
     byte_stream::ByteStream,
-    cancel::{BoxCancellation, CancelWhen, FirstOf, MakeCancellation, NeverCancel},
     eligibility::SkipCompletion,
-    future::ResponseFuture,
     layer::SseCompletionLayer,
-    report::{ending::Ending, stream_report::StreamReport},
-    service::SseCompletion,
+    report::{Ending, StreamReport},
+    service::{ResponseFuture, SseCompletion},
     shutdown::{Closed, Draining, Shutdown},
-    wire::close_event::{CloseEvent, InvalidCloseEvent},
+    wire::{
+        close_event::{CloseEvent, InvalidCloseEvent},
+        event_match::{EventMatch, SseEvent},
+    },
 };
 #[cfg(feature = "tokio")]
 pub use self::{
-    deadlines::KeepAlive,
-    shutdown::{Connection, Drained},
+    deadlines::{IdleTimeout, KeepAlive},
+    shutdown::{Connection, Drain, Drained},
 };
 
 #[cfg(all(doctest, feature = "signal"))]

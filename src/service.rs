@@ -1,32 +1,35 @@
 //! The service: forwards each request, and the future of its response.
 
 use std::{
+    fmt,
+    future::Future,
+    mem,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use http::{Request, Response};
 use http_body::Body;
+use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
     body::ResponseBody,
-    cancel::{MakeCancellation, NeverCancel},
     config::Config,
     eligibility,
-    event_stream::context::{Choices, StreamContext},
-    future::ResponseFuture,
+    event_stream::{EventStream, RequestContext},
     layer::SseCompletionLayer,
+    slot::Slot,
 };
 
 /// Service that ends the event streams of the inner service with a close event.
 ///
 /// Returned by [`SseCompletionLayer`], which documents what it does. Readiness and errors of the inner service pass through.
 #[derive(Debug, Clone)]
-pub struct SseCompletion<S, C = NeverCancel> {
+pub struct SseCompletion<S> {
     inner: S,
-    cancel: C,
     config: Arc<Config>,
 }
 
@@ -35,16 +38,12 @@ impl<S> SseCompletion<S> {
     pub fn layer() -> SseCompletionLayer {
         SseCompletionLayer::new()
     }
-}
 
-impl<S, C> SseCompletion<S, C> {
     /// Wraps a service with the configuration of this layer.
-    pub fn new(inner: S, layer: SseCompletionLayer<C>) -> Self {
-        let SseCompletionLayer { cancel, config } = layer;
+    pub fn new(inner: S, layer: SseCompletionLayer) -> Self {
         Self {
             inner,
-            cancel,
-            config,
+            config: layer.config,
         }
     }
 
@@ -64,15 +63,14 @@ impl<S, C> SseCompletion<S, C> {
     }
 }
 
-impl<S, C, ReqBody, ResBody> Service<Request<ReqBody>> for SseCompletion<S, C>
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for SseCompletion<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
-    C: MakeCancellation,
     ResBody: Body,
 {
-    type Response = Response<ResponseBody<ResBody, C::Cancellation>>;
+    type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, C::Cancellation>;
+    type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
@@ -80,28 +78,125 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let may_stream = eligibility::method_allows(request.method());
-        match self.cancel.make_without_request() {
-            // Splitting the request moves it, which costs more than the rest of this call.
-            Some(cancellation) if !self.config.reads_request() => {
-                let context = || StreamContext::new(cancellation, &self.config, None);
-                ResponseFuture::new(self.inner.call(request), may_stream.then(context))
+        if !self.config.reads_request() {
+            // Splitting the request would move it, which costs more than the rest of this call.
+            let context = RequestContext::new(&self.config);
+            return ResponseFuture::new(self.inner.call(request), context, may_stream);
+        }
+        let (head, body) = request.into_parts();
+        let context = RequestContext::of_request(&self.config, &head);
+        let inner = self.inner.call(Request::from_parts(head, body));
+        ResponseFuture::new(inner, context, may_stream)
+    }
+}
+
+impl<S> Layer<S> for SseCompletionLayer {
+    type Service = SseCompletion<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SseCompletion::new(inner, self.clone())
+    }
+}
+
+pin_project! {
+    /// Response future of [`SseCompletion`]. `F` is the future of the inner service.
+    pub struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        // `None` once it is used.
+        context: Option<RequestContext>,
+        // `false` for methods whose responses have no event stream.
+        may_stream: bool,
+        pending: PendingRequest,
+    }
+}
+
+/// Counts a request for the shutdowns of its layer, from the first poll that is pending until the response.
+#[derive(Default)]
+struct PendingRequest {
+    /// `None` unless the request is counted.
+    config: Option<Arc<Config>>,
+}
+
+impl<F> ResponseFuture<F> {
+    fn new(inner: F, context: RequestContext, may_stream: bool) -> Self {
+        Self {
+            inner,
+            context: Some(context),
+            may_stream,
+            pending: PendingRequest::default(),
+        }
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Poll::Ready(result) = this.inner.poll(cx) else {
+            if let Some(context) = this.context {
+                this.pending.count(&context.config);
             }
-            _ => {
-                let (head, body) = request.into_parts();
-                let cancellation = self.cancel.make(&head);
-                let choices = Choices::new(&self.config, &head);
-                let context = || StreamContext::new(cancellation, &self.config, choices);
-                let context = may_stream.then(context);
-                ResponseFuture::new(self.inner.call(Request::from_parts(head, body)), context)
+            return Poll::Pending;
+        };
+        // Released once the stream is counted, so that a drain always sees one of them.
+        let _pending = mem::take(this.pending);
+        let response = result?;
+        // A context that is not needed stays here, and is dropped with the future.
+        if *this.may_stream && eligibility::is_event_stream(&response) {
+            if let Some(context) = this.context.take() {
+                return Poll::Ready(Ok(wrap(response, context)));
+            }
+        }
+        Poll::Ready(Ok(response.map(ResponseBody::pass_through)))
+    }
+}
+
+impl PendingRequest {
+    fn count(&mut self, config: &Arc<Config>) {
+        if self.config.is_none() && !config.shutdowns.is_empty() {
+            for shutdown in &config.shutdowns {
+                shutdown.count_request();
+            }
+            self.config = Some(Arc::clone(config));
+        }
+    }
+}
+
+impl Drop for PendingRequest {
+    fn drop(&mut self) {
+        if let Some(config) = &self.config {
+            for shutdown in &config.shutdowns {
+                shutdown.release_request();
             }
         }
     }
 }
 
-impl<S, C: Clone> Layer<S> for SseCompletionLayer<C> {
-    type Service = SseCompletion<S, C>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        SseCompletion::new(inner, self.clone())
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
+}
+
+/// Wraps the body, and takes the state of the stream from a layer inside of this one.
+#[cold]
+fn wrap<B: Body>(response: Response<B>, context: RequestContext) -> Response<ResponseBody<B>> {
+    let (mut head, upstream) = response.into_parts();
+    eligibility::remove_stale_headers(&mut head.headers);
+    let stream = match head.extensions.get().and_then(Slot::take) {
+        Some(mut stream) => {
+            stream.join(context, &head.extensions);
+            stream
+        }
+        None => EventStream::start(context, &head.extensions),
+    };
+    let slot = Slot::new(stream);
+    head.extensions.insert(slot.clone());
+    Response::from_parts(head, ResponseBody::event_stream(upstream, slot))
 }

@@ -1,30 +1,29 @@
 //! Ends many streams at once, and counts those that are open.
 
-mod phases;
-pub(crate) mod stream_guard;
-mod streams;
-mod waiters;
-mod wake;
-
 #[cfg(feature = "tokio")]
 mod connection;
 #[cfg(feature = "tokio")]
 mod drain;
 #[cfg(all(test, loom))]
 mod models;
+pub(crate) mod phase;
 
-use std::{fmt, future::Future};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use http::Extensions;
 
-pub use self::phases::{Closed, Draining};
+use self::phase::{Attached, Phase, Shared, Waiter};
 #[cfg(feature = "tokio")]
-pub use self::{connection::Connection, drain::Drained};
-use self::{
-    stream_guard::StreamGuard,
-    waiters::{Phase, Shared},
+pub use self::{
+    connection::Connection,
+    drain::{Drain, Drained},
 };
-use crate::{sync::Arc, wire::close_event::CloseEvent};
+use crate::{slot::Slot, sync::Arc, wire::close_event::CloseEvent};
 
 /// Ends event streams, all at once or after a grace period, and counts those that are open.
 ///
@@ -73,9 +72,19 @@ pub struct Shutdown {
     shared: Arc<Shared>,
 }
 
-/// The shutdowns that are attached to a response.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Attached(pub(crate) Vec<Shutdown>);
+/// Future that completes when a [`Shutdown`](Shutdown) begins to drain or closes. Returned by [`Shutdown::draining`](Shutdown::draining).
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Draining {
+    waiter: Waiter,
+}
+
+/// Future that completes when a [`Shutdown`](Shutdown) closes. Returned by [`Shutdown::closed`](Shutdown::closed).
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Closed {
+    waiter: Waiter,
+}
 
 impl Shutdown {
     /// Returns a shutdown that has not begun.
@@ -124,9 +133,17 @@ impl Shutdown {
     /// room.attach(response.extensions_mut());
     /// ```
     pub fn attach(&self, response: &mut Extensions) {
-        let attached = response.get_or_insert_default::<Attached>();
-        if !attached.0.iter().any(|shutdown| shutdown.is(self)) {
-            attached.0.push(self.clone());
+        if let Some(slot) = response.get::<Slot>() {
+            // A layer has wrapped the stream already.
+            slot.update(|stream| stream.attach(&self.shared));
+        }
+        // For a layer around the response, whose stream may have another body.
+        let Attached(shutdowns) = response.get_or_insert_default();
+        if !shutdowns
+            .iter()
+            .any(|known| Arc::ptr_eq(known, &self.shared))
+        {
+            shutdowns.push(Arc::clone(&self.shared));
         }
     }
 
@@ -161,7 +178,7 @@ impl Shutdown {
     /// counted, each once, also if several layers share the shutdown. That requires that the middleware between the layers
     /// keeps the extensions of the response.
     pub fn open_streams(&self) -> usize {
-        self.shared.streams().counts().1
+        self.shared.counts().streams().1
     }
 
     /// Returns a future that waits for the signal, discards its output, and closes. For the graceful shutdown of a server.
@@ -180,23 +197,8 @@ impl Shutdown {
         }
     }
 
-    /// Returns `true` if the other one is a clone of this shutdown.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
-    }
-
-    /// Counts a stream that starts now.
-    pub(crate) fn count_stream(&self, ends_on_drain: bool) -> StreamGuard {
-        let phase = match ends_on_drain {
-            true => Phase::Draining,
-            false => Phase::Closed,
-        };
-        StreamGuard::new(&self.shared, phase)
-    }
-
-    /// Watches for a drain, for a stream that an inner layer counts.
-    pub(crate) fn watch_drain(&self) -> StreamGuard {
-        StreamGuard::uncounted(&self.shared, Phase::Draining)
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 }
 
@@ -206,5 +208,37 @@ impl fmt::Debug for Shutdown {
             .field("phase", &self.shared.phase())
             .field("open_streams", &self.open_streams())
             .finish_non_exhaustive()
+    }
+}
+
+impl Draining {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            waiter: Waiter::new(shared, Phase::Draining),
+        }
+    }
+}
+
+impl Closed {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            waiter: Waiter::new(shared, Phase::Closed),
+        }
+    }
+}
+
+impl Future for Draining {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.waiter.poll(cx)
+    }
+}
+
+impl Future for Closed {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.waiter.poll(cx)
     }
 }

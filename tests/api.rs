@@ -1,6 +1,6 @@
 //! Small programs that users write from the documentation.
 
-use std::{convert::Infallible, future::IntoFuture, pin::pin, time::Duration};
+use std::{convert::Infallible, future::IntoFuture, time::Duration};
 
 use axum::{
     BoxError, Router,
@@ -15,7 +15,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE, request::Parts};
+use http::{Request, Response, StatusCode, header::CONTENT_TYPE, request::Parts};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use testkit::server::{VERSIONS, listen, next_data, receive, request};
@@ -29,8 +29,7 @@ use tower_http::{
     cors::CorsLayer, timeout::TimeoutLayer, validate_request::ValidateRequestHeaderLayer,
 };
 use tower_sse_completion::{
-    BoxCancellation, CancelWhen, CloseEvent, FirstOf, MakeCancellation, NeverCancel, ResponseBody,
-    ResponseFuture, Shutdown, SseCompletion, SseCompletionLayer,
+    CloseEvent, ResponseBody, ResponseFuture, Shutdown, SseCompletion, SseCompletionLayer,
 };
 use tower_test::mock;
 
@@ -118,38 +117,34 @@ mod library {
     use super::*;
 
     #[derive(Debug, Clone)]
-    pub(crate) struct EventsLayer<C = NeverCancel> {
-        completion: SseCompletionLayer<C>,
+    pub(crate) struct EventsLayer {
+        completion: SseCompletionLayer,
     }
 
     #[derive(Debug, Clone)]
-    pub(crate) struct Events<S, C = NeverCancel> {
-        inner: SseCompletion<S, C>,
+    pub(crate) struct Events<S> {
+        inner: SseCompletion<S>,
     }
 
     impl EventsLayer {
         pub(crate) fn new(shutdown: &Shutdown) -> Self {
-            // A shutdown does not change the type of the layer.
-            let completion: SseCompletionLayer<NeverCancel> =
-                SseCompletionLayer::new().shutdown(shutdown);
+            let completion = SseCompletionLayer::new().shutdown(shutdown);
             Self { completion }
         }
-    }
 
-    impl<C: MakeCancellation> EventsLayer<C> {
-        pub(crate) fn cancel_when<F, Fut>(self, make: F) -> EventsLayer<FirstOf<C, CancelWhen<F>>>
+        pub(crate) fn cancel_when<F, Fut>(self, make: F) -> Self
         where
-            F: Fn(&Parts) -> Fut,
-            Fut: Future<Output = ()>,
+            F: Fn(&Parts) -> Fut + Send + Sync + 'static,
+            Fut: Future<Output = ()> + Send + 'static,
         {
-            EventsLayer {
+            Self {
                 completion: self.completion.cancel_when(make),
             }
         }
     }
 
-    impl<S, C: Clone> Layer<S> for EventsLayer<C> {
-        type Service = Events<S, C>;
+    impl<S> Layer<S> for EventsLayer {
+        type Service = Events<S>;
 
         fn layer(&self, inner: S) -> Self::Service {
             Events {
@@ -158,15 +153,14 @@ mod library {
         }
     }
 
-    impl<S, C, R, B> Service<Request<R>> for Events<S, C>
+    impl<S, R, B> Service<Request<R>> for Events<S>
     where
         S: Service<Request<R>, Response = Response<B>>,
-        C: MakeCancellation,
         B: Body,
     {
-        type Response = Response<ResponseBody<B, C::Cancellation>>;
+        type Response = Response<ResponseBody<B>>;
         type Error = S::Error;
-        type Future = ResponseFuture<S::Future, C::Cancellation>;
+        type Future = ResponseFuture<S::Future>;
 
         fn poll_ready(
             &mut self,
@@ -211,51 +205,6 @@ async fn types_of_the_layer_can_be_named_in_a_library() {
     for text in texts {
         assert_eq!(text.expect("no error"), format!("data: hello\n\n{CLOSE}"));
     }
-}
-
-/// A layer whose cancellation captures a token has a name once it is boxed.
-struct Server {
-    completion: SseCompletionLayer<BoxCancellation>,
-}
-
-#[tokio::test]
-async fn layer_with_a_boxed_cancellation_can_be_a_field() {
-    let token = CancellationToken::new();
-    let server = Server {
-        completion: SseCompletionLayer::new()
-            .cancel_when({
-                let token = token.clone();
-                move |request| {
-                    let (token, subscribes) = (token.clone(), request.method == Method::GET);
-                    async move {
-                        match subscribes {
-                            true => token.cancelled().await,
-                            false => std::future::pending().await,
-                        }
-                    }
-                }
-            })
-            .boxed(),
-    };
-    let service = server.completion.clone().layer(service_fn(respond));
-    let response = service.oneshot(Request::default()).await;
-    let mut body = pin!(response.expect("a response").into_body());
-    assert!(body.frame().await.is_some_and(|frame| frame.is_ok()));
-    token.cancel();
-    let close = body.collect().await.expect("no error").to_bytes();
-    assert_eq!(close, CLOSE);
-    // The layer can be boxed once more, with another cancellation.
-    let twice = server.completion.boxed().cancel_when(|_| async {});
-    let body = twice
-        .layer(service_fn(respond))
-        .oneshot(Request::default())
-        .await;
-    let body = body.expect("a response").into_body().collect().await;
-    assert!(
-        body.expect("no error")
-            .to_bytes()
-            .ends_with(CLOSE.as_bytes())
-    );
 }
 
 type Erased<R, B, E> = BoxCloneSyncService<Request<R>, Response<UnsyncBoxBody<Bytes, B>>, E>;

@@ -20,8 +20,8 @@ use testkit::{
 };
 use tower::Service;
 use tower_sse_completion::{
-    CancelWhen, CloseEvent, Ending, FirstOf, InvalidCloseEvent, NeverCancel, ResponseBody,
-    ResponseFuture, SkipCompletion, SseCompletion, SseCompletionLayer, StreamReport,
+    CloseEvent, Ending, InvalidCloseEvent, ResponseBody, ResponseFuture, SkipCompletion,
+    SseCompletion, SseCompletionLayer, StreamReport,
 };
 
 fn is_send<T: Send>() {}
@@ -48,8 +48,6 @@ fn c23_public_types_are_send_sync_and_unpin_with_their_parts() {
     is_sync::<CloseEvent>();
     is_send::<InvalidCloseEvent>();
     is_sync::<InvalidCloseEvent>();
-    is_send::<FirstOf<NeverCancel, CancelWhen<()>>>();
-    is_sync::<FirstOf<NeverCancel, CancelWhen<()>>>();
     is_send::<StreamReport>();
     is_sync::<StreamReport>();
     is_static::<SkipCompletion>();
@@ -59,7 +57,7 @@ fn c23_public_types_are_send_sync_and_unpin_with_their_parts() {
 #[cfg(feature = "tokio")]
 #[test]
 fn c23_shutdown_and_its_futures_are_send_and_sync() {
-    use tower_sse_completion::{Closed, Connection, Drained, Draining, KeepAlive, Shutdown};
+    use tower_sse_completion::{Closed, Connection, Drain, Drained, Draining, KeepAlive, Shutdown};
 
     fn is_send_sync_unpin<T: Send + Sync + Unpin + 'static>(_: &T) {}
     let shutdown = Shutdown::new();
@@ -69,7 +67,8 @@ fn c23_shutdown_and_its_futures_are_send_and_sync() {
     is_sync::<Drained>();
     is_send::<KeepAlive>();
     is_sync::<Closed>();
-    is_send_and_static(&shutdown.drain(std::time::Duration::ZERO));
+    let drain: Drain = shutdown.drain(std::time::Duration::ZERO);
+    is_send_and_static(&drain.after(future::pending::<()>()));
     fn is_send_and_static(_: &(impl Send + 'static)) {}
     is_send_and_static(&shutdown.after(future::pending::<()>()));
     is_send_sync_unpin(
@@ -148,13 +147,7 @@ impl http_body::Body for LocalBody<'_> {
 #[test]
 fn c23_no_bound_is_added_to_services_bodies_data_or_errors() {
     let polls = Rc::new(Cell::new(0));
-    let layer = SseCompletionLayer::new().cancel_when(|_| {
-        let local = Rc::new(());
-        async move {
-            future::pending::<()>().await;
-            drop(local);
-        }
-    });
+    let layer = SseCompletionLayer::new();
     let mut service = SseCompletion::new(Local(&polls), layer);
     let response = futures_util::FutureExt::now_or_never(service.call(Request::new(())));
     let Some(Ok(response)) = response else {
@@ -167,12 +160,9 @@ fn c23_no_bound_is_added_to_services_bodies_data_or_errors() {
 
 #[test]
 fn layer_can_be_named() {
-    type Make = fn(&http::request::Parts) -> future::Pending<()>;
-    type Cancel = FirstOf<NeverCancel, CancelWhen<Make>>;
-    let never: Make = |_| future::pending();
-    let layer: SseCompletionLayer<Cancel> = SseCompletionLayer::new().cancel_when(never);
-    let service: SseCompletion<(), Cancel> = SseCompletion::new((), layer);
-    let _: SseCompletionLayer<NeverCancel> = SseCompletion::<()>::layer();
+    let layer: SseCompletionLayer = SseCompletionLayer::new().cancel_when(|_| future::pending());
+    let service: SseCompletion<()> = SseCompletion::new((), layer);
+    let _: SseCompletionLayer = SseCompletion::<()>::layer();
     service.into_inner();
 }
 
@@ -193,8 +183,8 @@ fn debug_output_has_the_name_of_the_type_and_no_data() {
     let debug = format!("{layer:?}");
     assert!(!debug.contains("Waker"), "{debug}");
     for part in [
-        "second: CancelWhen { .. }",
-        "close_event: PerStream(..)",
+        "cancellations: 1",
+        "close_event: Some(PerStream(..))",
         "observer: Shared(..)",
         "ends_on_drain: false",
     ] {

@@ -1,26 +1,19 @@
-//! The log events and metrics of the features `tracing` and `metrics`.
+//! The log events of the feature `tracing`.
 
 use std::{
-    collections::BTreeMap,
     io,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use http::Request;
-use metrics_exporter_prometheus::PrometheusBuilder;
-use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use testkit::{
     driver::Driver,
-    exchange::{drive, event_stream, event_stream_response, send_response},
+    exchange::{drive, event_stream_response, send_response},
     reports::Reports,
-    script::{AfterScript, Script, Step, data},
+    script::{Script, Step},
 };
-use tokio::{
-    io::{AsyncWriteExt, duplex},
-    runtime::{Builder, Runtime},
-};
-use tower_sse_completion::{ResponseBody, Shutdown, SseCompletionLayer};
+use tokio::runtime::{Builder, Runtime};
+use tower_sse_completion::SseCompletionLayer;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Collects the text that a subscriber writes.
@@ -140,106 +133,4 @@ fn c21_panic_of_the_subscriber_does_not_withhold_the_report() {
         drive(&layer, Script::new([])).rest();
     });
     assert_eq!(reports.count(), 1);
-}
-
-/// Returns the counters and gauges by name and labels, and the number of values of each histogram.
-fn measured(run: impl FnOnce(&Snapshotter)) -> BTreeMap<String, f64> {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    metrics::with_local_recorder(&recorder, || run(&snapshotter));
-    snapshot(&snapshotter)
-}
-
-fn snapshot(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
-    let values = snapshotter.snapshot().into_vec().into_iter();
-    let value = |value| match value {
-        DebugValue::Counter(count) => count as f64,
-        DebugValue::Gauge(gauge) => gauge.into_inner(),
-        DebugValue::Histogram(values) => values.len() as f64,
-    };
-    values
-        .map(|(key, _, _, debug)| (key.key().to_string(), value(debug)))
-        .collect()
-}
-
-#[test]
-#[cfg_attr(miri, ignore = "the exporter has inline assembly")]
-fn metrics_are_described_when_a_layer_is_made() {
-    let recorder = PrometheusBuilder::new().build_recorder();
-    metrics::with_local_recorder(&recorder, || {
-        run_stream([data("data: 1\n\n")]);
-        paused().block_on(async {
-            let shutdown = Shutdown::new();
-            let _left = shutdown.connection(duplex(1).0);
-            shutdown.drain(Duration::ZERO).await;
-        });
-    });
-    let text = recorder.handle().render();
-    for (name, kind) in [
-        ("sse_streams_open", "gauge"),
-        ("sse_streams_ended_total", "counter"),
-        ("sse_close_events_sent_total", "counter"),
-        ("sse_stream_duration_seconds", "summary"),
-        ("sse_time_to_first_event_seconds", "summary"),
-        ("sse_connections_cut_total", "counter"),
-    ] {
-        assert!(text.contains(&format!("# HELP {name} ")), "{text}");
-        assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{text}");
-    }
-}
-
-#[test]
-#[cfg_attr(miri, ignore = "Miri rejects an atomic bucket of the recorder")]
-fn streams_are_counted_by_ending() {
-    let measured = measured(|snapshotter| {
-        let layer = SseCompletionLayer::new();
-        let upstream = Script::frames(["data: 1\n\n"]).then(AfterScript::Pending);
-        let mut open = drive(&layer, upstream);
-        let unpolled: ResponseBody<_> = event_stream(&layer, Script::new([]));
-        drop(unpolled);
-        assert_eq!(snapshot(snapshotter).len(), 0, "not before the first poll");
-        open.data();
-        let metrics = snapshot(snapshotter);
-        assert_eq!(metrics["Key(sse_streams_open)"], 1.0, "{metrics:?}");
-        drop(open);
-        run_stream([]);
-        run_stream([]);
-        run_stream([data("data: 1\n\n")]);
-    });
-    for (name, value) in [
-        ("Key(sse_streams_open)", 0.0),
-        ("Key(sse_streams_ended_total, [ending = dropped])", 1.0),
-        ("Key(sse_streams_ended_total, [ending = empty])", 2.0),
-        ("Key(sse_streams_ended_total, [ending = completed])", 1.0),
-        ("Key(sse_close_events_sent_total)", 2.0),
-        ("Key(sse_stream_duration_seconds, [ending = empty])", 2.0),
-        ("Key(sse_time_to_first_event_seconds)", 2.0),
-    ] {
-        assert_eq!(measured.get(name), Some(&value), "{name}: {measured:#?}");
-    }
-}
-
-#[test]
-fn c24_cut_connections_are_counted_by_reason() {
-    let measured = measured(|_| {
-        paused().block_on(async {
-            let shutdown = Shutdown::new();
-            let connection = || shutdown.connection(duplex(8).0);
-            let (mut stalled, _client) = {
-                let (server, client) = duplex(8);
-                let limit = Duration::from_secs(30);
-                (shutdown.connection(server).write_timeout(limit), client)
-            };
-            stalled.write_all(&[0; 9]).await.expect_err("timed out");
-            stalled.flush().await.expect_err("timed out");
-            drop(stalled);
-            let _left = [connection(), connection(), connection()];
-            assert_eq!(shutdown.drain(Duration::ZERO).await.connections_cut(), 3);
-            assert_eq!(shutdown.drain(Duration::ZERO).await.connections_cut(), 0);
-        });
-    });
-    for (reason, count) in [("shutdown", 3.0), ("write_timeout", 1.0)] {
-        let name = format!("Key(sse_connections_cut_total, [reason = {reason}])");
-        assert_eq!(measured.get(&name), Some(&count), "{name}: {measured:#?}");
-    }
 }

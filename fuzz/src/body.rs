@@ -20,7 +20,7 @@ use http_body::Body;
 use testkit::{
     driver::Driver,
     exchange::{OneResponse, event_stream_response, send_response},
-    model::{Deadlines, Judge, Progress, StackJudge, StreamJudge, Upstream},
+    model::{Deadlines, Judge, Progress, StreamJudge, Upstream},
     reports::Reports,
     script::ScriptError,
 };
@@ -46,18 +46,15 @@ impl Input {
 
     async fn run(&self) {
         let reports = Reports::default();
-        if self.is_stacked {
-            let judge = StackJudge::new(self.options(), &reports);
-            let canceller = Canceller::new(self.cancel, judge.log());
-            let outer = self.layer(&canceller, &reports);
-            let inner = self.layer(&canceller, &reports);
-            let stack = layer_fn(|service| outer.layer(inner.layer(service)));
-            self.drive(judge, &canceller, &stack).await;
-        } else {
-            let judge = StreamJudge::new(self.options(), &reports);
-            let canceller = Canceller::new(self.cancel, judge.log());
-            let layer = self.layer(&canceller, &reports);
-            self.drive(judge, &canceller, &layer).await;
+        let judge = StreamJudge::new(self.options(), &reports);
+        let canceller = Canceller::new(self.cancel, judge.log());
+        let layer = self.layer(&canceller, &reports);
+        match self.is_stacked {
+            false => self.drive(judge, &canceller, &layer).await,
+            true => {
+                let twice = layer_fn(|service| layer.layer(layer.layer(service)));
+                self.drive(judge, &canceller, &twice).await;
+            }
         }
     }
 

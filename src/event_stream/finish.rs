@@ -1,8 +1,6 @@
-//! The one sequence in which a stream ends.
+//! The end of a stream: how it ends, whether a close event is due, and the order in which it ends.
 
 use std::{
-    future::Future,
-    mem,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -10,217 +8,318 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame};
 
-use super::{
-    EventStream, Phase, Tail,
-    outcome::{Facts, Outcome, UpstreamEnd},
-};
+use super::{EventStream, Phase, PollFrame, Tail, Upstream, UpstreamReplaced, fail_on_panic};
 use crate::{
-    config::CloseEventSource,
-    frame::{PollFrame, poll_bytes},
-    layer_marker::ClientEnding,
-    report::stream_report::StreamReport,
+    config::{CloseEventSource, ClosePolicy},
+    report::{Ending, Stop, StreamReport},
     wire::close_event::CloseEvent,
 };
 
-impl<B, C> EventStream<B, C>
-where
-    B: Body<Data: Into<Bytes>>,
-    C: Future<Output = ()>,
-{
+/// State of the upstream when the stream ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum UpstreamEnd {
+    /// The upstream has not ended. Only a stream that is stopped ends like this.
+    Open,
+    Eof,
+    Trailers,
+    Error,
+}
+
+/// The facts about a stream that decide its end, besides the stop and the end of the upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Facts {
+    /// An event has been delivered.
+    delivered: bool,
+    /// The upstream has sent the start of an event without its end.
+    has_unfinished_event: bool,
+    /// The client is inside an event that exceeds the buffer limit.
+    is_inside_event: bool,
+    /// The stream has a close event.
+    has_close_event: bool,
+    /// The stream is complete with an end mark only.
+    expects_end_mark: bool,
+    /// The last event is an end mark, although it lacks its blank line.
+    ends_with_end_mark: bool,
+}
+
+/// How a stream ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Outcome {
+    ending: Ending,
+    /// The close event is sent. It replaces the bytes that are held and an error of the upstream.
+    closes: bool,
+    /// The bytes that are held and an error of the upstream are forwarded.
+    keeps_rest: bool,
+}
+
+const LF: &[u8] = b"\n";
+
+impl Outcome {
+    /// A cancellation takes precedence over the upstream. A deadline does not: a stream that ends on its own is not reported
+    /// as expired or idle.
+    ///
+    /// | stop | upstream | ending | close event |
+    /// |---|---|---|---|
+    /// | any | end after an end mark without its blank line | completed | none |
+    /// | cancelled | any | cancelled | at a boundary |
+    /// | deadline | open | expired, idle | at a boundary |
+    /// | deadline or none | end, trailers | completed, empty, truncated | by policy, at a boundary |
+    /// | deadline or none | error | failed | by policy, at a boundary |
+    fn decide(
+        stop: Option<Stop>,
+        upstream: UpstreamEnd,
+        facts: Facts,
+        policy: &ClosePolicy,
+    ) -> Self {
+        let ending = match (stop, upstream) {
+            _ if facts.ends_with_end_mark => Ending::Completed,
+            (Some(Stop::Cancelled), _) => Ending::Cancelled,
+            (Some(Stop::Expired), UpstreamEnd::Open) => Ending::Expired,
+            (Some(Stop::Idle), UpstreamEnd::Open) => Ending::Idle,
+            (_, UpstreamEnd::Error) => Ending::Failed,
+            _ if facts.has_unfinished_event => Ending::Truncated,
+            _ if facts.delivered && facts.expects_end_mark => Ending::Truncated,
+            _ if facts.delivered => Ending::Completed,
+            _ => Ending::Empty,
+        };
+        let is_stopped = matches!(ending, Ending::Cancelled | Ending::Expired | Ending::Idle);
+        let is_due = match ending {
+            _ if facts.ends_with_end_mark => false,
+            Ending::Empty => policy.on_empty.unwrap_or(true),
+            Ending::Completed => policy.on_completed.unwrap_or(false),
+            Ending::Truncated => policy.on_truncated.unwrap_or(false),
+            Ending::Failed => policy.on_failed.unwrap_or(false),
+            _ => is_stopped,
+        };
+        let may_close = !facts.is_inside_event;
+        let closes = is_due && may_close && facts.has_close_event;
+        // Without a close event, a stopped stream still ends at its last boundary.
+        let discards_rest = closes || is_stopped && may_close;
+        Self {
+            ending,
+            closes,
+            keeps_rest: !discards_rest,
+        }
+    }
+}
+
+impl EventStream {
     /// Ends the stream, and returns the first of its last frames.
     ///
-    /// 1. The cancellation is checked for the last time.
+    /// 1. The cancellations are checked for the last time.
     /// 2. The outcome is decided.
     /// 3. The close event is made.
-    /// 4. The upstream and the cancellation are dropped.
-    /// 5. Buffered bytes are discarded for the close event, or forwarded.
+    /// 4. The upstream and the cancellations are dropped.
+    /// 5. Held bytes are discarded for the close event, or forwarded.
     /// 6. With the last frame, the stream is [completed](Self::complete).
-    pub(super) fn finish(
-        mut self: Pin<&mut Self>,
+    pub(super) fn finish<B: Body>(
+        &mut self,
+        mut upstream: Pin<&mut Upstream<B>>,
         cx: &mut Context<'_>,
-        upstream: UpstreamEnd,
+        end: UpstreamEnd,
         tail: Option<Tail<B::Error>>,
     ) -> PollFrame<Bytes, B::Error> {
-        let stop = self.as_mut().stop_at_end(cx);
-        let facts = self.facts();
-        let outcome = Outcome::decide(stop, upstream, facts, &self.config.close_policy);
-        let close_event = match outcome.closes {
-            true => self.as_mut().make_close_event(&outcome),
-            false => None,
-        };
-        let client_ending = ClientEnding {
-            ending: outcome.ending,
-            close_event_sent: close_event.is_some(),
-        };
-        self.as_mut().drop_stopped_sources(client_ending);
-        self.as_mut().take_over();
+        let stop = self.stop_at_end(cx);
+        let mut facts = self.facts();
+        if matches!(end, UpstreamEnd::Eof | UpstreamEnd::Trailers) {
+            facts.ends_with_end_mark = self.ends_with_end_mark();
+        }
+        let outcome = Outcome::decide(stop, end, facts, &self.settings.close_policy);
+        // If code of the user panics below, the stream has ended.
+        self.set_phase(Phase::Done);
+        self.set_ending(outcome.ending, false);
+        let close_event = outcome
+            .closes
+            .then(|| self.make_close_event(outcome.ending));
+        self.drop_upstream(upstream.as_mut());
 
-        let this = self.as_mut().project();
         let first = match close_event {
             Some(event) => {
-                let event = event.encode(this.events.ends_in_cr());
-                this.marker.close_event_sent();
-                this.events.close_event_sent(&event);
+                let event = event.encode(self.events.ends_in_cr());
+                self.events.record_added(&event);
+                self.set_ending(outcome.ending, true);
                 Some(event)
             }
-            None if outcome.forwards_error => this.events.take_held(),
+            None if facts.ends_with_end_mark => {
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.record_delivery();
+                }
+                Some(self.events.forward_completed())
+            }
+            None if outcome.keeps_rest => self.events.forward_held(),
             None => None,
         };
-        this.events.discard_held();
-        if let Some(recorder) = this.recorder {
-            // An end of the upstream on its own is the innermost layer's to judge, and so is its own close event.
-            let is_judged_by_inner = facts.wraps_another_layer
-                && (facts.inner_close_event || !outcome.ending.is_stopped());
-            if !is_judged_by_inner || !recorder.has_ended() {
-                recorder.ended(client_ending.ending, client_ending.close_event_sent);
-            }
-        }
-        let tail = tail.filter(|tail| outcome.forwards_error || matches!(tail, Tail::Trailers(_)));
-        self.return_last(cx, first, tail)
+        self.events.discard_held();
+        let tail = tail.filter(|tail| outcome.keeps_rest || matches!(tail, Tail::Trailers(_)));
+        self.return_last(upstream, cx, first, tail)
     }
 
-    fn return_last(
-        mut self: Pin<&mut Self>,
+    /// Returns the first of the last frames: the close event or held bytes, the trailers or the error, or `None`.
+    fn return_last<B: Body>(
+        &mut self,
+        mut upstream: Pin<&mut Upstream<B>>,
         cx: &mut Context<'_>,
         first: Option<Bytes>,
         tail: Option<Tail<B::Error>>,
     ) -> PollFrame<Bytes, B::Error> {
-        if tail.is_none() {
-            self.as_mut().complete();
+        let is_error = matches!(tail, Some(Tail::Error(_)));
+        match tail {
+            Some(tail) => upstream.set(Upstream::Tail {
+                tail: Box::new(tail),
+            }),
+            None => self.complete(),
         }
-        let must_yield = self.events.has_sent();
-        let (phase, result) = match (first, tail) {
-            (Some(data), tail) => {
-                // `None` follows, although the end is known already: outer middleware detects the end by that poll.
-                let tail = tail.map(Box::new);
-                let data = Poll::Ready(Some(Ok(Frame::data(data))));
-                (Phase::Ending { tail, yields: true }, data)
-            }
-            (None, Some(error @ Tail::Error(_))) if must_yield => {
-                cx.waker().wake_by_ref();
-                let tail = Some(Box::new(error));
-                (
-                    Phase::Ending {
-                        tail,
-                        yields: false,
-                    },
-                    Poll::Pending,
-                )
-            }
-            (None, Some(tail)) => {
-                self.as_mut().complete();
-                (Phase::Done, Poll::Ready(Some(tail.into_result())))
-            }
-            (None, None) => (Phase::Done, Poll::Ready(None)),
-        };
-        *self.project().phase = phase;
-        result
+        if let Some(data) = first {
+            // `None` follows, although the end is known already: outer middleware detects the end by that poll.
+            self.set_phase(Phase::Ending { yields: is_error });
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        let yields = is_error && self.events.has_sent();
+        self.poll_tail(upstream, cx, yields)
     }
 
-    /// Ends the stream with the frame that is being forwarded, if `is_end_stream` of the upstream is `true`: a server may not
-    /// poll again.
-    pub(super) fn finish_with_upstream(mut self: Pin<&mut Self>, cx: &mut Context<'_>) {
-        let sources = self.sources.as_ref();
-        let is_last = sources.is_some_and(|sources| sources.upstream.is_end_stream());
-        if !is_last || !matches!(self.phase, Phase::Streaming) || self.events.is_holding() {
+    /// Returns what follows the first of the last frames: the trailers or the error, then `None`.
+    pub(super) fn poll_tail<B: Body>(
+        &mut self,
+        upstream: Pin<&mut Upstream<B>>,
+        cx: &mut Context<'_>,
+        yields: bool,
+    ) -> PollFrame<Bytes, B::Error> {
+        if yields {
+            self.set_phase(Phase::Ending { yields: false });
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.set_phase(Phase::Done);
+        match upstream.project_replace(Upstream::Ended) {
+            UpstreamReplaced::Tail { tail } => {
+                self.complete();
+                Poll::Ready(Some(tail.into_result()))
+            }
+            UpstreamReplaced::Open { .. } | UpstreamReplaced::Ended => Poll::Ready(None),
+        }
+    }
+
+    /// Returns the end of a stream that is polled after its end, which may have been a panic.
+    pub(super) fn end<B: Body>(
+        &mut self,
+        upstream: Pin<&mut Upstream<B>>,
+    ) -> PollFrame<Bytes, B::Error> {
+        self.drop_upstream(upstream);
+        self.complete();
+        Poll::Ready(None)
+    }
+
+    /// Ends the stream with the frame that is being forwarded, because `is_end_stream` of the upstream is `true`: a server may
+    /// not poll again. The stream goes on if a close event is due, or bytes are held.
+    pub(super) fn finish_with_upstream(&mut self, cx: &mut Context<'_>) {
+        let may_end_in_end_mark = self.reader.is_some() && self.events.has_unfinished_event();
+        if self.events.is_holding() || may_end_in_end_mark {
             return;
         }
-        let policy = &self.config.close_policy;
+        let policy = &self.settings.close_policy;
         let outcome = Outcome::decide(None, UpstreamEnd::Eof, self.facts(), policy);
-        if outcome.closes || self.as_mut().stop_at_end(cx).is_some() {
+        if outcome.closes || self.stop_at_end(cx).is_some() {
             return;
         }
-        let this = self.as_mut().project();
-        *this.phase = Phase::Finished;
-        *this.frames_until_check = 0;
-        if let Some(inner) = this.inner {
-            inner.stop(ClientEnding {
-                ending: outcome.ending,
-                close_event_sent: false,
-            });
-        }
-        if let Some(recorder) = this.recorder {
-            recorder.ended(outcome.ending, false);
-        }
+        self.set_phase(Phase::Finished);
+        self.set_ending(outcome.ending, false);
         self.complete();
     }
 
-    /// Returns the close event, unless the last event has its type.
-    fn make_close_event(mut self: Pin<&mut Self>, outcome: &Outcome) -> Option<CloseEvent> {
-        let this = self.as_mut().project();
-        if let Some(recorder) = this.recorder {
-            // The user's function may panic.
-            recorder.ended(outcome.ending, false);
+    /// Ends the stream with its end mark, and returns the frame of the end mark.
+    pub(super) fn finish_with_end_mark<B: Body>(
+        &mut self,
+        upstream: Pin<&mut Upstream<B>>,
+        mut data: Bytes,
+    ) -> PollFrame<Bytes, B::Error> {
+        self.set_ending(Ending::Completed, false);
+        self.set_phase(Phase::Ending { yields: false });
+        self.drop_upstream(upstream);
+        if self.events.ends_in_cr() {
+            // Clients that do not know a lone CR need the LF. For the others, both are one line end.
+            data = [&data, LF].concat().into();
+            self.events.record_added(LF);
         }
-        let event = match (this.close_event.take(), &this.config.close_event) {
-            (Some(event), _) => *event,
-            (None, CloseEventSource::Same(event)) => event.clone(),
-            (None, CloseEventSource::PerStream(make)) => {
-                let (ending, counts) = (outcome.ending, this.events.counts());
-                make(&match this.recorder {
+        self.complete();
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+
+    /// Returns `true` if the upstream has ended in an end mark without its blank line.
+    fn ends_with_end_mark(&mut self) -> bool {
+        let is_in_line = self.events.has_unfinished_line();
+        match &mut self.reader {
+            Some(reader) if self.events.has_unfinished_event() => {
+                fail_on_panic(&mut self.recorder, || reader.ends_with_end_mark(is_in_line))
+            }
+            _ => false,
+        }
+    }
+
+    /// Drops the upstream and the cancellations. The stream has failed if one of them panics.
+    pub(crate) fn drop_upstream<B: Body>(&mut self, mut upstream: Pin<&mut Upstream<B>>) {
+        fail_on_panic(&mut self.recorder, || {
+            upstream.set(Upstream::Ended);
+            self.signals.drop_cancellation();
+        });
+    }
+
+    /// Completes the stream: it is counted out of its shutdowns, the report is made, and then a drain that waits for the stream
+    /// may return.
+    fn complete(&mut self) {
+        self.signals.count_out();
+        if let Some(recorder) = self.recorder.take() {
+            recorder.finish(self.events.counts());
+        }
+        self.signals.clear();
+    }
+
+    fn make_close_event(&mut self, ending: Ending) -> CloseEvent {
+        if let Some(event) = self.close_event.take() {
+            return event;
+        }
+        match &self.settings.close_event {
+            None | Some(CloseEventSource::None) => CloseEvent::new(),
+            Some(CloseEventSource::Same(event)) => event.clone(),
+            Some(CloseEventSource::PerStream(make)) => {
+                let counts = self.events.counts();
+                make(&match &self.recorder {
                     Some(recorder) => recorder.report(ending, counts),
                     None => StreamReport::of(ending, counts),
                 })
             }
-        };
-        (!this.events.ends_with_event(event.event_type())).then_some(event)
-    }
-
-    /// Polls an upstream that has said that it has ended.
-    pub(super) fn poll_finished(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> PollFrame<Bytes, B::Error> {
-        let this = self.as_mut().project();
-        let Some(sources) = this.sources.as_pin_mut() else {
-            return Poll::Ready(None);
-        };
-        let polled = poll_bytes(sources.project().upstream, cx);
-        if let Poll::Ready(None | Some(Err(_))) = polled {
-            *this.phase = Phase::Done;
-            self.drop_sources();
         }
-        polled
     }
 
-    /// Returns what follows the first of the last frames.
-    pub(super) fn poll_tail(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> PollFrame<Bytes, B::Error> {
-        let this = self.as_mut().project();
-        let phase = mem::replace(this.phase, Phase::Done);
-        match phase {
-            Phase::Ending {
-                tail: Some(tail),
-                yields: true,
-            } if matches!(*tail, Tail::Error(_)) => {
-                *this.phase = Phase::Ending {
-                    tail: Some(tail),
-                    yields: false,
-                };
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Phase::Ending {
-                tail: Some(tail), ..
-            } => {
-                self.complete();
-                Poll::Ready(Some(tail.into_result()))
-            }
-            _ => Poll::Ready(None),
+    fn set_phase(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.frames_until_check = 0;
+    }
+
+    fn set_ending(&mut self, ending: Ending, close_event_sent: bool) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.set_ending(ending, close_event_sent);
         }
     }
 
     fn facts(&self) -> Facts {
-        let inner = self.inner.as_ref();
         Facts {
             delivered: self.events.counts().delivered,
-            unfinished: self.events.has_unfinished_event(),
-            mid_event: self.events.is_mid_event(),
-            wraps_another_layer: inner.is_some(),
-            inner_close_event: inner.is_some_and(|inner| inner.has_sent_close_event()),
+            has_unfinished_event: self.events.has_unfinished_event(),
+            is_inside_event: self.events.is_inside_event(),
+            has_close_event: self.close_event.is_some() || self.settings.has_close_event(),
+            expects_end_mark: self
+                .reader
+                .as_ref()
+                .is_some_and(|reader| reader.expects_end_mark()),
+            ends_with_end_mark: false,
         }
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        self.complete();
     }
 }
 
@@ -232,3 +331,6 @@ impl<E> Tail<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,81 +1,75 @@
-//! The signals that can stop a stream besides its upstream and the user's cancellation: shutdowns, deadlines, and the keep-alive.
+//! The signals that can stop a stream besides its upstream: shutdowns, cancellations of the user, deadlines, and the keep-alive.
 
-use std::{
-    mem,
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use crate::{
-    config::Config,
-    layer_marker::LayerMarker,
-    shutdown::{Shutdown, stream_guard::StreamGuard},
-    stop::Stop,
+    config::Cancellation,
+    report::Stop,
+    shutdown::phase::{Shared, StreamGuard},
+    sync::Arc,
     wire::close_event::CloseEvent,
 };
 #[cfg(feature = "tokio")]
 use crate::{
-    deadlines::timer::{DeadlineTimer, Signal},
-    wire::scanner::surely_delivers,
+    deadlines::{DeadlineTimer, Deadlines, Signal},
+    wire::{event_match::EventMatch, scanner::surely_delivers},
 };
 
-#[derive(Debug)]
+#[derive(Default)]
 pub(crate) struct Signals {
-    /// The first shutdown. In place, because most servers have just one, and its phase is read with every frame.
-    shutdown: Option<StreamGuard>,
-    extra: Option<Box<Extra>>,
-}
-
-#[derive(Debug, Default)]
-struct Extra {
-    shutdowns: Vec<StreamGuard>,
+    /// The first shutdown is in place, because its phase is read with every frame and most streams have one shutdown.
+    first: Option<StreamGuard>,
+    others: Vec<StreamGuard>,
+    /// The stream ends as soon as one of its shutdowns begins to drain.
+    ends_on_drain: bool,
+    cancellation: Option<Cancellation>,
     #[cfg(feature = "tokio")]
-    timer: Option<DeadlineTimer>,
+    timer: Option<Box<DeadlineTimer>>,
 }
 
 impl Signals {
-    /// Starts the signals of a stream: the shutdowns of the layer and those attached to the response, and the deadlines.
-    ///
-    /// A shutdown that an inner layer watches counts the stream there. Here that shutdown is watched only if the stream ends
-    /// on drain, because the inner stream may not.
-    pub(crate) fn start(
-        config: &Config,
-        attached: &[Shutdown],
-        inner: Option<&LayerMarker>,
-        ends_on_drain: bool,
-    ) -> Self {
-        let of_layer = config.shutdowns.iter();
-        let of_response = attached
-            .iter()
-            .filter(|attached| !config.shutdowns.iter().any(|own| own.is(attached)));
-        let guard = |shutdown: &Shutdown| match inner {
-            Some(inner) if inner.watches(shutdown) => ends_on_drain.then(|| shutdown.watch_drain()),
-            _ => Some(shutdown.count_stream(ends_on_drain)),
-        };
-        let mut shutdowns = of_layer.chain(of_response).filter_map(guard);
-        let mut signals = Self {
-            shutdown: shutdowns.next(),
-            extra: None,
-        };
-        signals.adopt(shutdowns.collect());
-        #[cfg(feature = "tokio")]
-        if let Some(timer) = config.deadlines.start() {
-            signals.extra.get_or_insert_default().timer = Some(timer);
+    /// Adds a shutdown, unless the stream has it already, and counts the stream.
+    pub(crate) fn add_shutdown(&mut self, shutdown: &Arc<Shared>) {
+        if self.shutdowns().any(|known| known.is_of(shutdown)) {
+            return;
         }
-        signals
+        let guard = StreamGuard::new(shutdown, self.ends_on_drain);
+        match self.first {
+            None => self.first = Some(guard),
+            Some(_) => self.others.push(guard),
+        }
     }
 
-    /// Returns `true` if the first shutdown has fired. Costs an atomic load.
+    /// Ends the stream as soon as one of its shutdowns begins to drain.
+    pub(crate) fn end_on_drain(&mut self) {
+        self.ends_on_drain = true;
+        self.shutdowns().for_each(StreamGuard::end_on_drain);
+    }
+
+    /// Adds a cancellation of the user.
+    pub(crate) fn add_cancellation(&mut self, added: Cancellation) {
+        self.cancellation = Some(match self.cancellation.take() {
+            None => added,
+            Some(known) => known.or(added),
+        });
+    }
+
+    /// Returns `true` if a shutdown has fired. Costs an atomic load for each shutdown.
     #[inline(always)]
     pub(crate) fn has_fired(&self) -> bool {
-        self.shutdown.as_ref().is_some_and(StreamGuard::has_fired)
+        self.first.as_ref().is_some_and(StreamGuard::has_fired)
+            // An empty loop costs more than the check.
+            || !self.others.is_empty() && self.others.iter().any(StreamGuard::has_fired)
     }
 
-    /// Returns `true` if nothing but the first shutdown may have a signal, and this task is registered for every signal.
+    /// Returns `true` if no shutdown, deadline or keep-alive has a signal, and each of them wakes this task when it has one.
     #[inline(always)]
     pub(crate) fn is_waiting(&self, cx: &Context<'_>) -> bool {
-        let shutdown = self.shutdown.as_ref();
-        shutdown.is_none_or(|shutdown| shutdown.is_registered(cx))
-            && self.extra.as_ref().is_none_or(|extra| extra.is_waiting(cx))
+        self.first
+            .as_ref()
+            .is_none_or(|first| first.is_registered(cx))
+            && (self.others.is_empty() || self.others.iter().all(|other| other.is_registered(cx)))
+            && self.is_timer_waiting(cx)
     }
 
     /// Completes when a shutdown has fired, with the close event of that shutdown.
@@ -88,106 +82,94 @@ impl Signals {
         Poll::Pending
     }
 
-    /// The stream leaves the counts of its shutdowns.
-    pub(crate) fn leave(&mut self) {
-        self.shutdowns().for_each(StreamGuard::leave);
+    /// Completes when a cancellation of the user has completed. Must not be polled again after that.
+    #[inline(always)]
+    pub(crate) fn poll_cancellation(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.cancellation {
+            None => Poll::Pending,
+            Some(cancellation) => cancellation.poll(cx),
+        }
     }
 
-    /// Drops all signals, after which a waiting drain may return.
+    /// Drops the cancellations of the user.
+    pub(crate) fn drop_cancellation(&mut self) {
+        self.cancellation = None;
+    }
+
+    /// Counts the stream out of its shutdowns.
+    pub(crate) fn count_out(&mut self) {
+        self.shutdowns().for_each(StreamGuard::count_out);
+    }
+
+    /// Drops the shutdowns and the deadlines, after which a waiting drain may return.
     pub(crate) fn clear(&mut self) {
-        self.shutdown = None;
-        self.extra = None;
-    }
-
-    /// Takes the guards, for another stream that is to leave the counts in place of this one.
-    pub(crate) fn take_guards(&mut self) -> Vec<StreamGuard> {
-        let extra = self.extra.as_mut();
-        let mut guards = extra.map_or_else(Vec::new, |extra| mem::take(&mut extra.shutdowns));
-        guards.extend(self.shutdown.take());
-        guards
-    }
-
-    /// Adds the guards of another stream.
-    pub(crate) fn adopt(&mut self, guards: Vec<StreamGuard>) {
-        if !guards.is_empty() {
-            self.extra.get_or_insert_default().shutdowns.extend(guards);
+        self.first = None;
+        self.others.clear();
+        #[cfg(feature = "tokio")]
+        {
+            self.timer = None;
         }
     }
 
     fn shutdowns(&mut self) -> impl Iterator<Item = &mut StreamGuard> {
-        let extra = self.extra.iter_mut().flat_map(|extra| &mut extra.shutdowns);
-        self.shutdown.iter_mut().chain(extra)
-    }
-}
-
-impl Extra {
-    #[inline(never)]
-    fn is_waiting(&self, cx: &Context<'_>) -> bool {
-        #[cfg(feature = "tokio")]
-        if self
-            .timer
-            .as_ref()
-            .is_some_and(|timer| !timer.is_waiting(cx))
-        {
-            return false;
-        }
-        let mut shutdowns = self.shutdowns.iter();
-        shutdowns.all(|shutdown| !shutdown.has_fired() && shutdown.is_registered(cx))
+        self.first.iter_mut().chain(&mut self.others)
     }
 }
 
 #[cfg(feature = "tokio")]
 impl Signals {
+    /// Adds the deadlines and the keep-alive of a layer. Returns the matches of the layer's idle timeout, if that is the shortest.
+    pub(crate) fn add_deadlines<'a>(
+        &mut self,
+        deadlines: &'a Deadlines,
+    ) -> Option<&'a [EventMatch]> {
+        DeadlineTimer::add(&mut self.timer, deadlines)
+    }
+
+    /// Returns `true` if data of whole events must be scanned, because the idle timeout depends on the delivered events.
     #[inline(always)]
-    pub(crate) fn has_timer(&self) -> bool {
-        self.extra
-            .as_ref()
-            .is_some_and(|extra| extra.timer.is_some())
+    pub(crate) fn needs_scan(&self, whole_events: &[u8]) -> bool {
+        let timer = self.timer.as_ref();
+        timer.is_some_and(|timer| timer.counts_events() && !surely_delivers(whole_events))
     }
 
-    /// Returns `true` if it must be known of each event whether it is delivered.
+    /// Returns `true` if each event must be known to be delivered or not.
     pub(crate) fn counts_events(&self) -> bool {
-        let timer = self.extra.as_ref().and_then(|extra| extra.timer.as_ref());
-        timer.is_some_and(DeadlineTimer::counts_events)
+        let timer = self.timer.as_ref();
+        timer.is_some_and(|timer| timer.counts_events())
     }
 
-    /// Notes that these whole events are forwarded. Returns `false` if they must be scanned first.
-    pub(crate) fn forwards_whole_events(&mut self, events: &[u8]) -> bool {
-        if self.counts_events() && !surely_delivers(events) {
-            return false;
-        }
-        self.forwarded(true);
-        true
-    }
-
-    /// Notes that data is forwarded, and whether it delivers an event.
-    pub(crate) fn forwarded(&mut self, delivered: bool) {
-        if let Some(timer) = self.timer() {
-            timer.forwarded(delivered);
+    /// Records that data is forwarded, and whether the data delivers an event.
+    #[inline(always)]
+    pub(crate) fn record_forwarded(&mut self, delivered: bool) {
+        if let Some(timer) = &mut self.timer {
+            timer.record_forwarded(delivered);
         }
     }
 
     /// Returns the deadline that has passed.
-    pub(crate) fn passed_deadline(&mut self) -> Option<Stop> {
-        self.timer()?.passed()
+    pub(crate) fn passed_deadline(&self) -> Option<Stop> {
+        self.timer.as_ref()?.passed()
     }
 
     pub(crate) fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Signal> {
-        match self.timer() {
+        match &mut self.timer {
             Some(timer) => timer.poll(cx),
             None => Poll::Pending,
         }
     }
 
-    fn timer(&mut self) -> Option<&mut DeadlineTimer> {
-        self.extra.as_mut()?.timer.as_mut()
+    #[inline(always)]
+    fn is_timer_waiting(&self, cx: &Context<'_>) -> bool {
+        let timer = self.timer.as_ref();
+        timer.is_none_or(|timer| timer.is_waiting(cx))
     }
 }
 
 /// Without the feature `tokio` there are no timers.
 #[cfg(not(feature = "tokio"))]
 impl Signals {
-    pub(crate) fn has_timer(&self) -> bool {
+    pub(crate) fn needs_scan(&self, _whole_events: &[u8]) -> bool {
         false
     }
 
@@ -195,13 +177,13 @@ impl Signals {
         false
     }
 
-    pub(crate) fn forwards_whole_events(&mut self, _events: &[u8]) -> bool {
-        true
+    pub(crate) fn record_forwarded(&mut self, _delivered: bool) {}
+
+    pub(crate) fn passed_deadline(&self) -> Option<Stop> {
+        None
     }
 
-    pub(crate) fn forwarded(&mut self, _delivered: bool) {}
-
-    pub(crate) fn passed_deadline(&mut self) -> Option<Stop> {
-        None
+    fn is_timer_waiting(&self, _cx: &Context<'_>) -> bool {
+        true
     }
 }

@@ -1,14 +1,8 @@
 //! The one event that the layer may add.
 
-mod invalid;
-
 use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes};
-
-pub use self::invalid::InvalidCloseEvent;
-use self::invalid::{validate_name, validate_retry};
-use super::encoding::{CustomEvent, DEFAULT_EVENT, DEFAULT_NAME};
 
 /// The event that ends a stream on purpose.
 ///
@@ -172,11 +166,6 @@ impl CloseEvent {
         Ok(self.with(|custom| custom.retry = Some(retry)))
     }
 
-    /// Returns the value of the `event` field.
-    pub(crate) fn event_type(&self) -> &str {
-        self.fields().0
-    }
-
     /// Returns the bytes for one stream. With `after_cr`, they begin with the LF that completes a line end.
     pub(crate) fn encode(&self, after_cr: bool) -> Bytes {
         let mut encoded = match &self.kind {
@@ -244,3 +233,155 @@ impl PartialEq for CloseEvent {
 }
 
 impl Eq for CloseEvent {}
+
+/// The reason why a [`CloseEvent`](CloseEvent) could not be built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidCloseEvent {
+    reason: Reason,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    EmptyName,
+    NameWithLineBreak,
+    NameWithNul,
+    RetryTooShort,
+    RetryTooLong,
+    EmptyRetryRange,
+}
+
+/// Maximum reconnection time, in milliseconds. The timers of several clients are 32-bit integers, overflow above it, and
+/// reconnect in a hot loop.
+const MAX_RETRY: u64 = (1 << 31) - 1;
+
+/// Validates the name of a close event.
+const fn validate_name(name: &str) -> Result<(), Reason> {
+    let mut rest = name.as_bytes();
+    if rest.is_empty() {
+        return Err(Reason::EmptyName);
+    }
+    while let [byte, after @ ..] = rest {
+        match byte {
+            b'\n' | b'\r' => return Err(Reason::NameWithLineBreak),
+            0 => return Err(Reason::NameWithNul),
+            _ => rest = after,
+        }
+    }
+    Ok(())
+}
+
+/// Validates a range of reconnection times, and returns it in milliseconds.
+fn validate_retry(range: &RangeInclusive<Duration>) -> Result<RangeInclusive<u64>, Reason> {
+    if range.is_empty() {
+        return Err(Reason::EmptyRetryRange);
+    }
+    let (start, end) = (range.start().as_millis(), range.end().as_millis());
+    if start == 0 {
+        return Err(Reason::RetryTooShort);
+    }
+    match (u64::try_from(start), u64::try_from(end)) {
+        (Ok(start), Ok(end)) if end <= MAX_RETRY => Ok(start..=end),
+        _ => Err(Reason::RetryTooLong),
+    }
+}
+
+impl fmt::Display for InvalidCloseEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason.as_str())
+    }
+}
+
+impl Reason {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::EmptyName => "the name of a close event is empty",
+            Self::NameWithLineBreak => "the name of a close event contains a line break",
+            Self::NameWithNul => "the name of a close event contains a NUL",
+            Self::RetryTooShort => "the reconnection time of a close event is below 1 ms",
+            Self::RetryTooLong => "the reconnection time of a close event is above 2147483647 ms",
+            Self::EmptyRetryRange => {
+                "the range of reconnection times of a close event ends before it starts"
+            }
+        }
+    }
+}
+
+impl std::error::Error for InvalidCloseEvent {}
+
+impl From<Reason> for InvalidCloseEvent {
+    fn from(reason: Reason) -> Self {
+        Self { reason }
+    }
+}
+
+const DEFAULT_NAME: &str = "close";
+
+/// The default close event after an LF, which is sliced off unless a CR precedes the event.
+static DEFAULT_EVENT: &[u8] = b"\nevent: close\ndata:\n\n";
+
+/// A close event other than the default.
+#[derive(Clone)]
+struct CustomEvent {
+    name: String,
+    data: String,
+    /// In milliseconds.
+    retry: Option<RangeInclusive<u64>>,
+    /// The event after an LF. Without `retry` and its blank line if `retry` is drawn for each stream.
+    encoded: Bytes,
+}
+
+impl CustomEvent {
+    /// Returns an event of this type with empty data.
+    fn named(name: &str) -> Self {
+        let mut event = Self {
+            name: name.to_owned(),
+            data: String::new(),
+            retry: None,
+            encoded: Bytes::new(),
+        };
+        event.encode_in_advance();
+        event
+    }
+
+    /// Encodes what is the same for all streams. Called after each change.
+    fn encode_in_advance(&mut self) {
+        let mut event = format!("\nevent: {}\n", self.name);
+        push_lines(&mut event, "data:", &self.data);
+        match &self.retry {
+            None => event.push('\n'),
+            Some(retry) if retry.start() == retry.end() => {
+                event.push_str(&retry_and_end(*retry.start()));
+            }
+            Some(_) => {}
+        }
+        self.encoded = event.into();
+    }
+
+    /// Returns the event of one stream after an LF.
+    fn encode(&self) -> Bytes {
+        match &self.retry {
+            Some(retry) if retry.start() < retry.end() => {
+                let drawn = retry_and_end(fastrand::u64(retry.clone()));
+                [&self.encoded, drawn.as_bytes()].concat().into()
+            }
+            _ => self.encoded.clone(),
+        }
+    }
+}
+
+fn retry_and_end(milliseconds: u64) -> String {
+    format!("retry: {milliseconds}\n\n")
+}
+
+/// Appends one line for each line of the text, whether that ends in LF, CR or CRLF.
+pub(crate) fn push_lines(to: &mut String, prefix: &str, text: &str) {
+    // CRLF is one line end, so it is replaced before a lone CR.
+    for line in text.replace("\r\n", "\n").split(['\n', '\r']) {
+        to.push_str(prefix);
+        if !line.is_empty() {
+            to.push(' ');
+            to.push_str(line);
+        }
+        to.push('\n');
+    }
+}

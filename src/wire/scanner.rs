@@ -27,6 +27,25 @@ pub(crate) struct Scanned {
     pub(crate) delivered: bool,
 }
 
+/// Receives the lines and the ends of events from a scanner. `()` receives nothing, at no cost.
+pub(crate) trait Lines {
+    /// The lines are received, so every line is scanned.
+    const RECEIVES: bool;
+
+    /// Appends to the current line, which does not end here.
+    fn extend_line(&mut self, part: &[u8]);
+
+    /// Discards the current line so far: a byte order mark.
+    fn discard_line(&mut self);
+
+    /// Ends the current line with this part. Comments and blank lines are lines too.
+    fn end_line(&mut self, part: &[u8]);
+
+    /// Ends the event at a blank line. `delivers` is `true` if the event has a `data` field. Returns `true` if the scan ends with
+    /// this event.
+    fn end_event(&mut self, delivers: bool) -> bool;
+}
+
 /// Scanned part of the current line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Line {
@@ -45,11 +64,37 @@ enum Line {
     Comment,
 }
 
+/// What a line end ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// Nothing: the LF of a CRLF. The line ended with the CR.
+    CrLf,
+    Line,
+    /// An event, or the blank line between two events.
+    Event {
+        delivers: bool,
+    },
+}
+
 pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 const DATA: &[u8] = b"data";
 
 /// Number of line ends that are searched backwards for a blank line before the whole piece is searched forwards.
 const LINE_ENDS_SEARCHED: usize = 16;
+
+impl Lines for () {
+    const RECEIVES: bool = false;
+
+    fn extend_line(&mut self, _part: &[u8]) {}
+
+    fn discard_line(&mut self) {}
+
+    fn end_line(&mut self, _part: &[u8]) {}
+
+    fn end_event(&mut self, _delivers: bool) -> bool {
+        false
+    }
+}
 
 impl Scanner {
     pub(crate) const fn new() -> Self {
@@ -65,9 +110,19 @@ impl Scanner {
     #[inline]
     pub(crate) fn feed(&mut self, bytes: &[u8], detect_delivery: bool) -> Scanned {
         if !detect_delivery && ends_in_blank_line(bytes) {
-            return self.restart(bytes, false);
+            self.restart(bytes);
+            return Scanned {
+                boundary: Some(bytes.len()),
+                delivered: false,
+            };
         }
         self.feed_slow(bytes, detect_delivery)
+    }
+
+    /// Scans the next bytes of the stream line by line, and passes the lines and the ends of events on. The scan stops after the
+    /// event with which `lines` ends it; the rest of the bytes is not scanned.
+    pub(crate) fn read(&mut self, bytes: &[u8], lines: &mut impl Lines) -> Scanned {
+        self.feed_lines(bytes, false, lines)
     }
 
     /// Returns `true` if the stream ends inside an event.
@@ -75,10 +130,20 @@ impl Scanner {
         self.in_event
     }
 
+    /// Returns `true` if the stream ends in a CR, so that an LF would belong to the same line end.
+    pub(crate) fn is_after_cr(&self) -> bool {
+        self.line == Line::AfterCr
+    }
+
+    /// Returns `true` if the stream ends inside a line.
+    pub(crate) fn is_in_line(&self) -> bool {
+        !matches!(self.line, Line::Start | Line::AfterCr)
+    }
+
     #[cold]
     fn feed_slow(&mut self, bytes: &[u8], detect_delivery: bool) -> Scanned {
         let Some(blank) = last_blank_line(bytes) else {
-            return self.feed_lines(bytes, true);
+            return self.feed_lines(bytes, true, &mut ());
         };
         let (events, rest) = bytes.split_at(blank);
         let whole_lines = match self.line {
@@ -86,27 +151,51 @@ impl Scanner {
             _ => after_first_line(events),
         };
         if detect_delivery && !surely_delivers(whole_lines) {
-            return self.feed_lines(bytes, false);
+            return self.feed_lines(bytes, false, &mut ());
         }
-        let delivered = self.restart(events, detect_delivery).delivered;
-        let rest = self.feed_lines(rest, true).boundary;
+        self.restart(events);
+        let rest = self.feed_lines(rest, true, &mut ()).boundary;
         Scanned {
             boundary: Some(blank + rest.unwrap_or(0)),
-            delivered,
+            delivered: detect_delivery,
         }
     }
 
     /// Scans line by line. With `no_blank_line`, no two line ends follow each other within these bytes.
-    fn feed_lines(&mut self, bytes: &[u8], no_blank_line: bool) -> Scanned {
+    fn feed_lines<L: Lines>(
+        &mut self,
+        bytes: &[u8],
+        no_blank_line: bool,
+        lines: &mut L,
+    ) -> Scanned {
         let mut scanned = Scanned {
             boundary: None,
             delivered: false,
         };
         let mut at = 0;
+        // Start of the current line, or of its part in these bytes.
+        let mut start = 0;
         while let Some(&byte) = bytes.get(at) {
             match (self.line, byte) {
                 (_, b'\n' | b'\r') => {
-                    scanned.delivered |= self.end_line(byte);
+                    let ended = self.end_line(byte);
+                    scanned.delivered |= ended == Ended::Event { delivers: true };
+                    if L::RECEIVES {
+                        let is_last = match ended {
+                            Ended::CrLf => false,
+                            Ended::Line => {
+                                lines.end_line(&bytes[start..at]);
+                                false
+                            }
+                            Ended::Event { delivers } => lines.end_event(delivers),
+                        };
+                        start = at + 1;
+                        if is_last {
+                            let ends_in_crlf = byte == b'\r' && bytes.get(start) == Some(&b'\n');
+                            scanned.boundary = Some(start + usize::from(ends_in_crlf));
+                            return scanned;
+                        }
+                    }
                     at += 1;
                     if !self.in_event {
                         scanned.boundary = Some(at);
@@ -124,6 +213,8 @@ impl Scanner {
                         at += 1;
                     } else if matched == 0 || usize::from(matched) == BYTE_ORDER_MARK.len() {
                         self.line = Line::Start;
+                        lines.discard_line();
+                        start = at;
                     } else {
                         self.begin_field(Line::Other);
                     }
@@ -145,6 +236,7 @@ impl Scanner {
                 }
             }
         }
+        lines.extend_line(&bytes[start..]);
         scanned
     }
 
@@ -153,37 +245,32 @@ impl Scanner {
         self.line = line;
     }
 
-    /// Returns `true` if the end of this line delivers an event.
-    fn end_line(&mut self, byte: u8) -> bool {
-        let mut delivers = false;
+    fn end_line(&mut self, byte: u8) -> Ended {
+        let mut ended = Ended::Line;
         match self.line {
-            // The LF of a CRLF. The line ended with the CR.
-            Line::AfterCr if byte == b'\n' => {}
+            Line::AfterCr if byte == b'\n' => ended = Ended::CrLf,
             Line::Data => self.has_data = true,
             Line::Field(matched) if usize::from(matched) == DATA.len() => self.has_data = true,
             Line::Field(_) | Line::Other | Line::Comment => {}
             Line::ByteOrderMark(1 | 2) => self.in_event = true,
             Line::ByteOrderMark(_) | Line::Start | Line::AfterCr => {
-                delivers = self.has_data;
+                let delivers = self.has_data;
+                ended = Ended::Event { delivers };
                 self.in_event = false;
                 self.has_data = false;
             }
         }
         self.line = after_line_end(byte);
-        delivers
+        ended
     }
 
     /// Continues after these bytes, which end in a blank line.
     #[inline]
-    fn restart(&mut self, bytes: &[u8], delivered: bool) -> Scanned {
+    fn restart(&mut self, bytes: &[u8]) {
         let last = bytes.last();
         self.line = last.map_or(Line::Start, |&byte| after_line_end(byte));
         self.in_event = false;
         self.has_data = false;
-        Scanned {
-            boundary: Some(bytes.len()),
-            delivered,
-        }
     }
 }
 
@@ -193,6 +280,12 @@ fn after_line_end(byte: u8) -> Line {
         b'\r' => Line::AfterCr,
         _ => Line::Start,
     }
+}
+
+/// Returns `true` if these bytes end in a blank line whose last byte is an LF, regardless of the bytes before them.
+#[inline(always)]
+pub(crate) fn ends_in_lf_blank_line(bytes: &[u8]) -> bool {
+    bytes.ends_with(b"\n\n") || bytes.ends_with(b"\n\r\n")
 }
 
 /// Returns `true` if these bytes end in a blank line regardless of the bytes before them.
@@ -208,10 +301,11 @@ fn ends_in_blank_line(bytes: &[u8]) -> bool {
 /// end in a blank line. Events whose `data` field has no colon are not recognised.
 pub(crate) fn surely_delivers(mut lines: &[u8]) -> bool {
     while !lines.starts_with(b"data:") {
-        if lines.is_empty() {
-            return false;
+        // Lines that end in a CR alone are skipped with the next line.
+        match memchr(b'\n', lines) {
+            Some(end) => lines = &lines[end + 1..],
+            None => return false,
         }
-        lines = after_first_line(lines);
     }
     true
 }

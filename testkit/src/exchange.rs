@@ -8,12 +8,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header::CONTENT_TYPE, request::Parts};
+use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::Body;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_sse_completion::{CancelWhen, FirstOf, NeverCancel, Shutdown, SseCompletionLayer};
+use tower_sse_completion::{Shutdown, SseCompletionLayer};
 
 use crate::{
     driver::Driver,
@@ -126,14 +126,7 @@ pub fn shutdown_layer(shutdown: &Shutdown) -> SseCompletionLayer {
 }
 
 /// Returns a layer whose streams are cancelled by this token.
-pub fn cancellation_layer(
-    token: &CancellationToken,
-) -> SseCompletionLayer<
-    FirstOf<
-        NeverCancel,
-        CancelWhen<impl Fn(&Parts) -> WaitForCancellationFutureOwned + Clone + use<>>,
-    >,
-> {
+pub fn cancellation_layer(token: &CancellationToken) -> SseCompletionLayer {
     let token = token.clone();
     SseCompletionLayer::new().cancel_when(move |_| token.clone().cancelled_owned())
 }

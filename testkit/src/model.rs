@@ -10,8 +10,7 @@
 //! - [`ConnectionModel`] predicts the results of the calls of a connection that a shutdown can cut (C24).
 //!
 //! A test that knows the events of a stream in advance compares the stream with an [`Expected`]. Other tests, such as
-//! fuzzers, let a [`Judge`] poll the stream, which panics as soon as the stream breaks a rule: [`StreamJudge`] for the stream of one layer,
-//! [`StackJudge`] for the stream of two.
+//! fuzzers, let a [`StreamJudge`] poll the stream, which panics as soon as the stream breaks a rule.
 //!
 //! ```
 //! use testkit::{
@@ -39,7 +38,6 @@ mod expected;
 mod forwarding;
 mod judge;
 mod outcome;
-mod stack;
 mod upstream;
 
 use std::{rc::Rc, time::Duration};
@@ -55,7 +53,6 @@ pub use self::{
     forwarding::Forwarding,
     judge::StreamJudge,
     outcome::{Facts, Outcome, Policy, Stop, UpstreamEnd},
-    stack::StackJudge,
     upstream::{Upstream, UpstreamLog, UpstreamPoll},
 };
 use crate::{
@@ -136,6 +133,9 @@ const FRAMES_UNTIL_CHECK: usize = 32;
 
 /// Number of ready frames that are forwarded after the stream has been stopped.
 const FRAMES_AFTER_STOP: usize = 32;
+
+/// Maximum number of bytes of a buffered event and its rest that are forwarded in one frame.
+const MAX_JOINED: usize = 4096;
 
 /// Maximum number of upstream frames in one poll.
 const FRAMES_PER_POLL: usize = 64;

@@ -10,7 +10,6 @@ mod grpc;
 mod kubernetes;
 mod llm_proxy;
 mod mcp;
-#[cfg(feature = "metrics")]
 mod prometheus;
 mod servers;
 mod sessions;

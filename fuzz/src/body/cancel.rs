@@ -1,10 +1,11 @@
 //! Cancels a stream at a chosen moment, and panics if a cancellation is polled again after it has fired.
 
 use std::{
-    cell::{Cell, RefCell},
     future::Future,
+    mem,
     pin::Pin,
     rc::Rc,
+    sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
 };
 
@@ -40,13 +41,19 @@ pub(super) struct Canceller {
     plan: Option<Cancel>,
     pub(super) shutdown: Shutdown,
     log: Rc<UpstreamLog>,
-    has_fired: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
+    pub(super) fired: Arc<Mutex<Fired>>,
+}
+
+/// The state of the futures that cancel the stream: one for each layer.
+#[derive(Default)]
+pub(super) struct Fired {
+    has_fired: bool,
+    wakers: Vec<Waker>,
 }
 
 /// The future that cancels a stream.
 pub(super) struct Cancellation {
-    canceller: Rc<Canceller>,
+    fired: Arc<Mutex<Fired>>,
     has_ended: bool,
 }
 
@@ -56,16 +63,8 @@ impl Canceller {
             plan,
             shutdown: Shutdown::new(),
             log: Rc::clone(log),
-            has_fired: Cell::new(false),
-            waker: RefCell::new(None),
+            fired: Arc::default(),
         })
-    }
-
-    pub(super) fn cancellation(self: &Rc<Self>) -> Cancellation {
-        Cancellation {
-            canceller: Rc::clone(self),
-            has_ended: false,
-        }
     }
 
     /// Cancels the stream if the plan has this moment.
@@ -95,13 +94,23 @@ impl Canceller {
         self.log.cancel();
         match plan.trigger {
             Trigger::Future => {
-                self.has_fired.set(true);
-                if let Some(waker) = self.waker.take() {
-                    waker.wake();
-                }
+                let mut fired = self.fired.lock().expect("no poisoned lock");
+                fired.has_fired = true;
+                let wakers = mem::take(&mut fired.wakers);
+                drop(fired);
+                wakers.into_iter().for_each(Waker::wake);
             }
             Trigger::Shutdown => self.shutdown.close(),
             Trigger::ShutdownWith(choice) => self.shutdown.close_with(choice.event()),
+        }
+    }
+}
+
+impl Cancellation {
+    pub(super) fn new(fired: &Arc<Mutex<Fired>>) -> Self {
+        Self {
+            fired: Arc::clone(fired),
+            has_ended: false,
         }
     }
 }
@@ -114,11 +123,14 @@ impl Future for Cancellation {
             !self.has_ended,
             "C13: the cancellation was polled after its end"
         );
-        if self.canceller.has_fired.get() {
+        let mut fired = self.fired.lock().expect("no poisoned lock");
+        if fired.has_fired {
+            drop(fired);
             self.has_ended = true;
             return Poll::Ready(());
         }
-        *self.canceller.waker.borrow_mut() = Some(cx.waker().clone());
+        fired.wakers.retain(|waker| !waker.will_wake(cx.waker()));
+        fired.wakers.push(cx.waker().clone());
         Poll::Pending
     }
 }

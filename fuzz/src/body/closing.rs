@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use testkit::model::{CloseEventSpec, StackJudge};
+use testkit::model::CloseEventSpec;
 use tower_sse_completion::{CloseEvent, Ending, SseCompletionLayer};
 
 /// One of a few close events.
@@ -19,8 +19,6 @@ pub(super) enum Choice {
     RetryBetween,
     /// The ending as data, if the event is made by the layer.
     PerStream,
-    /// The close event that the judge of two layers recognizes.
-    OfStack,
 }
 
 impl Choice {
@@ -43,7 +41,6 @@ impl Choice {
             Self::Forged => {
                 CloseEvent::named("id: 9").map(|event| event.data("\n\nid: 9\ndata: x\n\n"))
             }
-            Self::OfStack => Ok(CloseEvent::new().data(StackJudge::CLOSE_DATA)),
             Self::Retry => CloseEvent::new().data("{}").retry(milliseconds(9)),
             Self::RetryBetween => {
                 CloseEvent::new().retry_between(milliseconds(8)..=milliseconds(9))
@@ -52,7 +49,7 @@ impl Choice {
         event.expect("a valid close event")
     }
 
-    pub(super) fn configure<C>(self, layer: SseCompletionLayer<C>) -> SseCompletionLayer<C> {
+    pub(super) fn configure(self, layer: SseCompletionLayer) -> SseCompletionLayer {
         match self {
             Self::PerStream => {
                 layer.close_event_with(|report| CloseEvent::new().data(report.ending().as_str()))
@@ -66,7 +63,6 @@ impl Choice {
         let (event_type, data, retry) = match self {
             Self::PerStream => ("close", ending.map_or("", Ending::as_str), None),
             Self::Default => ("close", "", None),
-            Self::OfStack => ("close", StackJudge::CLOSE_DATA, None),
             Self::Lines => ("bye", "\na\n\nb\nc\n", None),
             Self::Forged => ("id: 9", "\n\nid: 9\ndata: x\n\n", None),
             Self::Retry => ("close", "{}", Some(9..=9)),

@@ -1,6 +1,6 @@
 //! One stream, with its options and events.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use http::request::Parts;
@@ -10,7 +10,7 @@ use testkit::{
     reports::Reports,
     script::{AfterScript, EndStream, Script, Step},
 };
-use tower_sse_completion::{CancelWhen, Ending, FirstOf, NeverCancel, SseCompletionLayer};
+use tower_sse_completion::{Ending, SseCompletionLayer};
 
 use super::{
     cancel::{Cancel, Cancellation, Canceller, Trigger, When},
@@ -33,7 +33,7 @@ pub struct Input {
     pub(super) changes_tasks: bool,
     /// The body is polled again although its `is_end_stream` is `true`.
     pub(super) polls_on: bool,
-    /// The stream has two layers, one around the other.
+    /// The stream has two layers, one around the other, which act as one.
     pub(super) is_stacked: bool,
     pub(super) times: Option<Times>,
     pub(super) end_stream: EndStream,
@@ -64,16 +64,10 @@ impl Input {
         times.map_or(Deadlines::default(), |times| times.deadlines)
     }
 
-    pub(super) fn layer(
-        &self,
-        canceller: &Rc<Canceller>,
-        reports: &Reports,
-    ) -> SseCompletionLayer<
-        FirstOf<NeverCancel, CancelWhen<impl Fn(&Parts) -> Cancellation + Clone + use<>>>,
-    > {
-        let of_request = Rc::clone(canceller);
+    pub(super) fn layer(&self, canceller: &Rc<Canceller>, reports: &Reports) -> SseCompletionLayer {
+        let fired = Arc::clone(&canceller.fired);
         let mut layer = SseCompletionLayer::new()
-            .cancel_when(move |_: &Parts| of_request.cancellation())
+            .cancel_when(move |_: &Parts| Cancellation::new(&fired))
             .close_on_empty(self.policy.close_on_empty)
             .close_on_completed(self.policy.close_on_completed)
             .close_on_failed(self.policy.close_on_failed)
@@ -139,15 +133,10 @@ impl<'a> Arbitrary<'a> for Input {
             4 | 5 => Some(When::BeforePoll(at)),
             _ => Some(When::DuringPoll(at)),
         };
-        let is_stacked = ways & 0b1100_0000 == 0b1100_0000;
-        let choice = |number| match is_stacked {
-            true => Choice::OfStack,
-            false => Choice::new(number),
-        };
         let trigger = match trigger % 3 {
             0 => Trigger::Future,
             1 => Trigger::Shutdown,
-            _ => Trigger::ShutdownWith(choice(trigger / 3)),
+            _ => Trigger::ShutdownWith(Choice::new(trigger / 3)),
         };
         Ok(Self {
             policy: Policy {
@@ -161,17 +150,17 @@ impl<'a> Arbitrary<'a> for Input {
                 0 | 192.. => 64 * 1024,
                 1..192 => usize::from(buffer_limit) - 1,
             },
-            close_event: choice(choices & 15),
-            close_event_of_response: (choices & 16 != 0).then(|| choice(choices >> 5)),
+            close_event: Choice::new(choices & 15),
+            close_event_of_response: (choices & 16 != 0).then(|| Choice::new(choices >> 5)),
             has_shutdown: ways & 1 != 0 || trigger != Trigger::Future,
             cancel: when.map(|when| Cancel { when, trigger }),
             drop_before_poll: (drop >= 192).then(|| usize::from(drop) - 192),
             changes_tasks: ways & 2 != 0,
             polls_on: ways & 4 != 0,
-            is_stacked,
-            times: match ways & 0b1100_0000 {
-                0b1000_0000 => Some(u.arbitrary()?),
-                _ => None,
+            is_stacked: ways & 64 != 0,
+            times: match ways & 128 {
+                0 => None,
+                _ => Some(u.arbitrary()?),
             },
             end_stream: match ways >> 3 & 3 {
                 0 | 1 => EndStream::Unknown,

@@ -1,6 +1,6 @@
 //! The bytes of the upstream that may be forwarded.
 
-use crate::decoder::{BYTE_ORDER_MARK, Decoder, decode};
+use crate::decoder::{BYTE_ORDER_MARK, Decoder};
 
 use super::outcome::Facts;
 
@@ -80,7 +80,7 @@ impl Forwarding {
         self.is_untouched = !had_buffered && self.buffered().is_empty() && !drops;
     }
 
-    /// Notes that a comment of the layer precedes the first byte of the upstream.
+    /// Records that a comment of the layer precedes the first byte of the upstream.
     pub fn comment_precedes(&mut self) {
         self.drops_byte_order_mark = true;
     }
@@ -118,12 +118,6 @@ impl Forwarding {
     /// buffered before it.
     pub fn is_untouched(&self) -> bool {
         self.is_untouched
-    }
-
-    /// Returns the type of the last event up to this position.
-    pub fn last_event_type(&self, position: usize) -> Option<String> {
-        let last = decode(&self.received[..position]).events.pop()?;
-        Some(last.event_type)
     }
 
     /// Returns the facts about the released bytes that decide the end of the stream.

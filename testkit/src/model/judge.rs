@@ -18,7 +18,7 @@ use tower_sse_completion::Ending;
 use self::{clock::Clock, ending::Item};
 use super::{
     Expected, FRAMES_AFTER_STOP, FRAMES_PER_POLL, FRAMES_UNTIL_CHECK, Forwarding, Judge,
-    KEEP_ALIVE, Options, Progress, Stop, UpstreamEnd, UpstreamLog, UpstreamPoll,
+    KEEP_ALIVE, MAX_JOINED, Options, Progress, Stop, UpstreamEnd, UpstreamLog, UpstreamPoll,
 };
 use crate::{decoder::decode, driver::Driver, reports::Reports, script::ScriptError};
 
@@ -42,8 +42,6 @@ pub struct StreamJudge {
     pub(super) waiting_since: Option<usize>,
     /// The number of polls that yielded although the stream was stopped.
     delays: usize,
-    /// The upstream was pending in one of these polls.
-    repolled: bool,
 }
 
 type Polled = Poll<Option<Result<Frame<Bytes>, ScriptError>>>;
@@ -170,7 +168,6 @@ impl StreamJudge {
             polls: 0,
             waiting_since: None,
             delays: 0,
-            repolled: false,
         }
     }
 
@@ -226,6 +223,11 @@ impl StreamJudge {
         assert!(!data.is_empty(), "C7: a frame without data");
         let is_next = self.unforwarded().starts_with(data);
         assert!(is_next, "C4, C6: not the released bytes");
+        let is_whole = data.len() == self.unforwarded().len();
+        assert!(
+            is_whole || self.unforwarded().len() > MAX_JOINED,
+            "C6: in one frame"
+        );
         if is_first && self.forwarding.is_untouched() {
             let frame = self.upstream.frame(self.frames - 1).expect("a frame");
             let is_same = frame.as_ptr() == data.as_ptr() && frame.len() == data.len();
@@ -297,7 +299,6 @@ impl StreamJudge {
             assert!(self.delays <= 2, "C10: the close event is late");
         }
         if is_woken {
-            self.repolled |= last.is_pending() && self.stops().next().is_some();
             return Progress::Ready;
         }
         assert!(!self.is_keep_alive_due(), "C17: a keep-alive is due");

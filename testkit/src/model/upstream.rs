@@ -28,7 +28,6 @@ pub struct UpstreamLog {
     last: Cell<UpstreamPoll>,
     frames: RefCell<Vec<Bytes>>,
     is_end_stream: Cell<bool>,
-    has_outlived_its_end: Cell<bool>,
     dropped: Cell<bool>,
     /// The number of frames before the cancellation.
     cancelled: Cell<Option<usize>>,
@@ -134,11 +133,6 @@ impl UpstreamLog {
         self.is_end_stream.get()
     }
 
-    /// Returns `true` if the upstream was not at its end although its `is_end_stream` was `true`.
-    pub(super) fn has_outlived_its_end(&self) -> bool {
-        self.has_outlived_its_end.get()
-    }
-
     /// Returns the number of frames before the cancellation, or `None` if the stream is not cancelled.
     pub(super) fn frames_before_cancellation(&self) -> Option<usize> {
         self.cancelled.get()
@@ -163,7 +157,6 @@ impl Body for Upstream {
             on_poll(log.polls());
         }
         log.polls.set(log.polls() + 1);
-        let is_end_stream = this.script.is_end_stream();
         let yields = matches!(this.script.next_step(), Some(Step::Yield));
         log.last.set(UpstreamPoll::Panicked);
         let polled = this.script.as_mut().poll_frame(cx);
@@ -173,9 +166,6 @@ impl Body for Upstream {
         });
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             log.frames.borrow_mut().extend(frame.data_ref().cloned());
-        }
-        if is_end_stream && log.last() != UpstreamPoll::Eof {
-            log.has_outlived_its_end.set(true);
         }
         log.is_end_stream.set(this.script.is_end_stream());
         polled

@@ -1,0 +1,278 @@
+//! Matches events by their type and their data: end marks, and events that an idle timeout leaves out of account.
+
+use std::{borrow::Cow, fmt, mem, sync::Arc};
+
+use super::scanner::Lines;
+
+/// A condition on an event of the upstream.
+///
+/// For [`end_mark`](crate::SseCompletionLayer::end_mark), and for the events that an [`IdleTimeout`](crate::IdleTimeout) leaves out
+/// of account. Only delivered events match: those with a `data` field, at their blank line. The type and the data are those
+/// that a client receives ([HTML standard, 9.2.6][html]).
+///
+/// ```
+/// use tower_sse_completion::{EventMatch, SseCompletionLayer};
+///
+/// // The last event of an OpenAI chat completion, and that of an Anthropic message.
+/// let layer = SseCompletionLayer::new()
+///     .end_mark(EventMatch::data("[DONE]"))
+///     .end_mark(EventMatch::event("message_stop"));
+/// # let _ = layer;
+/// ```
+///
+/// A stream keeps as much of an event's data as the matches need: for [`data`](Self::data), the length of the longest; for
+/// [`when`](Self::when), up to the [buffer limit](crate::SseCompletionLayer::buffer_limit). Longer data does not match. An event of any
+/// length matches by its type.
+///
+/// [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+#[derive(Clone)]
+pub struct EventMatch {
+    kind: Kind,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Event(String),
+    Data(String),
+    When(Arc<dyn Fn(&SseEvent<'_>) -> bool + Send + Sync>),
+}
+
+/// An event of the upstream, as [`EventMatch::when`] receives it.
+#[derive(Debug, Clone)]
+pub struct SseEvent<'a> {
+    event_type: Cow<'a, str>,
+    data: Cow<'a, str>,
+}
+
+/// Reads the events of one stream, and matches them.
+#[derive(Default)]
+pub(crate) struct EventReader {
+    end_marks: Vec<EventMatch>,
+    ignored: Vec<EventMatch>,
+    /// Maximum number of bytes of a type or of data that are kept.
+    kept: usize,
+    /// The current line, if it began in an earlier piece.
+    line: Vec<u8>,
+    /// Fields of the current event.
+    event_type: Vec<u8>,
+    data: Vec<u8>,
+    has_data: bool,
+    /// Results since they were taken.
+    has_traffic: bool,
+    has_end_mark: bool,
+}
+
+/// Length of the longest field name with its colon and its space.
+const NAME: usize = "event: ".len();
+
+impl EventMatch {
+    /// Matches events of this type, which is the value of the last `event` field, or `message` without such a field.
+    pub fn event(event_type: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Event(event_type.into()),
+        }
+    }
+
+    /// Matches events with exactly this data: the values of the `data` fields, joined with LF.
+    pub fn data(data: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Data(data.into()),
+        }
+    }
+
+    /// Matches the events for which this function returns `true`, for data that has to be parsed:
+    ///
+    /// ```
+    /// use tower_sse_completion::{EventMatch, SseCompletionLayer};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Message {
+    ///     r#type: String,
+    /// }
+    ///
+    /// // The last event of an AG-UI run is `data: {"type":"RUN_FINISHED",…}`.
+    /// let layer = SseCompletionLayer::new().end_mark(EventMatch::when(|event| {
+    ///     let message = serde_json::from_str::<Message>(event.data());
+    ///     message.is_ok_and(|message| message.r#type == "RUN_FINISHED")
+    /// }));
+    /// # let _ = layer;
+    /// ```
+    ///
+    /// The function is called for every delivered event, by the task that polls the body, so keep it cheap.
+    ///
+    /// # Panics
+    ///
+    /// A panic of the function reaches the server that polls the body, and the stream is reported as failed.
+    pub fn when<F>(matches: F) -> Self
+    where
+        F: Fn(&SseEvent<'_>) -> bool + Send + Sync + 'static,
+    {
+        Self {
+            kind: Kind::When(Arc::new(matches)),
+        }
+    }
+
+    /// Returns the number of bytes that have to be kept for this match.
+    fn kept(&self, buffer_limit: usize) -> usize {
+        match &self.kind {
+            Kind::Event(text) | Kind::Data(text) => text.len(),
+            Kind::When(_) => buffer_limit,
+        }
+    }
+}
+
+impl<'a> SseEvent<'a> {
+    pub(crate) fn new(event_type: &'a [u8], data: &'a [u8]) -> Self {
+        Self {
+            event_type: match event_type {
+                [] => Cow::Borrowed("message"),
+                _ => String::from_utf8_lossy(event_type),
+            },
+            data: String::from_utf8_lossy(data),
+        }
+    }
+
+    /// Returns the type: the value of the last `event` field, or `message` without such a field.
+    pub fn event_type(&self) -> &str {
+        &self.event_type
+    }
+
+    /// Returns the data: the values of the `data` fields, joined with LF. Bytes that are not UTF-8 are replaced, as clients
+    /// replace them.
+    pub fn data(&self) -> &str {
+        &self.data
+    }
+}
+
+impl EventReader {
+    /// Adds the end marks of a layer.
+    pub(crate) fn add_end_marks(&mut self, end_marks: &[EventMatch]) {
+        self.end_marks.extend_from_slice(end_marks);
+    }
+
+    /// Sets the events that are no traffic for the idle timeout.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn set_ignored(&mut self, ignored: &[EventMatch]) {
+        self.ignored = ignored.to_vec();
+    }
+
+    /// Sets the buffer limit, after the last match is added.
+    pub(crate) fn set_buffer_limit(&mut self, limit: usize) {
+        let matches = self.end_marks.iter().chain(&self.ignored);
+        let kept = matches.map(|event_match| event_match.kept(limit)).max();
+        self.kept = kept.unwrap_or(0);
+    }
+
+    /// Returns `true` if the stream is complete with an end mark only.
+    pub(crate) fn expects_end_mark(&self) -> bool {
+        !self.end_marks.is_empty()
+    }
+
+    /// Returns `true` once an end mark has been read.
+    pub(crate) fn has_end_mark(&self) -> bool {
+        self.has_end_mark
+    }
+
+    /// Returns `true` if an event has been read since the last call that the idle timeout counts.
+    pub(crate) fn take_traffic(&mut self) -> bool {
+        mem::take(&mut self.has_traffic)
+    }
+
+    /// Ends the stream without the blank line of its last event. Returns `true` if that event is an end mark. If its last line
+    /// has no end either, only the data decides, because more of the line may be missing.
+    pub(crate) fn ends_with_end_mark(&mut self, is_in_line: bool) -> bool {
+        if is_in_line {
+            self.end_line(&[]);
+        }
+        let mut end_marks = self.end_marks.iter();
+        let may_match = |end_mark: &&EventMatch| match end_mark.kind {
+            Kind::Data(_) => true,
+            Kind::Event(_) | Kind::When(_) => !is_in_line,
+        };
+        self.has_data && end_marks.any(|end_mark| may_match(&end_mark) && self.matches(end_mark))
+    }
+
+    fn matches(&self, event_match: &EventMatch) -> bool {
+        match &event_match.kind {
+            Kind::Event(event_type) if self.event_type.is_empty() => event_type == "message",
+            Kind::Event(event_type) => self.event_type == event_type.as_bytes(),
+            Kind::Data(data) => self.data == data.as_bytes(),
+            Kind::When(matches) => {
+                let is_whole = self.data.len() <= self.kept && self.event_type.len() <= self.kept;
+                is_whole && matches(&SseEvent::new(&self.event_type, &self.data))
+            }
+        }
+    }
+
+    fn read_line(&mut self, line: &[u8]) {
+        if let Some(value) = field(line, b"data") {
+            if mem::replace(&mut self.has_data, true) {
+                extend(&mut self.data, b"\n", self.kept);
+            }
+            extend(&mut self.data, value, self.kept);
+        } else if let Some(value) = field(line, b"event") {
+            self.event_type.clear();
+            extend(&mut self.event_type, value, self.kept);
+        }
+    }
+}
+
+impl Lines for EventReader {
+    const RECEIVES: bool = true;
+
+    fn extend_line(&mut self, part: &[u8]) {
+        extend(&mut self.line, part, self.kept + NAME);
+    }
+
+    fn discard_line(&mut self) {
+        self.line.clear();
+    }
+
+    fn end_line(&mut self, part: &[u8]) {
+        if self.line.is_empty() {
+            return self.read_line(part);
+        }
+        self.extend_line(part);
+        let mut line = mem::take(&mut self.line);
+        self.read_line(&line);
+        line.clear();
+        self.line = line;
+    }
+
+    fn end_event(&mut self, delivers: bool) -> bool {
+        self.line.clear();
+        if delivers {
+            self.has_end_mark = self.end_marks.iter().any(|mark| self.matches(mark));
+            self.has_traffic |= !self.ignored.iter().any(|ignored| self.matches(ignored));
+        }
+        self.event_type.clear();
+        self.data.clear();
+        self.has_data = false;
+        self.has_end_mark
+    }
+}
+
+/// Returns the value of the line if the line is a field of this name.
+fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    match line.strip_prefix(name)? {
+        [] => Some(&[]),
+        [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
+        _ => None,
+    }
+}
+
+/// Appends to a text of which up to `kept` bytes matter. A longer text has one byte more.
+fn extend(text: &mut Vec<u8>, part: &[u8], kept: usize) {
+    let room = (kept + 1).saturating_sub(text.len());
+    text.extend_from_slice(&part[..part.len().min(room)]);
+}
+
+impl fmt::Debug for EventMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Kind::Event(event_type) => f.debug_tuple("Event").field(event_type).finish(),
+            Kind::Data(data) => f.debug_tuple("Data").field(data).finish(),
+            Kind::When(_) => f.write_str("When(..)"),
+        }
+    }
+}
