@@ -67,6 +67,7 @@ use crate::{slot::Slot, sync::Arc, wire::close_event::CloseEvent};
 /// # let session = Shutdown::new();
 /// session.close_with(CloseEvent::from_static("logged-out"));
 /// ```
+#[doc(alias = "graceful")]
 #[derive(Clone, Default)]
 pub struct Shutdown {
     shared: Arc<Shared>,
