@@ -450,11 +450,13 @@ impl EventStream {
     ) -> Step<B::Error> {
         let limit = self.settings.buffer_limit();
         let detects_delivery = self.signals.counts_events();
-        // The matches of the reader may be code of the user.
+        // The matches of the reader may be code of the user. A panic loses the frame, so the stream has ended then.
+        let phase = mem::replace(&mut self.phase, Phase::Done);
         let forward = fail_on_panic(&mut self.recorder, || {
             let reader = self.reader.as_deref_mut();
             self.events.push(data, limit, detects_delivery, reader)
         });
+        self.phase = phase;
         match forward {
             Some(forward) => self.forward(upstream, cx, forward),
             None => ControlFlow::Continue(()),
@@ -473,7 +475,7 @@ impl EventStream {
             is_end_mark,
         } = forward;
         let is_traffic = match &mut self.reader {
-            Some(reader) => reader.take_traffic(),
+            Some(reader) => delivered && reader.take_traffic(),
             None => delivered,
         };
         self.signals.record_forwarded(is_traffic);

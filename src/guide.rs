@@ -10,6 +10,7 @@
 macro_rules! pages {
     ($($page:ident)*) => {$(
         #[doc = "[clients]: self::clients"]
+        #[doc = "[first_event]: self::first_event"]
         #[doc = "[llm_proxies]: self::llm_proxies"]
         #[doc = "[mcp]: self::mcp"]
         #[doc = "[proxies]: self::proxies"]
@@ -28,6 +29,7 @@ pages! {
     proxies
     instances
     llm_proxies
+    first_event
     mcp
     observability
     testing

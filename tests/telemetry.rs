@@ -12,7 +12,7 @@ use testkit::{
     reports::Reports,
     script::{Script, Step},
 };
-use tokio::runtime::{Builder, Runtime};
+
 use tower_sse_completion::SseCompletionLayer;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -54,11 +54,6 @@ fn traced(run: impl FnOnce()) -> String {
 }
 
 /// Returns a runtime whose clock is paused.
-fn paused() -> Runtime {
-    let mut runtime = Builder::new_current_thread();
-    runtime.enable_time().start_paused(true);
-    runtime.build().expect("a runtime")
-}
 
 fn run_stream(steps: impl IntoIterator<Item = Step>) {
     drive(&SseCompletionLayer::new(), Script::new(steps)).rest();

@@ -15,8 +15,11 @@
 //! | `unmarked` | ends between two events, without the protocol's end mark |
 //! | `silence` | is complete, and pauses for longer than the interval of the keep-alive |
 //!
+//! [`first_event`] has the situations of an upstream that dies before its first event.
+//!
 //! The server prints its URL, and ends when its input ends.
 
+mod first_event;
 mod samples;
 mod table;
 
@@ -56,7 +59,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn app() -> Router {
-    let page = Router::new().route("/", get(async || Html(PAGE)));
+    let page = first_event::routes().route("/", get(async || Html(PAGE)));
     CLIENTS.iter().fold(page, |app, (name, layer, sample)| {
         let respond = async move |Path(path): Path<String>, headers: HeaderMap| {
             let last_id = headers.get("last-event-id").map(HeaderValue::as_bytes);
