@@ -37,7 +37,7 @@ const GRACE: Duration = Duration::from_secs(5);
 async fn main() -> Result<(), Box<dyn Error>> {
     let listener = listen::listen(&["curl -N /events"]).await?;
     let shutdown = Shutdown::new();
-    tokio::spawn(shutdown.drain_after(stop_signal()?, GRACE));
+    tokio::spawn(shutdown.drain(GRACE).after(stop_signal()?));
     serve(listener, &shutdown).await;
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     report::{ending::Ending, recorder::Recorder},
-    shutdown::{Shutdown, stream_guard::StreamGuard},
+    shutdown::{Shutdown, StreamGuard},
 };
 
 /// Marks a response that a layer has wrapped, and links the stream of that layer with the layer around it.
@@ -169,7 +169,7 @@ impl LayerMarker {
 
 impl Drop for Remains {
     fn drop(&mut self) {
-        self.guards.iter_mut().for_each(StreamGuard::leave);
+        self.guards.iter_mut().for_each(StreamGuard::count_out);
         if let Some(recorder) = self.recorder.take() {
             recorder.finish();
         }

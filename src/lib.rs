@@ -222,7 +222,7 @@ pub use self::{
 #[cfg(feature = "tokio")]
 pub use self::{
     deadlines::KeepAlive,
-    shutdown::{Connection, Drained},
+    shutdown::{Connection, Drain, Drained},
 };
 
 #[cfg(all(doctest, feature = "signal"))]

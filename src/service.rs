@@ -83,16 +83,16 @@ where
         match self.cancel.make_without_request() {
             // Splitting the request moves it, which costs more than the rest of this call.
             Some(cancellation) if !self.config.reads_request() => {
-                let context = || StreamContext::new(cancellation, &self.config, None);
-                ResponseFuture::new(self.inner.call(request), may_stream.then(context))
+                let context = StreamContext::new(cancellation, &self.config, None);
+                ResponseFuture::new(self.inner.call(request), context, may_stream)
             }
             _ => {
                 let (head, body) = request.into_parts();
                 let cancellation = self.cancel.make(&head);
                 let choices = Choices::new(&self.config, &head);
-                let context = || StreamContext::new(cancellation, &self.config, choices);
-                let context = may_stream.then(context);
-                ResponseFuture::new(self.inner.call(Request::from_parts(head, body)), context)
+                let context = StreamContext::new(cancellation, &self.config, choices);
+                let request = Request::from_parts(head, body);
+                ResponseFuture::new(self.inner.call(request), context, may_stream)
             }
         }
     }

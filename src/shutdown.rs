@@ -1,28 +1,28 @@
 //! Ends many streams at once, and counts those that are open.
 
-mod phases;
-pub(crate) mod stream_guard;
-mod streams;
-mod waiters;
-mod wake;
-
 #[cfg(feature = "tokio")]
 mod connection;
 #[cfg(feature = "tokio")]
 mod drain;
 #[cfg(all(test, loom))]
 mod models;
+mod phase;
 
-use std::{fmt, future::Future};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use http::Extensions;
 
-pub use self::phases::{Closed, Draining};
+pub(crate) use self::phase::StreamGuard;
+use self::phase::{Phase, Shared, Waiter};
 #[cfg(feature = "tokio")]
-pub use self::{connection::Connection, drain::Drained};
-use self::{
-    stream_guard::StreamGuard,
-    waiters::{Phase, Shared},
+pub use self::{
+    connection::Connection,
+    drain::{Drain, Drained},
 };
 use crate::{sync::Arc, wire::close_event::CloseEvent};
 
@@ -71,6 +71,20 @@ use crate::{sync::Arc, wire::close_event::CloseEvent};
 #[derive(Clone, Default)]
 pub struct Shutdown {
     shared: Arc<Shared>,
+}
+
+/// Future that completes when a [`Shutdown`](Shutdown) begins to drain or closes. Returned by [`Shutdown::draining`](Shutdown::draining).
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Draining {
+    waiter: Waiter,
+}
+
+/// Future that completes when a [`Shutdown`](Shutdown) closes. Returned by [`Shutdown::closed`](Shutdown::closed).
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Closed {
+    waiter: Waiter,
 }
 
 /// The shutdowns that are attached to a response.
@@ -161,7 +175,7 @@ impl Shutdown {
     /// counted, each once, also if several layers share the shutdown. That requires that the middleware between the layers
     /// keeps the extensions of the response.
     pub fn open_streams(&self) -> usize {
-        self.shared.streams().counts().1
+        self.shared.counts().streams().1
     }
 
     /// Returns a future that waits for the signal, discards its output, and closes. For the graceful shutdown of a server.
@@ -185,6 +199,16 @@ impl Shutdown {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
+    /// Counts a request whose response is pending.
+    pub(crate) fn count_request(&self) {
+        self.shared.count_request();
+    }
+
+    /// Counts out a request, once the stream of its response has been counted, or when it is dropped.
+    pub(crate) fn release_request(&self) {
+        self.shared.release_request();
+    }
+
     /// Counts a stream that starts now.
     pub(crate) fn count_stream(&self, ends_on_drain: bool) -> StreamGuard {
         let phase = match ends_on_drain {
@@ -206,5 +230,37 @@ impl fmt::Debug for Shutdown {
             .field("phase", &self.shared.phase())
             .field("open_streams", &self.open_streams())
             .finish_non_exhaustive()
+    }
+}
+
+impl Draining {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            waiter: Waiter::new(shared, Phase::Draining),
+        }
+    }
+}
+
+impl Closed {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            waiter: Waiter::new(shared, Phase::Closed),
+        }
+    }
+}
+
+impl Future for Draining {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.waiter.poll(cx)
+    }
+}
+
+impl Future for Closed {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.waiter.poll(cx)
     }
 }

@@ -59,7 +59,7 @@ fn c23_public_types_are_send_sync_and_unpin_with_their_parts() {
 #[cfg(feature = "tokio")]
 #[test]
 fn c23_shutdown_and_its_futures_are_send_and_sync() {
-    use tower_sse_completion::{Closed, Connection, Drained, Draining, KeepAlive, Shutdown};
+    use tower_sse_completion::{Closed, Connection, Drain, Drained, Draining, KeepAlive, Shutdown};
 
     fn is_send_sync_unpin<T: Send + Sync + Unpin + 'static>(_: &T) {}
     let shutdown = Shutdown::new();
@@ -69,7 +69,8 @@ fn c23_shutdown_and_its_futures_are_send_and_sync() {
     is_sync::<Drained>();
     is_send::<KeepAlive>();
     is_sync::<Closed>();
-    is_send_and_static(&shutdown.drain(std::time::Duration::ZERO));
+    let drain: Drain = shutdown.drain(std::time::Duration::ZERO);
+    is_send_and_static(&drain.after(future::pending::<()>()));
     fn is_send_and_static(_: &(impl Send + 'static)) {}
     is_send_and_static(&shutdown.after(future::pending::<()>()));
     is_send_sync_unpin(

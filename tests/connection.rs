@@ -5,7 +5,7 @@ use std::{
     io::ErrorKind,
     pin::Pin,
     sync::{Arc, Barrier, Mutex},
-    task::{Context, Poll},
+    task::{Context, Poll, Wake, Waker},
     thread,
     time::Duration,
 };
@@ -14,14 +14,14 @@ use futures_util::FutureExt;
 use testkit::{
     MIRI_STRIDE,
     connection::{Scripted, Task},
-    exchange::drive,
+    exchange::{drive, idle, shutdown_layer},
     model::{ABORTED, CALLS, Call, ConnectionModel, Returned, TIMED_OUT},
     reports::Reports,
     script::Script,
     wait::within,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex, split},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex, split},
     task::{coop, yield_now},
     time::{Instant, advance, sleep, timeout},
 };
@@ -222,14 +222,21 @@ async fn c24_drain_does_not_return_before_the_connection_inside_has_been_closed(
 }
 
 #[tokio::test(start_paused = true)]
-async fn c24_drain_closes_as_soon_as_no_stream_is_open_and_then_waits_for_connections() {
+async fn c24_stream_of_an_open_connection_has_the_grace_although_no_stream_was_open() {
     let shutdown = Shutdown::new();
     let connection = shutdown.connection(Scripted::pending());
     let mut drain = Box::pin(shutdown.drain(GRACE));
     assert!((&mut drain).now_or_never().is_none());
-    assert!(shutdown.is_closed(), "there is no stream");
+    assert!(!shutdown.is_closed(), "the connection may have a request");
+    sleep(GRACE / 2).await;
+    let mut body = idle(&shutdown_layer(&shutdown));
+    assert!((&mut drain).now_or_never().is_none());
+    body.drop_body();
+    assert!((&mut drain).now_or_never().is_none());
+    assert!(!shutdown.is_closed());
     drop(connection);
-    assert_eq!(drain.now_or_never().map(counts), Some((0, 0, 0)));
+    assert_eq!(drain.now_or_never().map(counts), Some((1, 0, 0)));
+    assert!(shutdown.is_closed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -274,6 +281,66 @@ async fn c24_drain_waits_for_the_reports_of_cut_streams_and_at_most_one_second_m
         assert_eq!(start.elapsed(), GRACE + SECOND + waited);
         assert_eq!(reports.count() - before, reported);
         server.await.expect("no panic");
+    }
+}
+
+/// A waker that drops a connection at once.
+struct DropsConnection(Mutex<Option<Connection<Scripted>>>);
+
+impl Wake for DropsConnection {
+    fn wake(self: Arc<Self>) {
+        drop(self.0.lock().expect("no panic").take());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_drain_waits_for_the_streams_of_cut_connections_that_are_gone_already() {
+    let reports = Reports::default();
+    for (time_to_report, waited, reported) in
+        [(SECOND / 10, SECOND / 10, 1), (SECOND * 5, SECOND, 0)]
+    {
+        let shutdown = Shutdown::new();
+        let layer = shutdown_layer(&shutdown).on_end(reports.observer());
+        let mut stream = drive(&layer, Script::silent());
+        stream.assert_pending();
+        let mut connection = shutdown.connection(Scripted::pending());
+        let server = Arc::new(DropsConnection(Mutex::default()));
+        let waker = Waker::from(Arc::clone(&server));
+        let read = Pin::new(&mut connection)
+            .poll_read(&mut Context::from_waker(&waker), &mut ReadBuf::new(&mut []));
+        assert!(read.is_pending());
+        *server.0.lock().expect("no panic") = Some(connection);
+        let before = reports.count();
+        let dropping = tokio::spawn(async move {
+            sleep(GRACE + SECOND + time_to_report).await;
+            drop(stream);
+        });
+        let start = Instant::now();
+        assert_eq!(counts(shutdown.drain(GRACE).await), (0, 1, 1));
+        assert!(server.0.lock().expect("no panic").is_none(), "dropped");
+        assert_eq!(start.elapsed(), GRACE + SECOND + waited);
+        assert_eq!(reports.count() - before, reported);
+        dropping.await.expect("no panic");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c24_cut_wakes_the_task_of_a_connection_whose_last_call_was_ready() {
+    for call in CALLS {
+        for limit in [None, Some(LIMIT)] {
+            let shutdown = Shutdown::new();
+            let ready = Scripted::returning(Poll::Ready(Ok(5)));
+            let mut connection = shutdown.connection(ready);
+            if let Some(limit) = limit {
+                connection = connection.write_timeout(limit);
+            }
+            let (first, second) = (Task::new(), Task::new());
+            assert!(first.call(&mut connection, call).is_ready());
+            assert!(second.call(&mut connection, call).is_ready());
+            cut(&shutdown).await;
+            let wakes = (first.wakes(), second.wakes());
+            assert_eq!(wakes, (0, 1), "{call:?}: the task that has called last");
+        }
     }
 }
 
@@ -642,7 +709,9 @@ async fn run(sequence: &[Step], limit: Option<Duration>) -> Vec<Returned> {
                 yield_now().await;
             }
             Step::Cut => {
-                shutdown.drain(Duration::ZERO).await;
+                // The first poll cuts. The test does not wait until the connection has been dropped.
+                let drain = shutdown.drain(Duration::ZERO).linger(Duration::ZERO);
+                assert!(drain.now_or_never().is_none());
                 model.cut();
             }
         }

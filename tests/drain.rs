@@ -1,24 +1,36 @@
 //! `Shutdown::drain`, on tokio's paused clock.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Barrier},
+    task::{Context, Poll},
     thread,
     time::Duration,
 };
 
-use futures_util::FutureExt;
-use http::{Method, Request};
+use futures_util::{FutureExt, future::LocalBoxFuture};
+use http::{Method, Request, Response};
+use http_body_util::BodyExt;
 use testkit::{
     MIRI_STRIDE,
+    connection::Task,
     driver::Driver,
     exchange::{
-        CLOSE, drive, event_stream_response, extended, idle, send_response, shutdown_layer,
+        CLOSE, drive, event_stream, event_stream_response, extended, idle, send_response,
+        shutdown_layer,
     },
     script::{AfterScript, Script},
     wait::within,
 };
-use tokio::time::{Instant, sleep};
-use tower_sse_completion::{CloseEvent, Drained, Shutdown};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, duplex},
+    sync::oneshot,
+    time::{Instant, advance, sleep},
+};
+use tower::{BoxError, Layer, Service, service_fn};
+use tower_sse_completion::{
+    CloseEvent, Drain, Drained, ResponseBody, Shutdown, SseCompletionLayer,
+};
 
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -212,7 +224,7 @@ async fn c15_drain_with_an_event_ends_its_streams_with_that_event() {
     let mut response = idle(&shutdown_layer(&shutdown));
     let mut own = extended(&shutdown_layer(&shutdown), CloseEvent::from_static("own"));
     own.assert_pending();
-    let mut draining = Box::pin(shutdown.drain_with(GRACE, event));
+    let mut draining = Box::pin(shutdown.drain(GRACE).close_event(event));
     assert!(!shutdown.is_draining(), "not before the first poll");
     assert!((&mut draining).now_or_never().is_none());
     assert_eq!(subscription.rest().text(), "event: restart\ndata:\n\n");
@@ -226,12 +238,12 @@ async fn c15_drain_with_an_event_ends_its_streams_with_that_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c18_drain_after_waits_for_the_signal_and_then_drains() {
+async fn c18_drain_after_a_signal_waits_for_the_signal_and_then_drains() {
     let shutdown = Shutdown::new();
     let mut body = idle(&shutdown_layer(&shutdown));
     let (signal, signalled) = tokio::sync::oneshot::channel::<()>();
     // The future is `Send` and `'static`.
-    let drain = tokio::spawn(shutdown.drain_after(signalled, GRACE));
+    let drain = tokio::spawn(shutdown.drain(GRACE).after(signalled));
     sleep(GRACE * 2).await;
     assert!(!shutdown.is_draining());
     signal.send(()).expect("the drain waits for the signal");
@@ -286,4 +298,322 @@ async fn c18_client_that_reconnects_during_a_drain_reconnects_once() {
     // The drain ends as soon as no stream is open, so the client may reconnect before the end or not at all.
     assert!(streams <= 2, "{streams} streams of one client");
     drain.await.expect("no panic");
+}
+
+/// Polls a drain once, and returns `true` if it waits.
+fn waits(drain: &mut Drain) -> bool {
+    drain.now_or_never().is_none()
+}
+
+/// A request whose handler has not responded yet. The task has polled it once.
+struct Pending {
+    response: LocalBoxFuture<'static, Result<Response<ResponseBody<Script>>, BoxError>>,
+    handler: oneshot::Sender<Response<Script>>,
+}
+
+impl Pending {
+    fn new(layer: &SseCompletionLayer, method: Method) -> Self {
+        let (handler, response) = oneshot::channel();
+        let mut response = Some(response);
+        let mut service = layer.layer(service_fn(move |_: Request<()>| {
+            let response = response.take().expect("one request");
+            async { Ok::<_, BoxError>(response.await?) }
+        }));
+        let mut request = Request::new(());
+        *request.method_mut() = method;
+        let mut response = Box::pin(service.call(request));
+        assert!((&mut response).now_or_never().is_none());
+        Self { response, handler }
+    }
+
+    /// The handler responds.
+    fn respond(self, response: Response<Script>) -> Response<ResponseBody<Script>> {
+        self.handler.send(response).expect("the request is open");
+        let response = self.response.now_or_never().expect("a response");
+        response.expect("no error")
+    }
+}
+
+fn json() -> Response<Script> {
+    Response::new(Script::frames(["{}"]))
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_drain_waits_for_a_request_until_the_handler_responds_without_a_stream() {
+    for method in [Method::GET, Method::POST, Method::HEAD, Method::CONNECT] {
+        let shutdown = Shutdown::new();
+        let request = Pending::new(&shutdown_layer(&shutdown), method.clone());
+        let mut drain = shutdown.drain(GRACE);
+        assert!(waits(&mut drain), "{method}");
+        sleep(GRACE / 2).await;
+        assert!(waits(&mut drain), "{method}");
+        assert!(!shutdown.is_closed(), "{method}");
+        assert_eq!(shutdown.open_streams(), 0, "{method}: there is no stream");
+        let _response = request.respond(json());
+        let drained = drain.now_or_never();
+        assert_eq!(drained.map(counts), Some((0, 0)), "{method}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_drain_waits_for_a_request_until_the_handler_fails_or_the_request_is_dropped() {
+    let shutdown = Shutdown::new();
+    let layer = shutdown_layer(&shutdown);
+    let mut failing = Pending::new(&layer, Method::GET);
+    let dropped = Pending::new(&layer, Method::GET);
+    let mut drain = shutdown.drain(GRACE);
+    assert!(waits(&mut drain));
+    drop(failing.handler);
+    let response = (&mut failing.response).now_or_never().expect("ready");
+    assert!(response.is_err());
+    assert!(waits(&mut drain), "for the other request");
+    drop(dropped);
+    assert!(!waits(&mut drain));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_stream_of_a_request_from_before_the_drain_has_what_is_left_of_the_grace() {
+    let shutdown = Shutdown::new();
+    let request = Pending::new(&shutdown_layer(&shutdown), Method::GET);
+    let drain = tokio::spawn(shutdown.drain(GRACE));
+    sleep(GRACE / 2).await;
+    let response = request.respond(event_stream_response(Script::silent()));
+    let mut body = Driver::new(response.into_body());
+    sleep(GRACE / 2 - Duration::from_millis(1)).await;
+    body.assert_pending();
+    assert!(!drain.is_finished());
+    sleep(Duration::from_millis(2)).await;
+    assert_eq!(body.rest().bytes(), CLOSE);
+    assert_eq!(counts(drain.await.expect("no panic")), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c19_drain_that_waits_for_a_request_goes_on_waiting_for_its_stream() {
+    let shutdown = Shutdown::new();
+    let request = Pending::new(&shutdown_layer(&shutdown), Method::GET);
+    let task = Task::new();
+    let mut drain = shutdown.drain(Duration::MAX);
+    let mut poll = || drain.poll_unpin(&mut Context::from_waker(&task.waker));
+    assert!(poll().is_pending());
+    let response = request.respond(event_stream_response(Script::silent()));
+    assert!(poll().is_pending(), "the stream is open");
+    assert_eq!(task.wakes(), 0, "the count has not been zero in between");
+    drop(response);
+    assert_eq!(task.wakes(), 1);
+    assert_eq!(poll().map(counts), Poll::Ready((1, 0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_every_shutdown_of_a_layer_waits_for_its_requests() {
+    let shutdowns = [Shutdown::new(), Shutdown::new()];
+    let layer = shutdown_layer(&shutdowns[0]).shutdown(&shutdowns[1]);
+    let request = Pending::new(&layer, Method::GET);
+    let mut drains = shutdowns.each_ref().map(|shutdown| shutdown.drain(GRACE));
+    assert!(drains.iter_mut().all(waits));
+    let _response = request.respond(json());
+    assert!(!drains.iter_mut().any(waits));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_completed_response_future_that_is_kept_holds_no_drain() {
+    let shutdown = Shutdown::new();
+    let mut request = Pending::new(&shutdown_layer(&shutdown), Method::GET);
+    let mut drain = shutdown.drain(GRACE);
+    assert!(waits(&mut drain));
+    request.handler.send(json()).expect("the request is open");
+    let response = (&mut request.response).now_or_never();
+    assert!(response.is_some_and(|response| response.is_ok()));
+    assert!(!waits(&mut drain));
+    drop(request.response);
+    assert_eq!(shutdown.open_streams(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_drain_is_bounded_when_a_handler_never_responds() {
+    let shutdown = Shutdown::new();
+    let request = Pending::new(&shutdown_layer(&shutdown), Method::GET);
+    let start = Instant::now();
+    let drained = shutdown.drain(GRACE).await;
+    assert_eq!(start.elapsed(), GRACE + Duration::from_secs(1));
+    assert_eq!(counts(drained), (0, 0));
+    assert_eq!(drained.unanswered_requests(), 1);
+    let response = request.respond(event_stream_response(Script::silent()));
+    let mut late = Driver::new(response.into_body());
+    assert_eq!(late.rest().bytes(), CLOSE, "after the drain");
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_request_that_is_answered_in_time_is_not_unanswered() {
+    let shutdown = Shutdown::new();
+    let request = Pending::new(&shutdown_layer(&shutdown), Method::GET);
+    let drain = tokio::spawn(shutdown.drain(GRACE));
+    // During the linger.
+    sleep(GRACE + Duration::from_millis(500)).await;
+    assert!(shutdown.is_closed() && !drain.is_finished());
+    let response = request.respond(event_stream_response(Script::silent()));
+    assert_eq!(Driver::new(response.into_body()).rest().bytes(), CLOSE);
+    let drained = drain.await.expect("no panic");
+    assert_eq!(
+        (counts(drained), drained.unanswered_requests()),
+        ((1, 0), 0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_linger_is_the_time_from_the_close_to_the_end() {
+    for linger in [
+        Duration::ZERO,
+        Duration::from_nanos(1),
+        Duration::from_millis(7),
+        Duration::from_millis(1234),
+        GRACE * 3,
+    ] {
+        let shutdown = Shutdown::new();
+        let _never_polled = idle(&shutdown_layer(&shutdown));
+        let start = Instant::now();
+        let drained = shutdown.drain(GRACE).linger(linger).await;
+        // The timer rounds up to milliseconds.
+        let elapsed = start.elapsed() - GRACE;
+        assert!(elapsed >= linger, "{elapsed:?} of {linger:?}");
+        assert!(
+            elapsed < linger + Duration::from_millis(1),
+            "{elapsed:?} of {linger:?}"
+        );
+        assert_eq!(counts(drained), (0, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_grace_that_the_clock_cannot_represent_has_no_end() {
+    let now = Instant::now();
+    let seconds = (0..64).rev().map(|bit| Duration::from_secs(1 << bit));
+    let nanoseconds = (0..30).rev().map(|bit| Duration::from_nanos(1 << bit));
+    let greatest = seconds
+        .chain(nanoseconds)
+        .fold(Duration::ZERO, |sum, more| {
+            let more = sum.saturating_add(more);
+            now.checked_add(more).map_or(sum, |_| more)
+        });
+    let before = |nanoseconds| greatest - Duration::from_nanos(nanoseconds);
+    // The timer rounds up to milliseconds, and the clock cannot represent the result.
+    let graces = [0, 1, 999_998, 999_999, 1_000_000, 2_000_000].map(before);
+    for grace in graces.into_iter().chain([Duration::MAX]) {
+        let shutdown = Shutdown::new();
+        let mut body = idle(&shutdown_layer(&shutdown));
+        let mut drain = shutdown.drain(grace);
+        assert!(waits(&mut drain), "{grace:?}");
+        body.assert_pending();
+        body.drop_body();
+        assert!(!waits(&mut drain), "{grace:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_drain_that_is_dropped_leaves_nothing_behind() {
+    let shutdown = Shutdown::new();
+    let mut body = idle(&shutdown_layer(&shutdown));
+    let task = Task::new();
+    let before = task.references();
+    for _ in 0..1000 / MIRI_STRIDE {
+        let mut drain = shutdown.drain(GRACE);
+        let polled = drain.poll_unpin(&mut Context::from_waker(&task.waker));
+        assert!(polled.is_pending());
+        assert!(task.references() > before);
+        drop(drain);
+        assert_eq!(task.references(), before);
+    }
+    // A drain that is left after others were dropped is woken, once.
+    let mut drain = shutdown.drain(GRACE);
+    assert!(
+        drain
+            .poll_unpin(&mut Context::from_waker(&task.waker))
+            .is_pending()
+    );
+    assert!(waits(&mut shutdown.drain(GRACE)), "dropped at once");
+    body.drop_body();
+    assert_eq!(task.wakes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_drain_that_moves_to_another_task_wakes_that_task() {
+    let shutdown = Shutdown::new();
+    let mut body = idle(&shutdown_layer(&shutdown));
+    let (first, second) = (Task::new(), Task::new());
+    let mut drain = shutdown.drain(GRACE);
+    for task in [&first, &second] {
+        let polled = drain.poll_unpin(&mut Context::from_waker(&task.waker));
+        assert!(polled.is_pending());
+    }
+    body.drop_body();
+    assert_eq!((first.wakes(), second.wakes()), (0, 1));
+}
+
+#[test]
+fn c18_drain_in_a_runtime_without_a_timer_fails_before_it_begins() {
+    let without_timer = tokio::runtime::Builder::new_current_thread().build();
+    let without_timer = without_timer.expect("a runtime");
+    let shutdown = Shutdown::new();
+    let layer = shutdown_layer(&shutdown).end_on_drain(|_| true);
+    let mut body = idle(&layer);
+    let event = CloseEvent::from_static("restart");
+    let fails = |mut drain: Drain| {
+        // In a runtime without a timer, and outside of any runtime.
+        for _ in 0..2 {
+            let polled = || without_timer.block_on(async { waits(&mut drain) });
+            assert!(catch_unwind(AssertUnwindSafe(polled)).is_err());
+        }
+        assert!(catch_unwind(AssertUnwindSafe(|| waits(&mut drain))).is_err());
+    };
+    fails(shutdown.drain(GRACE));
+    fails(shutdown.drain(Duration::ZERO).close_event(event.clone()));
+    fails(shutdown.drain(Duration::MAX).close_event(event.clone()));
+    // Before the signal.
+    fails(shutdown.drain(GRACE).after(std::future::pending::<()>()));
+    assert!(!shutdown.is_draining() && !shutdown.is_closed());
+    assert_eq!(body.wakes(), 0);
+    body.assert_pending();
+    shutdown.close();
+    assert_eq!(
+        body.rest().bytes(),
+        CLOSE,
+        "without the event of the drains"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn c18_time_in_which_the_process_does_not_run_does_not_count_for_the_linger() {
+    const PAUSE: Duration = Duration::from_secs(30);
+    // The process does not run from this moment after the begin of the drain.
+    for pauses_at in [
+        Duration::ZERO,
+        GRACE - Duration::from_millis(1),
+        GRACE,
+        GRACE + Duration::from_millis(1),
+    ] {
+        for grace in [Duration::ZERO, GRACE] {
+            let shutdown = Shutdown::new();
+            let layer = shutdown_layer(&shutdown);
+            let (server, mut client) = duplex(64);
+            let mut connection = shutdown.connection(server);
+            let drain = tokio::spawn(shutdown.drain(grace));
+            let upstream = Script::frames([""; 0]).then(AfterScript::Pending);
+            let mut body = Box::pin(event_stream(&layer, upstream));
+            let serving = tokio::spawn(async move {
+                while let Some(frame) = body.frame().await {
+                    let data = frame.expect("no error").into_data().expect("data");
+                    connection.write_all(&data).await?;
+                }
+                connection.shutdown().await
+            });
+            sleep(pauses_at).await;
+            advance(PAUSE).await;
+            let served = within(serving).await.expect("no panic");
+            let case = (pauses_at, grace);
+            assert!(served.is_ok(), "{case:?}: {served:?}");
+            let mut read = Vec::new();
+            client.read_to_end(&mut read).await.expect("no error");
+            assert_eq!(read, CLOSE, "{case:?}");
+            assert_eq!(counts(within(drain).await.expect("no panic")), (1, 0));
+        }
+    }
 }

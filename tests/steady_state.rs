@@ -1,11 +1,14 @@
 //! Allocations: none for a frame, and few for a stream. A separate program, because the tests count them.
 
 use std::{
-    pin::Pin,
+    convert::Infallible,
+    future::{self, Future},
+    pin::{Pin, pin},
     task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
+use http::{Request, Response};
 use http_body::Body;
 use testkit::{
     MIRI_STRIDE,
@@ -13,6 +16,7 @@ use testkit::{
     script::{AfterScript, Script, data},
 };
 use tokio_util::sync::CancellationToken;
+use tower::{Layer, Service, service_fn};
 use tower_sse_completion::{ResponseBody, Shutdown, SseCompletionLayer};
 
 /// Returns the number of allocations of this many polls.
@@ -51,6 +55,28 @@ fn assert_polls_take_no_allocation(token: &CancellationToken, upstream: Script) 
     // The first poll registers the waker.
     count_allocations(&mut body, 1);
     assert_eq!(count_allocations(&mut body, 1000), 0);
+}
+
+#[test]
+fn c20_pending_request_takes_no_allocation() {
+    let shutdown = Shutdown::new();
+    let layer = SseCompletionLayer::new().shutdown(&shutdown);
+    let mut service = layer.layer(service_fn(|_: Request<()>| {
+        future::pending::<Result<Response<Script>, Infallible>>()
+    }));
+    let mut request = || {
+        allocation_counter::measure(|| {
+            let mut response = pin!(service.call(Request::new(())));
+            let mut cx = Context::from_waker(Waker::noop());
+            for _ in 0..3 {
+                assert!(response.as_mut().poll(&mut cx).is_pending());
+            }
+        })
+        .count_total
+    };
+    // The first request allocates what all requests share.
+    request();
+    assert_eq!(request(), 0);
 }
 
 #[test]

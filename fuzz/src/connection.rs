@@ -18,7 +18,7 @@ use tokio::{
     task::yield_now,
     time::{Instant, advance},
 };
-use tower_sse_completion::{Connection, Drained, Shutdown};
+use tower_sse_completion::{Connection, Drain as DrainFuture, Shutdown};
 
 #[derive(Debug)]
 pub struct Input {
@@ -53,14 +53,28 @@ struct Judged {
     writer: (usize, usize),
 }
 
-/// A drain, and the times of its two last steps.
+/// A drain, and what it waits for.
 struct Drain {
-    future: Pin<Box<dyn Future<Output = Drained>>>,
-    cuts_at: Duration,
-    /// The time of the cut, once the connections have been cut.
-    returns_at: Option<Duration>,
+    future: DrainFuture,
+    stage: Stage,
     /// The number of connections that are cut while the drain runs.
     cut: usize,
+}
+
+/// The stages of a drain. Each ends early if no connection is open.
+enum Stage {
+    /// Waits until the grace period is over, at this time.
+    Grace(Duration),
+    /// Waits until the connections are cut.
+    Linger(Count),
+    /// Waits until the connections that have been cut are dropped.
+    Cut(Count),
+}
+
+/// A second, counted in steps. A step in which the clock jumps counts at most twice its length.
+struct Count {
+    left: Duration,
+    step_began: Duration,
 }
 
 struct Run<'a> {
@@ -78,6 +92,8 @@ const OPTIONS: usize = 2;
 const MAX_CONNECTIONS: usize = 4;
 /// From the end of the grace period to the cut, and from there to the end of the drain.
 const SECOND: Duration = Duration::from_secs(1);
+/// The steps in which that time is counted.
+const STEP: Duration = Duration::from_millis(100);
 
 const RESULTS: [Returned; 4] = [
     Poll::Pending,
@@ -198,9 +214,8 @@ impl Run<'_> {
     fn drain(&mut self, grace: Duration) {
         if self.drain.is_none() {
             self.drain = Some(Drain {
-                future: Box::pin(self.shutdown.drain(grace)),
-                cuts_at: self.start.elapsed() + grace + SECOND,
-                returns_at: None,
+                future: self.shutdown.drain(grace),
+                stage: Stage::Grace(self.start.elapsed() + grace),
                 cut: 0,
             });
         }
@@ -212,22 +227,29 @@ impl Run<'_> {
         let Some(drain) = &mut self.drain else {
             return;
         };
-        let polled = drain
-            .future
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()));
-        if drain.returns_at.is_none() && (self.connections.is_empty() || now >= drain.cuts_at) {
-            drain.returns_at = Some(now + SECOND);
-            if !self.is_cut {
-                self.is_cut = true;
-                drain.cut = self.connections.len();
-                for judged in &mut self.connections {
-                    judged.model.cut();
+        let polled = Pin::new(&mut drain.future).poll(&mut Context::from_waker(Waker::noop()));
+        let is_idle = self.connections.is_empty();
+        if let Stage::Grace(end) = drain.stage {
+            if is_idle || now >= end {
+                drain.stage = Stage::Linger(Count::from(now));
+            }
+        }
+        if let Stage::Linger(count) = &mut drain.stage {
+            if count.is_over(now) || is_idle {
+                drain.stage = Stage::Cut(Count::from(now));
+                if !self.is_cut {
+                    self.is_cut = true;
+                    drain.cut = self.connections.len();
+                    for judged in &mut self.connections {
+                        judged.model.cut();
+                    }
                 }
             }
         }
-        let must_return =
-            self.connections.is_empty() || drain.returns_at.is_some_and(|at| now >= at);
+        let must_return = match &mut drain.stage {
+            Stage::Cut(count) => count.is_over(now) || is_idle,
+            _ => false,
+        };
         match polled {
             Poll::Pending => assert!(!must_return, "C24: the drain returns"),
             Poll::Ready(drained) => {
@@ -237,6 +259,25 @@ impl Run<'_> {
                 self.drain = None;
             }
         }
+    }
+}
+
+impl Count {
+    fn from(now: Duration) -> Self {
+        Self {
+            left: SECOND,
+            step_began: now,
+        }
+    }
+
+    /// Counts the step that is over, if there is one, and returns `true` if none is left.
+    fn is_over(&mut self, now: Duration) -> bool {
+        let step = now - self.step_began;
+        if step >= STEP.min(self.left) {
+            self.left = self.left.saturating_sub(step.min(2 * STEP));
+            self.step_began = now;
+        }
+        self.left.is_zero()
     }
 }
 

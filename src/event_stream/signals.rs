@@ -8,7 +8,7 @@ use std::{
 use crate::{
     config::Config,
     layer_marker::LayerMarker,
-    shutdown::{Shutdown, stream_guard::StreamGuard},
+    shutdown::{Shutdown, StreamGuard},
     stop::Stop,
     wire::close_event::CloseEvent,
 };
@@ -90,7 +90,7 @@ impl Signals {
 
     /// The stream leaves the counts of its shutdowns.
     pub(crate) fn leave(&mut self) {
-        self.shutdowns().for_each(StreamGuard::leave);
+        self.shutdowns().for_each(StreamGuard::count_out);
     }
 
     /// Drops all signals, after which a waiting drain may return.

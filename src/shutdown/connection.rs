@@ -1,20 +1,24 @@
 //! A connection that a shutdown can cut.
 
-mod link;
-
 use std::{
-    io::{self, IoSlice},
+    io::{self, Error, ErrorKind, IoSlice},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
 use pin_project_lite::pin_project;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::coop,
+    time::{Sleep, sleep},
+};
 
-use self::link::{Link, Operation};
-use super::{Shutdown, waiters::Shared};
-use crate::sync::Arc;
+use super::{
+    Shutdown,
+    phase::{Phase, Shared, Waiter},
+};
+use crate::{coop::poll_unconstrained, sync::Arc};
 
 pin_project! {
     /// A connection that a [`Shutdown`] can cut. Returned by [`Shutdown::connection`].
@@ -27,14 +31,48 @@ pin_project! {
     }
 }
 
+/// Counts a connection, and decides when it fails.
+///
+/// The reader and the writer may be two tasks, so each has a waiter.
+#[derive(Debug)]
+struct Link {
+    reader: Waiter,
+    writer: Waiter,
+    write_timeout: Option<Duration>,
+    stall: Stall,
+}
+
+/// The state of the write timeout.
+#[derive(Debug)]
+enum Stall {
+    /// No write is pending, or there is no timeout.
+    None,
+    /// A write is pending. The operation is the one that was pending first.
+    Pending {
+        operation: Operation,
+        timer: Pin<Box<Sleep>>,
+    },
+    /// A write was pending for too long.
+    TimedOut,
+}
+
+/// Kinds of writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    /// Accepts bytes.
+    Write,
+    /// A flush or a shutdown, which sends bytes that have been accepted.
+    Flush,
+}
+
 impl Shutdown {
     /// Wraps a connection, so that a [`drain`](Self::drain) can cut it.
     ///
     /// A server does not poll the body of a connection whose client has stopped reading. Therefore no layer can end that
     /// stream, and the server waits for that client. A wrapped connection is transparent until the drain is over. From then
-    /// on, every read and write fails with [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), tasks that wait for one are
-    /// woken, and the server drops the connection. The drain waits for all wrapped connections, idle ones and those
-    /// without a stream included.
+    /// on, every read and write fails with [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), the tasks that have polled
+    /// the connection last are woken, and the server drops the connection. The drain waits for all wrapped connections, idle
+    /// ones and those without a stream included.
     ///
     /// Wrap the connections where the server accepts them, below TLS. With axum, in a listener:
     ///
@@ -130,10 +168,11 @@ impl<T: AsyncRead> AsyncRead for Connection<T> {
         }
         let this = self.project();
         let polled = this.io.poll_read(cx, buffer);
-        if polled.is_ready() || this.link.is_reader_registered(cx) {
+        if this.link.is_reader_registered(cx) {
             return polled;
         }
-        this.link.register_reader(cx)
+        this.link.register_reader(cx)?;
+        polled
     }
 }
 
@@ -146,10 +185,9 @@ impl<T: AsyncRead> Connection<T> {
     ) -> Poll<io::Result<()>> {
         let this = self.project();
         this.link.check()?;
-        match this.io.poll_read(cx, buffer) {
-            Poll::Pending => this.link.register_reader(cx),
-            ready => ready,
-        }
+        let polled = this.io.poll_read(cx, buffer);
+        this.link.register_reader(cx)?;
+        polled
     }
 }
 
@@ -167,10 +205,15 @@ impl<T> Connection<T> {
             return self.poll_output_slow(cx, operation, is_progress, poll);
         }
         let this = self.project();
-        match poll(this.io, cx) {
-            Poll::Pending => this.link.poll_write_pending(cx, operation).map(Err),
-            ready => ready,
+        let polled = poll(this.io, cx);
+        if polled.is_pending() {
+            return this.link.poll_write_pending(cx, operation).map(Err);
         }
+        if this.link.is_writer_registered(cx) {
+            return polled;
+        }
+        this.link.register_writer(cx)?;
+        polled
     }
 
     #[cold]
@@ -189,6 +232,7 @@ impl<T> Connection<T> {
             Poll::Ready(Ok(result)) if is_progress(result) => this.link.progressed(operation),
             Poll::Ready(_) => {}
         }
+        this.link.register_writer(cx)?;
         polled
     }
 }
@@ -232,6 +276,133 @@ impl<T: AsyncWrite> AsyncWrite for Connection<T> {
     }
 }
 
+impl Link {
+    /// Counts a connection that starts now.
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.connect();
+        Self {
+            reader: Waiter::new(shared, Phase::Cut),
+            writer: Waiter::new(shared, Phase::Cut),
+            write_timeout: None,
+            stall: Stall::None,
+        }
+    }
+
+    fn set_write_timeout(&mut self, limit: Duration) {
+        self.write_timeout = Some(limit);
+    }
+
+    /// Returns `true` if the connection works and no write is timed, as nearly always.
+    #[inline(always)]
+    fn is_clear(&self) -> bool {
+        matches!(self.stall, Stall::None) && !self.reader.shared().has_reached(Phase::Cut)
+    }
+
+    /// Fails once the connection is cut or has timed out.
+    fn check(&self) -> Result<(), Error> {
+        let has_timed_out = matches!(self.stall, Stall::TimedOut);
+        match has_timed_out || self.reader.shared().has_reached(Phase::Cut) {
+            true => Err(self.error()),
+            false => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn error(&self) -> Error {
+        match self.stall {
+            Stall::TimedOut => Error::new(
+                ErrorKind::TimedOut,
+                "the client does not read: the connection has made no progress within its write timeout",
+            ),
+            _ => Error::new(
+                ErrorKind::ConnectionAborted,
+                "the server has shut down and has cut the connection",
+            ),
+        }
+    }
+
+    /// Returns `true` if this task, which reads, is woken when the connection fails.
+    #[inline(always)]
+    fn is_reader_registered(&self, cx: &Context<'_>) -> bool {
+        self.reader.is_registered(cx)
+    }
+
+    /// Returns `true` if this task, which writes, is woken when the connection fails.
+    #[inline(always)]
+    fn is_writer_registered(&self, cx: &Context<'_>) -> bool {
+        self.writer.is_registered(cx)
+    }
+
+    /// Registers the task of a read, even if the read is ready: the task may next wait for something else than the connection,
+    /// such as a handler. Fails if the connection has been cut in the meantime.
+    #[cold]
+    fn register_reader(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        match self.reader.poll_registered(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(()) => Err(self.error()),
+        }
+    }
+
+    /// Registers the task of a write as [`register_reader`](Self::register_reader) does that of a read.
+    #[cold]
+    fn register_writer(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        match self.writer.poll_registered(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(()) => Err(self.error()),
+        }
+    }
+
+    /// Completes with an error when the connection is cut, or when the timeout is over. Called when a write is pending.
+    fn poll_write_pending(&mut self, cx: &mut Context<'_>, operation: Operation) -> Poll<Error> {
+        if self.writer.poll_registered(cx).is_ready() || self.poll_timeout(cx, operation).is_ready()
+        {
+            return Poll::Ready(self.error());
+        }
+        Poll::Pending
+    }
+
+    fn poll_timeout(&mut self, cx: &mut Context<'_>, operation: Operation) -> Poll<()> {
+        let Some(limit) = self.write_timeout else {
+            return Poll::Pending;
+        };
+        if matches!(self.stall, Stall::None) {
+            let timer = Box::pin(sleep(limit));
+            self.stall = Stall::Pending { operation, timer };
+        }
+        if let Stall::Pending { timer, .. } = &mut self.stall {
+            // With the budget exhausted, the timer would not register this task.
+            if poll_unconstrained(timer.as_mut(), cx).is_pending() {
+                return Poll::Pending;
+            }
+            if !coop::has_budget_remaining() {
+                // The write may be pending because of the budget alone. It is polled again with a new one.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.stall = Stall::TimedOut;
+            self.reader.wake();
+            record_cut("write_timeout", 1);
+        }
+        Poll::Ready(())
+    }
+
+    /// Notes that a write has accepted bytes, or that a flush has completed.
+    fn progressed(&mut self, progress: Operation) {
+        if let Stall::Pending { operation, .. } = self.stall {
+            // The flush of a socket completes at once, and is no progress of a pending write.
+            if progress == Operation::Write || progress == operation {
+                self.stall = Stall::None;
+            }
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.reader.shared().disconnect();
+    }
+}
+
 /// Returns `true` if a write has accepted bytes.
 fn accepts_bytes(written: &usize) -> bool {
     *written > 0
@@ -240,6 +411,19 @@ fn accepts_bytes(written: &usize) -> bool {
 /// Cuts every connection of a shutdown.
 pub(super) fn cut_all(shared: &Arc<Shared>) {
     if let Some(cut) = shared.cut() {
-        link::record_cut("shutdown", cut);
+        record_cut("shutdown", cut);
+    }
+}
+
+/// Records connections that are cut for this reason.
+#[cfg_attr(
+    not(feature = "metrics"),
+    allow(unused_variables, reason = "the feature is not enabled")
+)]
+fn record_cut(reason: &'static str, connections: usize) {
+    #[cfg(feature = "metrics")]
+    if connections > 0 {
+        metrics::counter!("sse_connections_cut_total", "reason" => reason)
+            .increment(connections as u64);
     }
 }

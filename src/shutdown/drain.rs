@@ -1,46 +1,105 @@
-//! Waits until the streams of a shutdown have ended.
+//! Ends the streams of a shutdown, and waits until they have ended.
 
 use std::{
+    fmt,
     future::{self, Future},
+    pin::Pin,
+    task::{Context, Poll},
     time::Duration,
 };
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep};
 
-use super::{Shutdown, connection, waiters::Phase};
-use crate::wire::close_event::CloseEvent;
+use super::{
+    Shutdown, connection,
+    phase::{Idle, Phase, Shared},
+};
+use crate::{sync::Arc, wire::close_event::CloseEvent};
+
+/// Future that ends the streams of a [`Shutdown`], and waits until they have ended. Returned by [`Shutdown::drain`].
+///
+/// The methods set options. They have no effect once the future has been polled.
+///
+/// ```no_run
+/// use std::{future::IntoFuture, time::Duration};
+/// use axum::Router;
+/// use tower_sse_completion::{CloseEvent, Shutdown};
+/// # fn stop_signal() -> std::io::Result<std::future::Pending<()>> { Ok(std::future::pending()) }
+///
+/// # async fn serve(app: Router, listener: tokio::net::TcpListener, shutdown: Shutdown) -> std::io::Result<()> {
+/// let drain = shutdown
+///     .drain(Duration::from_secs(10))
+///     .after(stop_signal()?)
+///     .close_event(CloseEvent::from_static("restart"));
+/// let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.draining());
+/// let (_, drained) = tokio::join!(server.into_future(), drain);
+/// println!("{} streams ended", drained.ended());
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "futures do nothing unless polled"]
+pub struct Drain {
+    shutdown: Shutdown,
+    grace: Duration,
+    linger: Duration,
+    close_event: Option<CloseEvent>,
+    signal: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// `None` until the first poll.
+    running: Option<Pin<Box<dyn Future<Output = Drained> + Send>>>,
+}
 
 /// Result of a [`drain`](Shutdown::drain).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
     ended: usize,
     still_open: usize,
+    unanswered_requests: usize,
     connections_cut: usize,
 }
 
-/// Time between the end of the grace period and the cut of the connections. A client that reads has its close event long before.
-const AFTER_GRACE: Duration = Duration::from_secs(1);
+/// The wait of a drain, with its one timer.
+struct Wait<'a> {
+    idle: Idle<'a>,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// Default time between the end of the grace period and the cut of the connections. A client that reads has its close event
+/// long before.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Maximum time for the server to drop the connections that have been cut. A server that polls them takes milliseconds.
 const AFTER_CUT: Duration = Duration::from_secs(1);
 
+/// Minimum number of steps in which the time after the grace period is counted, each from its own begin. A pause of the process
+/// counts as a single step: streams that have been closed would otherwise be cut without a poll.
+const STEPS: u32 = 10;
+
+/// Resolution of tokio's timer, which rounds up.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Maximum length of a step. A step that takes longer counts at most twice its length.
+const STEP: Duration = Duration::from_millis(100);
+
 impl Shutdown {
     /// Lets streams finish until the grace period is over, ends the rest, and cuts the connections that are left.
     ///
-    /// The future completes as soon as no stream and no [`connection`](Self::connection) is open, and at the latest one
-    /// second after the grace period: a client that has stopped reading, or that reads too slowly, keeps its stream open,
-    /// because the server does not poll its body. [`Drained::still_open`] counts these streams. The connections that are open
-    /// at that moment are cut. The future then waits until the server has dropped them, with the streams on them, which
-    /// takes milliseconds and at most one second more. Without wrapped connections, such streams stay open until their
-    /// clients leave. Let the supervisor of the process wait some seconds longer than the grace period.
+    /// The drain waits for streams, for requests that a layer with this shutdown has passed on and whose responses are pending,
+    /// and for wrapped [connections](Self::connection). It completes as soon as none of them is left. A stream that starts during
+    /// the drain has what is left of the grace period. With a grace period of zero all streams end at once.
     ///
-    /// When the future completes, every stream that has ended has been reported, and its close event has been returned to
+    /// A client that has stopped reading, or that reads too slowly, keeps its stream open, because the server does not poll its
+    /// body. [`Drained::still_open`] counts these streams. One second after the streams have been closed (see
+    /// [`linger`](Drain::linger)), the connections that are open are cut. The drain then waits until the server has dropped them,
+    /// with the streams on them, which takes milliseconds and at most one second. Without wrapped connections, such streams stay
+    /// open until their clients leave. A drain takes at most the grace period, the linger and one second after a cut. Let the
+    /// supervisor of the process wait some seconds longer.
+    ///
+    /// When the drain completes, every stream that has ended has been reported, and its close event has been returned to
     /// the server, which may still have to write it: wait for the server too.
     ///
-    /// Stop accepting connections before or with the drain, because clients reconnect as soon as their streams end, and a
-    /// stream that starts during the drain has what is left of the grace period. A graceful shutdown of the server that waits
-    /// for [`draining`](Self::draining) begins with the drain, and closes idle connections too. Without it, an idle connection
-    /// that is wrapped is open until it is cut. With a grace period of zero all streams end at once.
+    /// Stop accepting connections before or with the drain, because clients reconnect as soon as their streams end. A graceful
+    /// shutdown of the server that waits for [`draining`](Self::draining) begins with the drain, and closes idle connections too.
+    /// Without it, an idle connection that is wrapped is open until it is cut.
     ///
     /// Streams that never finish, such as subscriptions, need not use up the grace period: see
     /// [`end_on_drain`](crate::SseCompletionLayer::end_on_drain).
@@ -53,119 +112,166 @@ impl Shutdown {
     ///
     /// # Panics
     ///
-    /// Panics outside of a tokio runtime, or if the runtime's timer is disabled.
-    pub fn drain(&self, grace: Duration) -> impl Future<Output = Drained> + Send + use<> {
-        let shutdown = self.clone();
-        async move {
-            let shared = &shutdown.shared;
-            let (ended_before, _) = shared.streams().counts();
-            let cut_before = shared.connections_cut();
-            shared.enter(Phase::Draining);
-            // A grace period that the clock cannot represent has no end.
-            let grace_ends = Instant::now().checked_add(grace);
-            let all_reported = future::poll_fn(|cx| shared.streams().poll_all_reported(cx));
-            complete_until(grace_ends, all_reported).await;
-            shutdown.close();
-            let ends = grace_ends.and_then(|end| end.checked_add(AFTER_GRACE));
-            let all_gone = || future::poll_fn(|cx| shared.streams().poll_all_gone(cx));
-            complete_until(ends, all_gone()).await;
-            let (ended, still_open) = shared.streams().counts();
-            connection::cut_all(shared);
-            if shared.streams().connections() > 0 {
-                complete_until(Instant::now().checked_add(AFTER_CUT), all_gone()).await;
-            }
-            Drained {
-                ended: ended.wrapping_sub(ended_before),
-                still_open,
-                connections_cut: match cut_before {
-                    None => shared.connections_cut().unwrap_or_default(),
-                    Some(_) => 0,
-                },
-            }
+    /// The first poll of the future panics outside of a tokio runtime, or if the runtime's timer is disabled. Nothing has begun
+    /// then.
+    pub fn drain(&self, grace: Duration) -> Drain {
+        Drain {
+            shutdown: self.clone(),
+            grace,
+            linger: LINGER,
+            close_event: None,
+            signal: None,
+            running: None,
         }
     }
+}
 
-    /// Drains as [`drain`](Self::drain). The streams that the drain ends get this close event, unless their responses have
-    /// brought their own.
-    ///
-    /// If the shutdown has a close event already, from an earlier call or from [`close_with`](Self::close_with), that event
-    /// is used.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use tower_sse_completion::{CloseEvent, Shutdown};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() {
-    /// let shutdown = Shutdown::new();
-    /// let restart = CloseEvent::from_static("restart");
-    /// let drained = shutdown.drain_with(Duration::from_secs(10), restart).await;
-    /// assert_eq!(drained.ended(), 0);
-    /// # }
-    /// ```
+impl Drain {
+    /// Begins the drain when this future completes. Its output is discarded. By default the drain begins when it is first
+    /// polled.
     ///
     /// # Cancellation safety
     ///
-    /// The same as for [`drain`](Self::drain). The event is set when the future is first polled.
-    ///
-    /// # Panics
-    ///
-    /// Panics as [`drain`](Self::drain) does.
-    pub fn drain_with(
-        &self,
-        grace: Duration,
-        event: CloseEvent,
-    ) -> impl Future<Output = Drained> + Send + use<> {
-        let shutdown = self.clone();
-        async move {
-            shutdown.shared.set_close_event(event);
-            shutdown.drain(grace).await
-        }
-    }
-
-    /// Returns a future that waits for the signal, discards its output, and [drains](Self::drain).
-    ///
-    /// For a close event, wait for the signal and call [`drain_with`](Self::drain_with).
-    ///
-    /// ```no_run
-    /// use std::{future::IntoFuture, time::Duration};
-    /// use axum::Router;
-    /// use tower_sse_completion::Shutdown;
-    /// # fn stop_signal() -> std::io::Result<std::future::Pending<()>> { Ok(std::future::pending()) }
-    ///
-    /// # async fn serve(app: Router, listener: tokio::net::TcpListener, shutdown: Shutdown) -> std::io::Result<()> {
-    /// let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.draining());
-    /// let drain = shutdown.drain_after(stop_signal()?, Duration::from_secs(10));
-    /// let (_, drained) = tokio::join!(server.into_future(), drain);
-    /// println!("{} streams ended", drained.ended());
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// The server returns when its last connection has ended. Wrap the connections with [`connection`](Self::connection), or
-    /// limit the time for which you wait for the server: a client that has stopped reading keeps a plain connection open.
-    ///
-    /// # Cancellation safety
-    ///
-    /// If the future is dropped before the signal arrives, nothing is drained. After that, as [`drain`](Self::drain).
-    ///
-    /// # Panics
-    ///
-    /// Panics as [`drain`](Self::drain) does.
-    pub fn drain_after<F>(
-        &self,
-        signal: F,
-        grace: Duration,
-    ) -> impl Future<Output = Drained> + use<F>
+    /// If the drain is dropped before the signal arrives, nothing is drained.
+    pub fn after<F>(mut self, signal: F) -> Self
     where
-        F: Future,
+        F: Future + Send + 'static,
     {
-        let shutdown = self.clone();
-        async move {
+        self.signal = Some(Box::pin(async {
             signal.await;
-            shutdown.drain(grace).await
+        }));
+        self
+    }
+
+    /// Sets the time between the end of the grace period, when the streams are closed, and the cut of the connections that are
+    /// left. The default is one second.
+    ///
+    /// Time in which the process does not run, such as that of a paused virtual machine, does not count. With zero, a
+    /// connection may be cut before its stream has returned the close event.
+    pub fn linger(mut self, time: Duration) -> Self {
+        self.linger = time;
+        self
+    }
+
+    /// Sets the close event of the streams that the drain ends, unless their responses have brought their own.
+    ///
+    /// The event is set when the drain begins. If the shutdown has a close event already, from another drain or from
+    /// [`close_with`](Shutdown::close_with), that event is used.
+    pub fn close_event(mut self, event: CloseEvent) -> Self {
+        self.close_event = Some(event);
+        self
+    }
+}
+
+impl Future for Drain {
+    type Output = Drained;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Drained> {
+        let this = &mut *self;
+        let running = match &mut this.running {
+            Some(running) => running,
+            None => {
+                // Panics without a timer, before the signal is awaited and before anything has begun.
+                let timer = Box::pin(sleep(Duration::ZERO));
+                let (shutdown, grace, linger) = (this.shutdown.clone(), this.grace, this.linger);
+                let (close_event, signal) = (this.close_event.take(), this.signal.take());
+                this.running.insert(Box::pin(async move {
+                    if let Some(signal) = signal {
+                        signal.await;
+                    }
+                    run(&shutdown.shared, grace, linger, close_event, timer).await
+                }))
+            }
+        };
+        running.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Drain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drain")
+            .field("grace", &self.grace)
+            .field("linger", &self.linger)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn run(
+    shared: &Arc<Shared>,
+    grace: Duration,
+    linger: Duration,
+    close_event: Option<CloseEvent>,
+    timer: Pin<Box<Sleep>>,
+) -> Drained {
+    let counts = shared.counts();
+    let (ended_before, _) = counts.streams();
+    let cut_before = shared.connections_cut();
+    if let Some(event) = close_event {
+        shared.set_close_event(event);
+    }
+    shared.enter(Phase::Draining);
+    let mut wait = Wait {
+        idle: counts.idle(),
+        timer,
+    };
+    wait.until(after(grace)).await;
+    shared.enter(Phase::Closed);
+    wait.running_for(linger).await;
+    let (ended, still_open) = counts.streams();
+    let unanswered_requests = counts.requests();
+    connection::cut_all(shared);
+    let connections_cut = match cut_before {
+        None => shared.connections_cut().unwrap_or_default(),
+        Some(_) => 0,
+    };
+    // A connection that has been dropped already may have streams that are left.
+    if connections_cut > 0 || counts.connections() > 0 {
+        wait.running_for(AFTER_CUT).await;
+    }
+    Drained {
+        ended: ended.wrapping_sub(ended_before),
+        still_open,
+        unanswered_requests,
+        connections_cut,
+    }
+}
+
+impl Wait<'_> {
+    /// Waits until nothing is open, and no longer than until this moment. Returns `true` if nothing is open.
+    async fn until(&mut self, end: Option<Instant>) -> bool {
+        match end {
+            Some(end) if end <= Instant::now() => return false,
+            Some(end) => self.timer.as_mut().reset(end),
+            None => {}
+        }
+        future::poll_fn(|cx| {
+            if self.idle.poll(cx).is_ready() {
+                return Poll::Ready(true);
+            }
+            match end {
+                Some(_) => self.timer.as_mut().poll(cx).map(|()| false),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Waits until nothing is open, and no longer than for this time. A pause of the process counts as one step.
+    async fn running_for(&mut self, mut time: Duration) {
+        let step = (time / STEPS).clamp(TICK, STEP);
+        let mut begin = Instant::now();
+        while time > Duration::ZERO && !self.until(begin.checked_add(step.min(time))).await {
+            let now = Instant::now();
+            time = time.saturating_sub((now - begin).min(step * 2));
+            begin = now;
         }
     }
+}
+
+/// Returns the moment after this time from now, or `None` if the timer cannot represent that moment.
+fn after(time: Duration) -> Option<Instant> {
+    let end = Instant::now().checked_add(time)?;
+    end.checked_add(TICK).map(|_| end)
 }
 
 impl Drained {
@@ -181,18 +287,15 @@ impl Drained {
         self.still_open
     }
 
+    /// Returns the number of requests whose responses were still pending when the time after the grace period was over, once for
+    /// each layer with this shutdown that the request has passed.
+    pub fn unanswered_requests(&self) -> usize {
+        self.unanswered_requests
+    }
+
     /// Returns the number of connections that were cut during the drain, with streams or without. A connection counts if
     /// [`Shutdown::connection`] wraps it.
     pub fn connections_cut(&self) -> usize {
         self.connections_cut
-    }
-}
-
-/// Waits for the future, and no longer than until this end.
-async fn complete_until(end: Option<Instant>, future: impl Future<Output = ()>) {
-    match end {
-        // A timeout is a result too: the caller counts what is open.
-        Some(end) => drop(timeout_at(end, future).await),
-        None => future.await,
     }
 }

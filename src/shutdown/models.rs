@@ -8,6 +8,7 @@ mod streams;
 
 use std::{
     any,
+    future::poll_fn,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -15,7 +16,9 @@ use std::{
     task::{Wake, Waker},
 };
 
-use loom::model::Builder;
+use loom::{future::block_on, model::Builder};
+
+use super::{Shutdown, phase::Phase};
 
 /// Runs a model in every interleaving, and prints their number.
 fn explore<M: Fn() + Send + Sync + 'static>(model: M) {
@@ -31,6 +34,13 @@ fn explore<M: Fn() + Send + Sync + 'static>(model: M) {
         "model {name}: {} interleavings",
         interleavings.load(Ordering::SeqCst)
     );
+}
+
+/// Waits as a drain without an end of its grace does. A drain has a timer, which a model does not have.
+fn drain(shutdown: &Shutdown) {
+    shutdown.shared.enter(Phase::Draining);
+    let mut idle = shutdown.shared.counts().idle();
+    block_on(poll_fn(|cx| idle.poll(cx)));
 }
 
 /// A task that counts its wake-ups. Its counts are no part of a model, so loom does not switch threads there.

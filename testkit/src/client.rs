@@ -127,7 +127,10 @@ impl Client {
             .body(body)
             .expect("a valid request");
         let response = match &mut self.requests {
-            Requests::Http1(requests) => requests.send_request(request).await,
+            Requests::Http1(requests) => {
+                requests.ready().await.expect("an open connection");
+                requests.send_request(request).await
+            }
             Requests::Http2(requests) => {
                 requests.ready().await.expect("an open connection");
                 requests.send_request(request).await

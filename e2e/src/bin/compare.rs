@@ -308,8 +308,8 @@ async fn serve(tool: Tool, listener: TcpListener, app: Router, stop: Cancellatio
             let sockets = shutdown.clone();
             let listener = MapSocket::new(listener, move |socket| sockets.connection(socket));
             let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.draining());
-            let (server, _) =
-                tokio::join!(server.into_future(), shutdown.drain_after(signal, LIMIT));
+            let drain = shutdown.drain(LIMIT).after(signal);
+            let (server, _) = tokio::join!(server.into_future(), drain);
             server.expect("axum's server does not fail");
         }
         Tool::Process(_) => unreachable!("the process has its own server"),

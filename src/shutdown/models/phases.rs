@@ -11,7 +11,7 @@ use loom::{future::block_on, thread};
 
 use super::{Task, explore};
 use crate::{
-    shutdown::{Shutdown, waiters::Phase},
+    shutdown::{Shutdown, phase::Phase},
     wire::close_event::CloseEvent,
 };
 

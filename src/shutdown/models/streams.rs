@@ -9,18 +9,14 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use futures_core::Stream;
 use loom::{future::block_on, thread};
 
-use super::explore;
-use crate::{
-    SseCompletionLayer,
-    shutdown::{Shutdown, waiters::Phase},
-};
+use super::{Task, drain, explore};
+use crate::{SseCompletionLayer, shutdown::Shutdown};
 
 #[test]
 fn c18_drain_returns_when_the_last_of_two_streams_is_dropped() {
@@ -30,10 +26,8 @@ fn c18_drain_returns_when_the_last_of_two_streams_is_dropped() {
             let stream = shutdown.count_stream(false);
             thread::spawn(move || drop(stream))
         });
-        let drained = block_on(shutdown.drain(Duration::MAX));
-        assert!(drained.ended() <= 2);
-        assert_eq!(drained.still_open(), 0);
-        assert_eq!(shutdown.shared.streams().counts(), (2, 0));
+        drain(&shutdown);
+        assert_eq!(shutdown.shared.counts().streams(), (2, 0));
         for dropping in dropping {
             dropping.join().expect("no panic");
         }
@@ -46,13 +40,9 @@ fn c18_two_drains_return_when_the_last_stream_is_dropped() {
         let shutdown = Shutdown::new();
         let stream = shutdown.count_stream(false);
         let dropping = thread::spawn(move || drop(stream));
-        shutdown.shared.enter(Phase::Draining);
         let drains = [(); 2].map(|()| {
             let shutdown = shutdown.clone();
-            thread::spawn(move || {
-                let streams = shutdown.shared.streams();
-                block_on(poll_fn(|cx| streams.poll_all_reported(cx)));
-            })
+            thread::spawn(move || drain(&shutdown))
         });
         for drain in drains {
             drain.join().expect("no panic");
@@ -62,12 +52,52 @@ fn c18_two_drains_return_when_the_last_stream_is_dropped() {
 }
 
 #[test]
+fn c18_drain_that_is_dropped_takes_its_waker_and_no_other() {
+    explore(|| {
+        let shutdown = Shutdown::new();
+        let stream = shutdown.count_stream(false);
+        let (task, waker) = Task::new();
+        let drops = shutdown.clone();
+        let dropped = thread::spawn(move || {
+            let mut idle = drops.shared.counts().idle();
+            let _ = idle.poll(&mut Context::from_waker(&waker));
+        });
+        let dropping = thread::spawn(move || drop(stream));
+        drain(&shutdown);
+        dropped.join().expect("no panic");
+        dropping.join().expect("no panic");
+        assert_eq!(Arc::strong_count(&task), 1, "no waker is left");
+    });
+}
+
+#[test]
+fn c19_drain_waits_for_the_stream_that_follows_a_request() {
+    explore(|| {
+        let shutdown = Shutdown::new();
+        shutdown.count_request();
+        let (responds, is_reported) = (shutdown.clone(), Arc::<AtomicUsize>::default());
+        let reports = Arc::clone(&is_reported);
+        let server = thread::spawn(move || {
+            let stream = responds.count_stream(false);
+            responds.release_request();
+            reports.fetch_add(1, Ordering::SeqCst);
+            drop(stream);
+        });
+        drain(&shutdown);
+        assert_eq!(is_reported.load(Ordering::SeqCst), 1);
+        assert_eq!(shutdown.shared.counts().requests(), 0);
+        assert_eq!(shutdown.shared.counts().streams(), (1, 0));
+        server.join().expect("no panic");
+    });
+}
+
+#[test]
 fn c18_stream_that_ends_while_a_drain_counts_is_counted_once() {
     explore(|| {
         let shutdown = Shutdown::new();
         let streams = [(); 2].map(|()| shutdown.count_stream(false));
         let dropping = streams.map(|stream| thread::spawn(move || drop(stream)));
-        let (ended, still_open) = shutdown.shared.streams().counts();
+        let (ended, still_open) = shutdown.shared.counts().streams();
         assert_eq!(ended + still_open, 2);
         for dropping in dropping {
             dropping.join().expect("no panic");
@@ -122,7 +152,7 @@ fn c19_stream_leaves_the_count_then_is_reported_and_then_a_drain_returns() {
             assert_eq!(block_on(next), Some(Ok("event: close\ndata:\n\n".into())));
         });
         shutdown.close();
-        let drained = block_on(shutdown.drain(Duration::MAX));
+        drain(&shutdown);
         assert_eq!(
             reports.load(Ordering::SeqCst),
             1,
@@ -133,8 +163,7 @@ fn c19_stream_leaves_the_count_then_is_reported_and_then_a_drain_returns() {
             0,
             "not counted in its report"
         );
-        assert!(drained.ended() <= 1);
-        assert_eq!(drained.still_open(), 0);
+        assert_eq!(shutdown.open_streams(), 0);
         server.join().expect("no panic");
     });
 }

@@ -50,8 +50,10 @@ pub struct ConnectionModel {
 /// One direction of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Side {
-    /// The last call was ready.
+    /// There was no call, or the last one failed because the connection had been cut or had timed out.
     #[default]
+    Idle,
+    /// The last call was ready. The task that made the call may wait for something else.
     Ready,
     /// The last call was pending. The task that made the call waits.
     Waiting,
@@ -79,14 +81,15 @@ impl ConnectionModel {
     /// Predicts a call for which the inner connection has this result.
     pub fn call(&mut self, call: Call, inner: Returned, now: Duration) -> Returned {
         let returned = self.returned(call, inner, now);
-        let side = match call {
-            Call::Read => &mut self.reads,
-            _ => &mut self.writes,
-        };
-        *side = match returned {
+        let side = match returned {
             Poll::Pending => Side::Waiting,
-            Poll::Ready(_) => Side::Ready,
+            Poll::Ready(_) if self.forwards() => Side::Ready,
+            Poll::Ready(_) => Side::Idle,
         };
+        match call {
+            Call::Read => self.reads = side,
+            _ => self.writes = side,
+        }
         returned
     }
 
@@ -121,14 +124,22 @@ impl ConnectionModel {
         }
     }
 
-    /// Returns `true` if a task that waits for a read must have been woken by now.
+    /// Returns `true` if the task of the last read must have been woken since.
     pub fn wakes_reader(&self) -> bool {
-        self.reads == Side::Waiting && !self.forwards()
+        match self.reads {
+            Side::Idle => false,
+            Side::Ready => self.is_cut,
+            Side::Waiting => !self.forwards(),
+        }
     }
 
-    /// Returns `true` if a task that waits for a write must have been woken by now.
+    /// Returns `true` if the task of the last write must have been woken since.
     pub fn wakes_writer(&self, now: Duration) -> bool {
-        self.writes == Side::Waiting && (self.is_cut || self.is_over(now))
+        match self.writes {
+            Side::Idle => false,
+            Side::Ready => self.is_cut,
+            Side::Waiting => self.is_cut || self.is_over(now),
+        }
     }
 
     /// Returns `true` if a write has been pending for the timeout.

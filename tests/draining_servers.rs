@@ -1,0 +1,282 @@
+//! Servers that drain, over loopback sockets: HTTP/1.1 and HTTP/2, with wrapped connections and without.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    http::StatusCode,
+    response::{
+        IntoResponse, Response,
+        sse::{Event, Sse},
+    },
+    routing::{get, post},
+};
+use futures_util::{StreamExt, future::Either, stream};
+use testkit::{
+    client::{Client, connect},
+    listener::MapSocket,
+    server::{VERSIONS, listen, next_data, receive},
+    wait::{until, within},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Semaphore,
+    task::JoinHandle,
+};
+use tower_sse_completion::{Drained, Shutdown, SseCompletionLayer};
+
+/// Longer than a test waits for anything.
+const GRACE: Duration = Duration::from_secs(600);
+
+/// A server whose handlers respond, and whose streams end, when the test permits it.
+#[derive(Clone)]
+struct Site {
+    shutdown: Shutdown,
+    /// The drain can cut the connections.
+    wraps: bool,
+    /// Stops accepting connections, and closes idle ones, when the drain begins.
+    is_graceful: bool,
+    /// Requests whose handlers have begun.
+    begun: Arc<AtomicUsize>,
+    /// One permit for each response.
+    respond: Arc<Semaphore>,
+    /// One permit for each stream.
+    finish: Arc<Semaphore>,
+}
+
+impl Site {
+    fn new(wraps: bool, is_graceful: bool) -> Self {
+        Self {
+            shutdown: Shutdown::new(),
+            wraps,
+            is_graceful,
+            begun: Arc::default(),
+            respond: Arc::new(Semaphore::new(0)),
+            finish: Arc::new(Semaphore::new(0)),
+        }
+    }
+
+    /// Returns an event and then, once it is permitted, the end.
+    fn events(&self) -> Sse<impl stream::Stream<Item = Result<Event, Infallible>> + use<>> {
+        let finish = Arc::clone(&self.finish);
+        let event = Ok(Event::default().data("late"));
+        let rest = stream::once(async move {
+            finish.acquire().await.expect("open").forget();
+            stream::empty()
+        });
+        Sse::new(stream::iter([event]).chain(rest.flatten()))
+    }
+
+    async fn respond(self) -> Response {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        self.respond.acquire().await.expect("open").forget();
+        self.events().into_response()
+    }
+
+    fn app(&self) -> Router {
+        let (late, at_once, never) = (self.clone(), self.clone(), self.clone());
+        let never = async move || {
+            never.begun.fetch_add(1, Ordering::SeqCst);
+            std::future::pending::<StatusCode>().await
+        };
+        let layer = SseCompletionLayer::new().shutdown(&self.shutdown);
+        Router::new()
+            .route("/late", get(move || late.clone().respond()))
+            .route("/at-once", get(async move || at_once.events()))
+            .route("/never", post(never))
+            .route(
+                "/quiet",
+                get(async || Sse::new(stream::pending::<Result<Event, Infallible>>())),
+            )
+            .layer(layer)
+    }
+
+    async fn serve(&self) -> (SocketAddr, JoinHandle<()>) {
+        let (listener, address) = listen().await;
+        let app = self.app();
+        let site = self.clone();
+        let signal = match self.is_graceful {
+            true => Either::Left(self.shutdown.draining()),
+            false => Either::Right(self.shutdown.closed()),
+        };
+        let server = async move {
+            let served = if site.wraps {
+                let shutdown = site.shutdown.clone();
+                let listener = MapSocket::new(listener, move |socket| shutdown.connection(socket));
+                let server = axum::serve(listener, app).with_graceful_shutdown(signal);
+                server.await
+            } else {
+                let server = axum::serve(listener, app).with_graceful_shutdown(signal);
+                server.await
+            };
+            served.expect("the server does not fail");
+        };
+        (address, tokio::spawn(server))
+    }
+
+    async fn drain(&self, grace: Duration) -> JoinHandle<Drained> {
+        let drain = tokio::spawn(self.shutdown.drain(grace));
+        until(|| self.shutdown.is_draining()).await;
+        drain
+    }
+
+    async fn until_begun(&self, requests: usize) {
+        until(|| self.begun.load(Ordering::SeqCst) == requests).await;
+    }
+}
+
+fn counts(drained: Drained) -> (usize, usize, usize) {
+    (
+        drained.ended(),
+        drained.still_open(),
+        drained.connections_cut(),
+    )
+}
+
+/// Lets every task of this thread run several times, those that sockets wake included.
+async fn settle() {
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn c18_drain_waits_for_a_handler_that_responds_during_the_grace() {
+    for version in VERSIONS {
+        for wraps in [false, true] {
+            let case = (version, wraps);
+            let site = Site::new(wraps, true);
+            let (address, server) = site.serve().await;
+            let mut client = Client::connect(address, version).await;
+            let response = tokio::spawn(async move {
+                let response = client.get("/late").await;
+                (client, response.into_body())
+            });
+            site.until_begun(1).await;
+            let drain = site.drain(GRACE).await;
+            settle().await;
+            assert!(!drain.is_finished(), "{case:?}: a request is pending");
+            assert!(
+                !site.shutdown.is_closed(),
+                "{case:?}: the grace is not over"
+            );
+
+            site.respond.add_permits(1);
+            let (client, mut body) = within(response).await.expect("no panic");
+            assert_eq!(next_data(&mut body).await, "data: late\n\n", "{case:?}");
+            settle().await;
+            assert!(!drain.is_finished(), "{case:?}: the stream is open");
+            site.finish.add_permits(1);
+            assert_eq!(receive(body).await.text(), "", "{case:?}: ends on its own");
+            drop(client);
+            let drained = within(drain).await.expect("no panic");
+            assert_eq!(counts(drained), (1, 0, 0), "{case:?}");
+            within(server).await.expect("no panic");
+        }
+    }
+}
+
+#[tokio::test]
+async fn c18_second_request_of_a_connection_has_what_is_left_of_the_grace() {
+    for version in VERSIONS {
+        for wraps in [false, true] {
+            let case = (version, wraps);
+            let site = Site::new(wraps, false);
+            let (address, server) = site.serve().await;
+            // Between the two requests, the drain waits for the wrapped connection, or else for another stream.
+            let other = match wraps {
+                true => None,
+                false => {
+                    let mut client = Client::connect(address, version).await;
+                    let body = client.get("/quiet").await.into_body();
+                    Some((client, body))
+                }
+            };
+            let mut client = Client::connect(address, version).await;
+            let mut first = client.get("/at-once").await.into_body();
+            assert_eq!(next_data(&mut first).await, "data: late\n\n");
+            let drain = site.drain(GRACE).await;
+            site.finish.add_permits(1);
+            assert_eq!(receive(first).await.text(), "", "{case:?}");
+            settle().await;
+
+            let mut second = client.get("/at-once").await.into_body();
+            assert_eq!(next_data(&mut second).await, "data: late\n\n", "{case:?}");
+            settle().await;
+            assert!(
+                !site.shutdown.is_closed(),
+                "{case:?}: the grace is not over"
+            );
+            site.finish.add_permits(1);
+            assert_eq!(receive(second).await.text(), "", "{case:?}");
+            drop((client, other));
+            let drained = within(drain).await.expect("no panic");
+            assert_eq!(drained.still_open(), 0, "{case:?}");
+            within(server).await.expect("no panic");
+        }
+    }
+}
+
+#[tokio::test]
+async fn c24_connection_whose_request_body_nobody_reads_ends_when_it_is_cut() {
+    // The client has sent a part of the body and waits, or has nothing more to send.
+    for (length, sent) in [(1_000_000, 5), (1_000_000, 300_000), (5, 5)] {
+        let site = Site::new(true, true);
+        let (address, server) = site.serve().await;
+        let mut socket = connect(address).await;
+        let head =
+            format!("POST /never HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
+        let request = [head.as_bytes(), &vec![b'x'; sent]].concat();
+        // The socket may not take all of a large body.
+        let (mut read, mut write) = socket.split();
+        let sending = async {
+            let _ = write.write_all(&request).await;
+            std::future::pending::<()>().await;
+        };
+        let judged = async {
+            site.until_begun(1).await;
+            settle().await;
+            let drained = within(site.shutdown.drain(Duration::ZERO)).await;
+            assert_eq!(counts(drained), (0, 0, 1), "{length}, {sent}");
+            // The connection ends, with a reset if bytes of the client are unread.
+            let _ = within(read.read_to_end(&mut Vec::new())).await;
+            within(server).await.expect("no panic");
+        };
+        tokio::select! {
+            () = sending => unreachable!("it never completes"),
+            () = judged => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn c24_connection_of_a_handler_that_never_responds_ends_when_it_is_cut() {
+    for version in VERSIONS {
+        let site = Site::new(true, true);
+        let (address, server) = site.serve().await;
+        let mut client = Client::connect(address, version).await;
+        let request = tokio::spawn(async move {
+            // The body of the request is never finished.
+            let chunks = stream::iter([Ok::<_, Infallible>("x")]).chain(stream::pending());
+            client
+                .send("POST", "/never", Body::from_stream(chunks))
+                .await
+        });
+        site.until_begun(1).await;
+        settle().await;
+        let drained = within(site.shutdown.drain(Duration::ZERO)).await;
+        assert_eq!(counts(drained), (0, 0, 1), "{version:?}");
+        within(server).await.expect("no panic");
+        // The client gets no response.
+        assert!(within(request).await.is_err());
+    }
+}

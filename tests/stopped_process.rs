@@ -1,0 +1,241 @@
+//! Drains in a process that does not run for a while: a separate process that receives SIGSTOP and SIGCONT, as a paused virtual
+//! machine or a throttled container.
+//!
+//! Each test starts its own program once more, with the environment variable [`CHILD`]. The same test in that process drains.
+#![cfg(unix)]
+
+use std::{
+    env,
+    io::{self, BufRead, BufReader, Lines, Read},
+    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    response::sse::{Event, Sse},
+    routing::get,
+};
+use futures_util::{StreamExt, stream};
+use http_body_util::BodyExt;
+use testkit::{
+    client::Client,
+    exchange::event_stream,
+    listener::MapSocket,
+    script::{AfterScript, Script},
+    server::{VERSIONS, listen, next_data, receive},
+    wait::within,
+};
+use tokio::runtime::{Builder, Runtime};
+use tower_sse_completion::{Shutdown, SseCompletionLayer};
+
+const CHILD: &str = "STOPPED_PROCESS_CHILD";
+
+/// Exit status of a child that ends on its own.
+const ENDED: i32 = 42;
+
+/// Longer than the grace of a child and the time until connections are cut.
+const PAUSE: Duration = Duration::from_secs(3);
+
+/// A child process, which is killed when it is dropped.
+struct Process {
+    child: Child,
+    lines: Lines<BufReader<ChildStderr>>,
+}
+
+impl Process {
+    /// Starts this test once more.
+    fn start(test: &str) -> Self {
+        let mut child = Command::new(env::current_exe().expect("a path"))
+            .args(["--exact", test, "--nocapture", "--test-threads=1"])
+            .env(CHILD, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a process");
+        let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        Self { child, lines }
+    }
+
+    /// Waits for a line that starts with this word, and returns the rest of the line.
+    fn wait_for(&mut self, word: &str) -> String {
+        let mut seen = Vec::new();
+        for line in &mut self.lines {
+            let line = line.expect("text");
+            if let Some(rest) = line.strip_prefix(word) {
+                return rest.trim().to_owned();
+            }
+            seen.push(line);
+        }
+        panic!("the process has not written {word:?}: {seen:?}");
+    }
+
+    /// Stops the process for a while.
+    fn pause(&self) {
+        self.signal("STOP");
+        thread::sleep(PAUSE);
+        self.signal("CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let kill = format!("kill -{signal} {}", self.child.id());
+        let sent = Command::new("sh").args(["-c", &kill]).status();
+        assert!(sent.expect("a shell").success(), "{kill}");
+    }
+
+    /// Closes the standard input of the process, for which the process waits.
+    fn close_input(&mut self) {
+        drop(self.child.stdin.take().expect("an open pipe"));
+    }
+
+    fn wait(mut self) -> ExitStatus {
+        self.child.wait().expect("a status")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // A process that has ended cannot be killed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn is_child() -> bool {
+    env::var_os(CHILD).is_some()
+}
+
+/// Blocks this thread until the standard input is closed.
+fn wait_for_input() {
+    let read = io::stdin().read_to_end(&mut Vec::new());
+    read.expect("an open pipe");
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+/// Serves silent streams over wrapped connections, and drains when the standard input is closed.
+async fn serve() {
+    let shutdown = Shutdown::new();
+    let hello = || Ok::<_, std::convert::Infallible>(Event::default().data("hello"));
+    let events = async move || Sse::new(stream::iter([hello()]).chain(stream::pending()));
+    let app = Router::new()
+        .route("/", get(events))
+        .layer(SseCompletionLayer::new().shutdown(&shutdown));
+    let (listener, address) = listen().await;
+    eprintln!("listening {address}");
+    let sockets = shutdown.clone();
+    let listener = MapSocket::new(listener, move |socket| sockets.connection(socket));
+    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.draining());
+    let begins = async {
+        let input = tokio::task::spawn_blocking(wait_for_input);
+        input.await.expect("no panic");
+    };
+    let announced = async {
+        shutdown.draining().await;
+        eprintln!("draining");
+    };
+    let drain = shutdown.drain(Duration::from_millis(300));
+    let drain = async {
+        begins.await;
+        drain.await
+    };
+    let (served, (), drained) = tokio::join!(server.into_future(), announced, drain);
+    served.expect("the server does not fail");
+    assert_eq!((drained.ended(), drained.still_open()), (2, 0));
+}
+
+#[test]
+fn c18_clients_of_a_process_that_is_stopped_over_the_end_of_the_grace_get_the_close_event() {
+    if is_child() {
+        runtime().block_on(serve());
+        std::process::exit(ENDED);
+    }
+    let mut process = Process::start(
+        "c18_clients_of_a_process_that_is_stopped_over_the_end_of_the_grace_get_the_close_event",
+    );
+    let address = process.wait_for("listening").parse().expect("an address");
+    runtime().block_on(async {
+        let mut clients = Vec::new();
+        for version in VERSIONS {
+            let mut client = Client::connect(address, version).await;
+            let mut body = client.get("/").await.into_body();
+            assert_eq!(next_data(&mut body).await, "data: hello\n\n");
+            clients.push((version, client, body));
+        }
+        let pausing = tokio::task::spawn_blocking(move || {
+            process.close_input();
+            process.wait_for("draining");
+            process.pause();
+            process
+        });
+        for (version, client, body) in clients {
+            let text = receive(body).await.text();
+            assert_eq!(text, "event: close\ndata:\n\n", "{version:?}");
+            drop(client);
+        }
+        let process = within(pausing).await.expect("no panic");
+        assert_eq!(process.wait().code(), Some(ENDED));
+    });
+}
+
+/// Drains without a grace, again and again, until the standard input is closed.
+async fn drain_rounds() {
+    let is_last = Arc::<AtomicBool>::default();
+    thread::spawn({
+        let is_last = Arc::clone(&is_last);
+        move || {
+            wait_for_input();
+            is_last.store(true, Ordering::SeqCst);
+        }
+    });
+    eprintln!("draining");
+    while !is_last.load(Ordering::SeqCst) {
+        let (shutdown, reports) = (Shutdown::new(), Arc::<AtomicUsize>::default());
+        let layer = SseCompletionLayer::new().shutdown(&shutdown).on_end({
+            let reports = Arc::clone(&reports);
+            move |_| {
+                reports.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let upstream = Script::frames(["data: 1\n\n"]).then(AfterScript::Pending);
+        let mut body = Box::pin(event_stream(&layer, upstream));
+        body.frame().await.expect("a frame").expect("no error");
+        let reader = tokio::spawn(async move { body.frame().await });
+        tokio::task::yield_now().await;
+        let drained = shutdown.drain(Duration::ZERO).await;
+        assert_eq!(reports.load(Ordering::SeqCst), 1, "the stream is reported");
+        assert_eq!((drained.ended(), drained.still_open()), (1, 0));
+        reader.await.expect("no panic");
+    }
+}
+
+#[test]
+fn c19_drain_of_a_process_that_is_stopped_returns_after_reports() {
+    if is_child() {
+        let mut builder = Builder::new_multi_thread();
+        let runtime = builder.worker_threads(2).enable_time().build();
+        let runtime = runtime.expect("a runtime");
+        let rounds = runtime.block_on(async { tokio::spawn(drain_rounds()).await });
+        std::process::exit(if rounds.is_ok() { ENDED } else { 1 });
+    }
+    let mut process =
+        Process::start("c19_drain_of_a_process_that_is_stopped_returns_after_reports");
+    process.wait_for("draining");
+    for _ in 0..4 {
+        process.pause();
+        thread::sleep(Duration::from_millis(100));
+    }
+    process.close_input();
+    assert_eq!(process.wait().code(), Some(ENDED));
+}
