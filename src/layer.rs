@@ -148,7 +148,7 @@ impl<C> SseCompletionLayer<C> {
     }
 
     /// Sets which streams end as soon as a [drain](Shutdown::draining) of one of their shutdowns begins, without the grace
-    /// period. The default is none.
+    /// period, or over a window from then on. The default is none.
     ///
     /// For streams that never finish, such as subscriptions. The function receives the head of every request, also if
     /// the response is not an event stream, and returns `true` if the stream ends with the drain.

@@ -302,13 +302,13 @@ impl Link {
     /// Returns `true` if the connection works and no write is timed, as nearly always.
     #[inline(always)]
     fn is_clear(&self) -> bool {
-        matches!(self.stall, Stall::None) && !self.reader.shared().has_reached(Phase::Cut)
+        matches!(self.stall, Stall::None) && !self.reader.shared().has_begun(Phase::Cut)
     }
 
     /// Fails once the connection is cut or has timed out.
     fn check(&self) -> Result<(), Error> {
         let has_timed_out = matches!(self.stall, Stall::TimedOut);
-        match has_timed_out || self.reader.shared().has_reached(Phase::Cut) {
+        match has_timed_out || self.reader.shared().has_begun(Phase::Cut) {
             true => Err(self.error()),
             false => Ok(()),
         }
@@ -416,7 +416,7 @@ fn accepts_bytes(written: &usize) -> bool {
 }
 
 /// Cuts every connection of a shutdown.
-pub(super) fn cut_all(shared: &Arc<Shared>) {
+pub(super) fn cut_all(shared: &Shared) {
     if let Some(cut) = shared.cut() {
         record_cut("shutdown", cut);
     }
