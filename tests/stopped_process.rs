@@ -2,6 +2,8 @@
 //! machine or a throttled container.
 //!
 //! Each test starts its own program once more, with the environment variable [`CHILD`]. The same test in that process drains.
+//!
+//! On Unix, because Windows has no such signals.
 #![cfg(all(unix, not(miri)))]
 
 use std::{
