@@ -18,6 +18,7 @@ use testkit::{
     feed::feed,
     reports::Reports,
     script::{AfterScript, EndStream, Script, ScriptError, Step, data, trailers},
+    server::{self, VERSIONS},
 };
 use tokio::time::advance;
 use tokio_util::sync::CancellationToken;
@@ -456,6 +457,20 @@ fn c6_and_c26_long_mark_in_two_frames_is_returned_in_consecutive_frames() {
 }
 
 #[test]
+fn c11_and_c26_cancellation_between_the_frames_of_a_mark_is_too_late() {
+    let event = format!("event: stop\ndata: {}\n\n", "x".repeat(9000));
+    let (first, second) = event.split_at(5000);
+    let (reports, layer) = marked(EventMatch::event("stop"));
+    let shutdown = Shutdown::new();
+    let upstream = Script::new([data(first), data(second), Step::Error]);
+    let mut body = drive(&layer.shutdown(&shutdown), upstream);
+    assert_eq!(body.data(), first);
+    shutdown.close();
+    assert_eq!(body.rest().text(), second);
+    assert_eq!(ending(&reports), Ending::Completed);
+}
+
+#[test]
 fn c26_frame_with_the_mark_is_not_copied() {
     let frame = Bytes::from(format!("{EVENT}{MARK}{LATE}"));
     let (_, layer) = marked(done());
@@ -729,6 +744,52 @@ fn c26_body_that_is_dropped_after_the_mark_is_completed() {
     body.data();
     body.drop_body();
     assert_eq!(ending(&reports), Ending::Dropped, "before the mark");
+}
+
+#[tokio::test]
+#[cfg_attr(miri, ignore = "needs sockets")]
+async fn c26_response_of_a_server_is_complete_although_its_upstream_hangs_behind_the_mark() {
+    for version in VERSIONS {
+        for frames in [
+            vec![EVENT, MARK],
+            vec!["data: 1\n\ndata: [DONE]\r\r"],
+            vec![EVENT, "data: [DO", "NE]\n\n"],
+        ] {
+            let (reports, layer) = marked(done());
+            let hanging = move || Script::frames(&frames).then(AfterScript::Pending);
+            let server = server::serve_scripts(layer, hanging).await;
+            let response = server::request(server, version, "GET", "/").await;
+            let text = server::receive(response.into_body()).await.text();
+            let data = decode(text.as_bytes())
+                .events
+                .into_iter()
+                .map(|event| event.data);
+            assert_eq!(data.collect::<Vec<_>>(), ["1", "[DONE]"], "{version:?}");
+            assert_eq!(ending(&reports), Ending::Completed);
+        }
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(miri, ignore = "needs sockets")]
+async fn c26_client_that_leaves_at_the_mark_has_a_complete_response() {
+    for version in VERSIONS {
+        let (reports, layer) = marked(done());
+        let shutdown = Shutdown::new();
+        let hanging = || Script::frames([EVENT, MARK]).then(AfterScript::Pending);
+        let server = server::serve_scripts(layer.shutdown(&shutdown), hanging).await;
+        let mut body = server::request(server, version, "GET", "/")
+            .await
+            .into_body();
+        let mut received = Vec::new();
+        while !received.ends_with(MARK.as_bytes()) {
+            received.extend(server::next_data(&mut body).await);
+        }
+        drop(body);
+        let drained = shutdown.drain(SECOND * 60).await;
+        assert_eq!(drained.still_open(), 0);
+        assert_eq!(ending(&reports), Ending::Completed, "{version:?}");
+    }
 }
 
 #[test]
