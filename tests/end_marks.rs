@@ -22,9 +22,9 @@ use testkit::{
 };
 use tokio::time::advance;
 use tokio_util::sync::CancellationToken;
-use tower_layer::layer_fn;
+use tower_layer::{Layer, layer_fn};
 use tower_sse_completion::{
-    CloseEvent, Ending, EventMatch, IdleTimeout, KeepAlive, Shutdown, SseCompletionLayer,
+    CloseEvent, Ending, EventMatch, IdleTimeout, KeepAlive, Shutdown, SseCompletionLayer, SseEvent,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -156,9 +156,8 @@ fn assert_matches(end_mark: EventMatch, event: &str, is_mark: bool) {
 #[test]
 fn c26_output_ends_with_the_mark_in_every_order_of_fields_and_every_framing() {
     let fields = ["event: stop", "data: [DONE]", "id: 7", ": note", "retry: 5"];
-    let by_function = |event: &tower_sse_completion::SseEvent<'_>| {
-        (event.event_type(), event.data()) == ("stop", "[DONE]")
-    };
+    let by_function =
+        |event: &SseEvent<'_>| (event.event_type(), event.data()) == ("stop", "[DONE]");
     let end_marks = [
         done(),
         EventMatch::event("stop"),
@@ -347,7 +346,6 @@ fn c26_function_receives_each_delivered_event_once() {
                 seen.lock().unwrap().push(event);
                 false
             }));
-            // Without the last line end, functions are not called at the end.
             let output = drive(&layer, Script::frames(frames)).rest().bytes();
             assert!(output.ends_with(CLOSE));
             assert_eq!(reports.only().ending(), Ending::Truncated);
@@ -374,16 +372,13 @@ fn c26_event_above_the_buffer_limit_matches_by_its_type() {
             format!("data: {long}\ndata: y\nid: {long}\nevent: stop\n\n"),
             format!("{EVENT}: {long}\nevent: stop\ndata\n\n"),
         ] {
-            let stream = stream + LATE;
-            let count = deliveries(stream.as_bytes()).len() - 1;
-            for frames in framings(stream.as_bytes()) {
+            for frames in framings((stream.clone() + LATE).as_bytes()) {
                 let (reports, layer) = marked(EventMatch::event("stop"));
                 let layer = layer.buffer_limit(limit);
                 let output = drive(&layer, Script::frames(frames)).rest().bytes();
-                assert_eq!(output, stream[..stream.len() - LATE.len()].as_bytes());
+                assert_eq!(output, stream.as_bytes());
                 assert_eq!(ending(&reports), Ending::Completed);
             }
-            assert_eq!(decode(stream.as_bytes()).events.len(), count + 1);
         }
     }
 }
@@ -882,7 +877,6 @@ async fn c18_and_c26_drain_does_not_wait_for_an_upstream_that_hangs_behind_its_m
         assert_eq!(body.rest().text(), MARK);
     });
     assert_eq!((drained.ended(), drained.still_open()), (1, 0));
-    assert!(!shutdown.is_closed() || ending(&reports) == Ending::Completed);
     assert_eq!(ending(&reports), Ending::Completed);
 }
 
@@ -957,9 +951,7 @@ fn c22_marks_of_several_layers_add_up() {
                 .close_on_truncated(true)
                 .buffer_limit(16)
                 .on_end(reports.observer());
-            let both = layer_fn(|service| {
-                tower_layer::Layer::layer(&outer, tower_layer::Layer::layer(&inner, service))
-            });
+            let both = layer_fn(|service| outer.layer(inner.layer(service)));
             let mut body = drive(
                 &both,
                 Script::frames([EVENT, stream, LATE]).then(AfterScript::Pending),
@@ -1172,10 +1164,7 @@ async fn c15_and_c22_innermost_layer_that_sets_a_close_event_or_none_decides() {
     ] {
         let token = CancellationToken::new();
         let cancel = cancellation_layer(&token);
-        let all = layer_fn(|service| {
-            let service = tower_layer::Layer::layer(&inner, service);
-            tower_layer::Layer::layer(&cancel, tower_layer::Layer::layer(&outer, service))
-        });
+        let all = layer_fn(|service| cancel.layer(outer.layer(inner.layer(service))));
         let mut body = drive(
             &all,
             Script::frames([EVENT, "data: 2"]).then(AfterScript::Pending),
@@ -1458,9 +1447,7 @@ async fn c16_and_c22_shortest_idle_timeout_holds_with_the_events_that_it_ignores
             None => SseCompletionLayer::new(),
         };
         let (inner, outer) = (layer(inner), layer(outer));
-        let both = layer_fn(|service| {
-            tower_layer::Layer::layer(&outer, tower_layer::Layer::layer(&inner, service))
-        });
+        let both = layer_fn(|service| outer.layer(inner.layer(service)));
         let (events, upstream) = feed();
         let mut body = drive(&both, upstream);
         body.assert_pending();
