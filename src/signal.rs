@@ -253,7 +253,7 @@ mod system {
                     false => Poll::Pending,
                 }
             })
-            .await
+            .await;
         }
     }
 }
