@@ -38,6 +38,8 @@ use crate::{
 /// blank lines instead of parsing it lose the next event without that blank line, because the comment is its first line then.
 ///
 /// [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+#[doc(alias = "heartbeat")]
+#[doc(alias = "ping")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeepAlive {
     pub(crate) interval: Duration,

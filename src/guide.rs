@@ -2,6 +2,9 @@
 //!
 //! This module exists in the documentation only.
 
+// The module depends on a feature in tests alone.
+#![cfg_attr(docsrs, doc(auto_cfg = false))]
+
 /// Declares a module for each page. The links between pages lead to modules here, and to files in the repository: the first
 /// definition of a link counts.
 macro_rules! pages {
@@ -31,4 +34,5 @@ pages! {
     observability
     testing
     troubleshooting
+    policies
 }

@@ -49,6 +49,8 @@ pub struct SseEvent<'a> {
 pub(crate) struct EventReader {
     end_marks: Vec<EventMatch>,
     ignored: Vec<EventMatch>,
+    /// The buffer limit: maximum number of bytes of a type or of data that a function receives.
+    limit: usize,
     /// Maximum number of bytes of a type or of data that are kept.
     kept: usize,
     /// The current line, if it began in an earlier piece.
@@ -181,6 +183,7 @@ impl EventReader {
         let matches = self.end_marks.iter().chain(&self.ignored);
         let kept = matches.map(|event_match| event_match.kept(limit)).max();
         self.kept = kept.unwrap_or(0);
+        self.limit = limit;
     }
 
     /// Returns `true` if the stream is complete with an end mark only.
@@ -218,7 +221,7 @@ impl EventReader {
             Kind::Event(event_type) => self.event_type == event_type.as_bytes(),
             Kind::Data(data) => self.data == data.as_bytes(),
             Kind::When(matches) => {
-                let is_whole = self.data.len() <= self.kept && self.event_type.len() <= self.kept;
+                let is_whole = self.data.len() <= self.limit && self.event_type.len() <= self.limit;
                 is_whole && matches(&self.event())
             }
         }
