@@ -180,6 +180,8 @@ impl IdleTimeout {
     }
 
     /// Leaves matching events out of account: they do not reset the timeout. Several matches add up.
+    ///
+    /// If several layers around a stream have an idle timeout, the shortest holds, with the events that it ignores.
     #[must_use]
     pub fn ignoring(mut self, event_match: EventMatch) -> Self {
         self.ignored.push(event_match);

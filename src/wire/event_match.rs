@@ -20,9 +20,9 @@ use super::scanner::Lines;
 /// # let _ = layer;
 /// ```
 ///
-/// A stream keeps as much of an event's data as the matches need: for [`data`](Self::data), the length of the longest; for
-/// [`when`](Self::when), up to the [buffer limit](crate::SseCompletionLayer::buffer_limit). Longer data does not match. An event of any
-/// length matches by its type.
+/// A stream keeps no more of an event than the matches need: as many bytes as the longest type and the longest data have, and for
+/// [`when`](Self::when) up to the [buffer limit](crate::SseCompletionLayer::buffer_limit). Events above that limit match by
+/// their type and by their data, but not by a function.
 ///
 /// [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 #[derive(Clone)]
@@ -100,11 +100,13 @@ impl EventMatch {
     /// # let _ = layer;
     /// ```
     ///
-    /// The function is called for every delivered event, by the task that polls the body, so keep it cheap.
+    /// The function is called once for every delivered event whose type and data have up to
+    /// [`buffer_limit`](crate::SseCompletionLayer::buffer_limit) bytes each, unless a match that was added earlier matches. It is
+    /// called by the task that polls the body, so keep it cheap.
     ///
     /// # Panics
     ///
-    /// A panic of the function reaches the server that polls the body, and the stream is reported as failed.
+    /// A panic of the function reaches the server that polls the body, and the stream ends. It is reported as failed.
     pub fn when<F>(matches: F) -> Self
     where
         F: Fn(&SseEvent<'_>) -> bool + Send + Sync + 'static,
