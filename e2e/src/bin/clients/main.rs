@@ -38,7 +38,7 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    extract::Path,
+    extract::{Path, RawQuery},
     http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{Html, IntoResponse, Response},
     routing::{any, get},
@@ -96,10 +96,14 @@ fn app() -> Router {
 
 /// Returns the routes of a client.
 fn client(name: &str, layer: SseCompletionLayer, sample: Sample, endings: &Arc<Endings>) -> Router {
-    let respond = async move |Path(path): Path<String>, headers: HeaderMap| {
-        let last_id = headers.get("last-event-id").map(HeaderValue::as_bytes);
-        respond(sample, &path, last_id)
-    };
+    let respond =
+        async move |Path(path): Path<String>, RawQuery(query): RawQuery, headers: HeaderMap| {
+            let last_id = headers.get("last-event-id").map(HeaderValue::as_bytes);
+            // event-source-polyfill sends the ID in the query.
+            let query = query.as_deref().unwrap_or_default();
+            let in_query = query.strip_prefix("lastEventId=").map(str::as_bytes);
+            respond(sample, &path, last_id.or(in_query))
+        };
     let (name, endings) = (name.to_owned(), Arc::clone(endings));
     let layer = layer.keep_alive(KEEP_ALIVE).on_end_with(move |request| {
         let path = format!("{name}/{}", situation(request.uri.path()));
