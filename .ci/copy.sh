@@ -4,7 +4,7 @@
 copy() {
     copy=$(mktemp -d)
     trap 'rm -rf "$copy"' EXIT
-    git ls-files -z "$@" | xargs -0 cp --parents --target-directory "$copy"
+    git ls-files -z "$@" | tar --create --null --files-from - | tar --extract --directory "$copy"
 }
 
 # copy_library: copies the library alone, because its users do not build the dependencies of its tests and examples.

@@ -1,14 +1,28 @@
 # Sourced by the scripts of this repository. Each function installs missing dependencies, and fails if it cannot.
 
+# The nightly toolchain of all scripts. The tools that read the JSON of rustdoc depend on its version.
+nightly=nightly-2026-05-20
+
+# as_root COMMAND...: runs the command as root, with sudo if this user is not root.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo --non-interactive "$@"; fi
+}
+
 # need COMMAND PACKAGE...: installs these Debian packages, unless the command exists.
 need() {
     local command=$1
     shift
-    if ! PATH=$PATH:/usr/sbin command -v "$command" >/dev/null; then
-        apt-get update
-        DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
-            install --yes --no-install-recommends "$@"
+    if PATH=$PATH:/usr/sbin command -v "$command" >/dev/null; then
+        return
     fi
+    as_root true || { echo "$command is missing. Its Debian packages: $*" >&2; return 1; }
+    # apt waits for some of its locks, but not for that of its lists.
+    (
+        flock 8
+        as_root apt-get update
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
+            install --yes --no-install-recommends "$@"
+    ) 8>"${TMPDIR:-/tmp}/tower-sse-completion.apt"
 }
 
 # need_servers NAME...: installs these servers. Debian must not start them as services.
@@ -19,9 +33,9 @@ need_servers() (
             continue
         fi
         if [ ! -e "$policy" ]; then
-            trap 'rm -f "$policy"' EXIT
-            printf '#!/bin/sh\nexit 101\n' >"$policy"
-            chmod +x "$policy"
+            trap 'as_root rm -f "$policy"' EXIT
+            printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+            as_root chmod +x "$policy"
         fi
         need "$name" "$name"
     done
@@ -46,19 +60,34 @@ need_venv() {
     "$1/bin/pip" install --quiet --disable-pip-version-check --requirement "$2"
 }
 
-# need_nightly [COMPONENT...]: installs a nightly toolchain with these components.
-need_nightly() {
-    cargo +nightly --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
+# need_toolchain NAME [COMPONENT...]: installs a Rust toolchain with these components.
+need_toolchain() {
+    local name=$1
+    shift
+    rustup toolchain list | grep -q "^$name-" || rustup toolchain install "$name" --profile minimal
     if [ $# -gt 0 ]; then
-        rustup component add --toolchain nightly "$@"
+        rustup component add --toolchain "$name" "$@"
     fi
+}
+
+# need_component COMMAND: installs the component of the default toolchain that has this cargo subcommand.
+need_component() {
+    cargo "$1" --version >/dev/null 2>&1 || rustup component add "${1/#fmt/rustfmt}"
 }
 
 # need_tool NAME: installs this cargo subcommand. It is built in a separate folder, so that no other build waits for it.
 need_tool() {
-    local -A versions=([deny]=0.20.2 [fuzz]=0.13.2 [public-api]=0.52.0)
-    cargo "$1" --version >/dev/null 2>&1 ||
-        env --unset CARGO_TARGET_DIR CARGO_PROFILE_DEV_DEBUG=none cargo install "cargo-$1@${versions[$1]}" --locked --debug
+    local version
+    case $1 in
+        check-external-types) version=0.5.0 ;;
+        deny) version=0.20.2 ;;
+        fuzz) version=0.13.2 ;;
+        hack) version=0.6.46 ;;
+        public-api) version=0.52.0 ;;
+        semver-checks) version=0.51.0 ;;
+    esac
+    cargo "$1" --help >/dev/null 2>&1 ||
+        env -u CARGO_TARGET_DIR CARGO_PROFILE_DEV_DEBUG=none cargo install "cargo-$1@$version" --locked --debug
 }
 
 # build TARGET...: builds programs in the debug profile, with the features that `.ci/run` builds for the tests. With BUILT, the
@@ -67,4 +96,22 @@ build() {
     if [ -z "${BUILT:-}" ]; then
         cargo build --workspace --exclude frameworks --all-features "$@"
     fi
+}
+
+# run_tests COMMAND...: runs `cargo test`. Fails if no test ran, and on Linux also if a program of tests/ ran no test.
+run_tests() {
+    "$@" 2>&1 | awk -v linux="$([ "$(uname)" = Linux ] && echo 1)" '
+        { print; fflush() }
+        / Running / { program = $2 ~ /^tests/ ? $2 : "" }
+        /^test result: ok/ {
+            passed += $4
+            ignored += $8
+            if (linux && program != "" && $4 == 0) empty = empty " " program
+            program = ""
+        }
+        END {
+            print passed + 0 " tests passed, " ignored + 0 " ignored"
+            if (empty != "") print "no test ran in" empty
+            exit passed == 0 || empty != ""
+        }'
 }

@@ -100,12 +100,10 @@ impl Stream {
         }
     }
 
-    /// Takes the state out of the slot with the first poll.
+    /// Takes the state out of the slot, with the first poll.
     #[cold]
     fn claim(&mut self) {
-        if let Some(stream) = self.take() {
-            *self = Self::Polled(stream);
-        }
+        *self = self.take().map_or(Self::PassThrough, Self::Polled);
     }
 
     /// Returns `true` if the hints of the body are those of its upstream.

@@ -38,6 +38,8 @@ use crate::{
 /// blank lines instead of parsing it lose the next event without that blank line, because the comment is its first line then.
 ///
 /// [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+#[doc(alias = "heartbeat")]
+#[doc(alias = "ping")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeepAlive {
     pub(crate) interval: Duration,
@@ -147,7 +149,7 @@ pub(crate) struct DeadlineTimer {
 }
 
 /// A timeout measured from the last activity.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Timeout {
     timeout: Duration,
     last_activity: Instant,
@@ -178,6 +180,8 @@ impl IdleTimeout {
     }
 
     /// Leaves matching events out of account: they do not reset the timeout. Several matches add up.
+    ///
+    /// If several layers around a stream have an idle timeout, the shortest holds, with the events that it ignores.
     #[must_use]
     pub fn ignoring(mut self, event_match: EventMatch) -> Self {
         self.ignored.push(event_match);
@@ -222,20 +226,22 @@ impl DeadlineTimer {
         }
         let mut ignored = None;
         if let Some(layer) = &layer.idle_timeout {
-            let shortest = deadlines.idle.as_ref().map(|idle| idle.timeout);
-            if shortest.is_none_or(|shortest| layer.timeout < shortest) {
-                deadlines.idle = Some(Timeout::new(layer.timeout, now));
+            let added = Timeout::new(layer.timeout, now);
+            let known = deadlines.idle;
+            if known.is_none_or(|known| added.timeout < known.timeout) {
                 ignored = Some(&*layer.ignored);
             }
+            deadlines.idle = Some(known.map_or(added, |known| known.earliest(added)));
         }
         if let Some(KeepAlive {
             interval, comment, ..
         }) = &layer.keep_alive
         {
-            let interval = (*interval).max(MIN_KEEP_ALIVE);
-            let added = || (Timeout::new(interval, now), comment.clone());
-            let (keep_alive, _) = deadlines.keep_alive.get_or_insert_with(added);
-            keep_alive.timeout = keep_alive.timeout.min(interval);
+            let added = Timeout::new((*interval).max(MIN_KEEP_ALIVE), now);
+            let (keep_alive, _) = deadlines
+                .keep_alive
+                .get_or_insert_with(|| (added, comment.clone()));
+            *keep_alive = keep_alive.earliest(added);
         }
         deadlines.reset();
         *stream = Some(deadlines);
@@ -324,6 +330,16 @@ impl Timeout {
         Self {
             timeout,
             last_activity: now,
+        }
+    }
+
+    /// Joins the timeouts of two layers. Until the next activity, each counts from the response that its layer has seen.
+    fn earliest(self, other: Self) -> Self {
+        let timeout = self.timeout.min(other.timeout);
+        let first = self.at().min(other.at());
+        Self {
+            timeout,
+            last_activity: first.checked_sub(timeout).unwrap_or(other.last_activity),
         }
     }
 

@@ -40,7 +40,7 @@ use crate::{
         buffer::{EventBuffer, Forward},
         close_event::CloseEvent,
         event_match::EventReader,
-        scanner::ends_in_blank_line,
+        scanner::ends_in_lf_blank_line,
     },
 };
 
@@ -258,13 +258,10 @@ impl EventStream {
                 return self.poll_slow(upstream, cx, Some(polled));
             }
         };
-        if self.reader.is_some() && ends_in_blank_line(&data) {
-            return match self.on_data(upstream.as_mut(), cx, data) {
-                ControlFlow::Break(result) => result,
-                ControlFlow::Continue(()) => self.poll_slow(upstream, cx, None),
-            };
-        }
-        if !ends_in_blank_line(&data) || upstream.is_end_stream() || self.signals.needs_scan(&data)
+        if !ends_in_lf_blank_line(&data)
+            || self.reader.is_some()
+            || upstream.is_end_stream()
+            || self.signals.needs_scan(&data)
         {
             return self.poll_slow(upstream, cx, Some(Poll::Ready(Some(Ok(Frame::data(data))))));
         }
@@ -453,11 +450,13 @@ impl EventStream {
     ) -> Step<B::Error> {
         let limit = self.settings.buffer_limit();
         let detects_delivery = self.signals.counts_events();
-        // The matches of the reader may be code of the user.
+        // The matches of the reader may be code of the user. A panic loses the frame, so the stream has ended then.
+        let phase = mem::replace(&mut self.phase, Phase::Done);
         let forward = fail_on_panic(&mut self.recorder, || {
             let reader = self.reader.as_deref_mut();
             self.events.push(data, limit, detects_delivery, reader)
         });
+        self.phase = phase;
         match forward {
             Some(forward) => self.forward(upstream, cx, forward),
             None => ControlFlow::Continue(()),
@@ -476,7 +475,7 @@ impl EventStream {
             is_end_mark,
         } = forward;
         let is_traffic = match &mut self.reader {
-            Some(reader) => reader.take_traffic(),
+            Some(reader) => delivered && reader.take_traffic(),
             None => delivered,
         };
         self.signals.record_forwarded(is_traffic);

@@ -2,11 +2,15 @@
 //!
 //! This module exists in the documentation only.
 
+// The module depends on a feature in tests alone.
+#![cfg_attr(docsrs, doc(auto_cfg = false))]
+
 /// Declares a module for each page. The links between pages lead to modules here, and to files in the repository: the first
 /// definition of a link counts.
 macro_rules! pages {
     ($($page:ident)*) => {$(
         #[doc = "[clients]: self::clients"]
+        #[doc = "[first_event]: self::first_event"]
         #[doc = "[llm_proxies]: self::llm_proxies"]
         #[doc = "[mcp]: self::mcp"]
         #[doc = "[proxies]: self::proxies"]
@@ -25,8 +29,10 @@ pages! {
     proxies
     instances
     llm_proxies
+    first_event
     mcp
     observability
     testing
     troubleshooting
+    policies
 }

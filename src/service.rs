@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -25,7 +26,37 @@ use crate::{
 
 /// Service that ends the event streams of the inner service with a close event.
 ///
-/// Returned by [`SseCompletionLayer`], which documents what it does. Readiness and errors of the inner service pass through.
+/// Returned by [`SseCompletionLayer`]. Readiness and errors of the inner service pass through.
+///
+/// ```
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_sse_completion::{Shutdown, SseCompletionLayer};
+/// # use std::convert::Infallible;
+/// # use bytes::Bytes;
+/// # use http::{Request, Response};
+/// # use http_body::Frame;
+/// # use http_body_util::{BodyExt, Full, StreamBody};
+/// # use futures_util::{stream, StreamExt};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // An event stream that never ends on its own.
+/// let service = service_fn(|_request: Request<Full<Bytes>>| async {
+///     let first = Ok::<_, Infallible>(Frame::data(Bytes::from("data: hello\n\n")));
+///     let body = StreamBody::new(stream::iter([first]).chain(stream::pending()));
+///     Response::builder().header("content-type", "text/event-stream").body(body)
+/// });
+///
+/// let shutdown = Shutdown::new();
+/// let service = SseCompletionLayer::new().shutdown(&shutdown).layer(service);
+///
+/// let response = service.oneshot(Request::default()).await?;
+/// shutdown.close();
+/// let body = response.into_body().collect().await?.to_bytes();
+/// assert_eq!(body, "data: hello\n\nevent: close\ndata:\n\n");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct SseCompletion<S> {
     inner: S,
@@ -77,21 +108,15 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let may_stream = eligibility::method_allows(request.method());
-        let (context, request) = match self.config.reads_request() {
-            // Splitting the request moves it, which costs more than the rest of this call.
-            false => (RequestContext::new(&self.config), request),
-            true => {
-                let (head, body) = request.into_parts();
-                let context = RequestContext::of_request(&self.config, &head);
-                (context, Request::from_parts(head, body))
-            }
-        };
-        ResponseFuture {
-            inner: self.inner.call(request),
-            context: Some(context),
-            may_stream,
-            pending: PendingRequest::default(),
+        if !self.config.reads_request() {
+            // Splitting the request would move it, which costs more than the rest of this call.
+            let context = RequestContext::new(&self.config);
+            return ResponseFuture::new(self.inner.call(request), context, may_stream);
         }
+        let (head, body) = request.into_parts();
+        let context = RequestContext::of_request(&self.config, &head);
+        let inner = self.inner.call(Request::from_parts(head, body));
+        ResponseFuture::new(inner, context, may_stream)
     }
 }
 
@@ -123,6 +148,17 @@ struct PendingRequest {
     config: Option<Arc<Config>>,
 }
 
+impl<F> ResponseFuture<F> {
+    fn new(inner: F, context: RequestContext, may_stream: bool) -> Self {
+        Self {
+            inner,
+            context: Some(context),
+            may_stream,
+            pending: PendingRequest::default(),
+        }
+    }
+}
+
 impl<F, B, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
@@ -138,45 +174,37 @@ where
             }
             return Poll::Pending;
         };
-        let result = result.map(|response| {
-            // A context that is not needed stays here, and is dropped with the future.
-            if *this.may_stream && eligibility::is_event_stream(&response) {
-                if let Some(context) = this.context.take() {
-                    return wrap(response, context);
-                }
+        // Released once the stream is counted, so that a drain always sees one of them.
+        let _pending = mem::take(this.pending);
+        let response = result?;
+        // A context that is not needed stays here, and is dropped with the future.
+        if *this.may_stream && eligibility::is_event_stream(&response) {
+            if let Some(context) = this.context.take() {
+                return Poll::Ready(Ok(wrap(response, context)));
             }
-            response.map(ResponseBody::pass_through)
-        });
-        // A drain sees the request or its stream, because the stream has been counted.
-        this.pending.release();
-        Poll::Ready(result)
+        }
+        Poll::Ready(Ok(response.map(ResponseBody::pass_through)))
     }
 }
 
 impl PendingRequest {
     fn count(&mut self, config: &Arc<Config>) {
         if self.config.is_none() && !config.shutdowns.is_empty() {
-            config
-                .shutdowns
-                .iter()
-                .for_each(|shutdown| shutdown.count_request());
+            for shutdown in &config.shutdowns {
+                shutdown.count_request();
+            }
             self.config = Some(Arc::clone(config));
-        }
-    }
-
-    fn release(&mut self) {
-        if let Some(config) = self.config.take() {
-            config
-                .shutdowns
-                .iter()
-                .for_each(|shutdown| shutdown.release_request());
         }
     }
 }
 
 impl Drop for PendingRequest {
     fn drop(&mut self) {
-        self.release();
+        if let Some(config) = &self.config {
+            for shutdown in &config.shutdowns {
+                shutdown.release_request();
+            }
+        }
     }
 }
 

@@ -67,6 +67,7 @@ use crate::{slot::Slot, sync::Arc, wire::close_event::CloseEvent};
 /// # let session = Shutdown::new();
 /// session.close_with(CloseEvent::from_static("logged-out"));
 /// ```
+#[doc(alias = "graceful")]
 #[derive(Clone, Default)]
 pub struct Shutdown {
     shared: Arc<Shared>,
@@ -135,10 +136,9 @@ impl Shutdown {
     pub fn attach(&self, response: &mut Extensions) {
         if let Some(slot) = response.get::<Slot>() {
             // A layer has wrapped the stream already.
-            if slot.update(|stream| stream.attach(&self.shared)) {
-                return;
-            }
+            slot.update(|stream| stream.attach(&self.shared));
         }
+        // For a layer around the response, whose stream may have another body.
         let Attached(shutdowns) = response.get_or_insert_default();
         if !shutdowns
             .iter()
@@ -150,12 +150,14 @@ impl Shutdown {
 
     /// Returns `true` once a drain has begun or the shutdown has closed.
     pub fn is_draining(&self) -> bool {
-        self.shared.has_reached(Phase::Draining)
+        self.shared.has_begun(Phase::Draining)
     }
 
-    /// Returns `true` once the shutdown has closed.
+    /// Returns `true` once the shutdown has closed. From then on, a stream that starts ends at once.
+    ///
+    /// A drain whose streams end [over a window](Drain::spread_over) closes at the begin of that window.
     pub fn is_closed(&self) -> bool {
-        self.shared.has_reached(Phase::Closed)
+        self.shared.has_begun(Phase::Closed)
     }
 
     /// Returns a future that completes when a drain begins or the shutdown closes.
@@ -167,7 +169,7 @@ impl Shutdown {
         Draining::new(&self.shared)
     }
 
-    /// Returns a future that completes when the shutdown closes.
+    /// Returns a future that completes when the shutdown [closes](Self::is_closed).
     pub fn closed(&self) -> Closed {
         Closed::new(&self.shared)
     }
@@ -206,7 +208,8 @@ impl Shutdown {
 impl fmt::Debug for Shutdown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shutdown")
-            .field("phase", &self.shared.phase())
+            .field("is_draining", &self.is_draining())
+            .field("is_closed", &self.is_closed())
             .field("open_streams", &self.open_streams())
             .finish_non_exhaustive()
     }

@@ -4,34 +4,21 @@ use std::{
     fmt,
     future::Future,
     io,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    process,
-    sync::{
-        Mutex, PoisonError,
-        mpsc::{self, Sender},
-    },
     task::{Context, Poll},
-    thread,
 };
 
-use tokio::runtime;
-
-use crate::shutdown::{Closed, Shutdown};
-
-/// The shutdown that closes at the first signal, once a thread waits for signals. Signals belong to the process, so this is the
-/// one global state of the crate.
-static STOP: Mutex<Option<Shutdown>> = Mutex::new(None);
+use tokio::runtime::Handle;
 
 /// Future that completes when the process is asked to stop. Returned by [`stop_signal`].
 #[must_use = "futures do nothing unless polled"]
 pub struct StopSignal {
-    closed: Closed,
+    signals: system::Signals,
 }
 
 /// Returns a future that completes at the first Ctrl-C or SIGTERM. The second one ends the process at once.
 ///
-/// Use it to begin a [`Shutdown`]:
+/// Use it to begin a [`Shutdown`](crate::Shutdown):
 ///
 /// ```no_run
 /// use axum::Router;
@@ -48,38 +35,50 @@ pub struct StopSignal {
 /// ```
 ///
 /// The signals are SIGINT and SIGTERM on Unix, and Ctrl-C, Ctrl-Break, close and shutdown events of the console on Windows.
-/// Docker, Kubernetes and systemd send SIGTERM.
+/// Docker, Kubernetes and systemd send SIGTERM. The page [Shutdown in production](crate::guide::shutdown) has the form for
+/// SIGQUIT and SIGHUP.
 ///
-/// The handlers are registered when this function is first called, and stay registered for the life of the process. The
-/// function starts one thread then, which waits for the signals. Therefore the second signal ends the process even if the
-/// runtime is blocked or no future is polled. The exit status is 128 plus the number of the signal, as shells report it:
-/// 130 after SIGINT, 143 after SIGTERM. On Windows it is that of a console program that Ctrl-C has ended.
+/// The handlers are registered when this function is first called, and stay registered for the life of the process. All
+/// futures of a process complete at the same first signal. A future that is created after that completes at once. Dropping a
+/// future changes nothing.
 ///
-/// All futures of a process complete at the same first signal. A future that is created after that completes at once. Dropping
-/// a future changes nothing. Signals that arrive before the thread has seen the first one count as one signal.
+/// # The second signal
 ///
-/// A wrapper must send a signal only once. `timeout` of coreutils sends SIGTERM to its command and to the process group, so
-/// the command may receive the signal twice and end at once. With `timeout --foreground` it receives one signal.
+/// On Unix, the handler of the second signal ends the process itself. Therefore the process ends even if the runtime or a
+/// waker is blocked, no future is polled, or `main` has returned and an exit handler hangs. The exit status is 128 plus the
+/// number of the signal, as shells report it: 130 after SIGINT, 143 after SIGTERM. Exit handlers do not run, and buffered
+/// output is lost.
+///
+/// Equal signals that are pending at the same time are one signal. A wrapper should still send a signal only once: `timeout` of
+/// coreutils sends SIGTERM to its command and then to the process group, and on a busy machine the command may handle the first
+/// SIGTERM before the second is sent. With `timeout --foreground`, the command receives one signal.
+///
+/// On Windows, one thread for the process waits for the events of the console and ends the process at the second one, with the
+/// exit status of a console program that Ctrl-C has ended. Events that arrive before the thread has seen the first one are one
+/// event.
 ///
 /// # Errors
 ///
-/// Returns an error if the thread cannot be started or if the system refuses a handler.
+/// Returns an error outside of a tokio runtime, if the system refuses a handler, or, on Windows, if the thread cannot be
+/// started.
+///
+/// # Panics
+///
+/// On Unix, panics if the runtime's IO is disabled.
+#[doc(alias = "sigterm")]
+#[doc(alias = "ctrl_c")]
 pub fn stop_signal() -> io::Result<StopSignal> {
-    let mut stop = STOP.lock().unwrap_or_else(PoisonError::into_inner);
-    let shutdown = match &*stop {
-        Some(shutdown) => shutdown,
-        None => stop.insert(listen()?),
-    };
-    Ok(StopSignal {
-        closed: shutdown.closed(),
-    })
+    // tokio's signals panic outside of a runtime.
+    Handle::try_current().map_err(io::Error::other)?;
+    let signals = system::Signals::listen()?;
+    Ok(StopSignal { signals })
 }
 
 impl Future for StopSignal {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.closed).poll(cx)
+        self.signals.poll_stopped(cx)
     }
 }
 
@@ -89,104 +88,174 @@ impl fmt::Debug for StopSignal {
     }
 }
 
-/// Starts the thread that waits for signals, and returns the shutdown that closes at the first one.
-fn listen() -> io::Result<Shutdown> {
-    let shutdown = Shutdown::new();
-    let (registered, registration) = mpsc::channel();
-    thread::Builder::new().name("stop-signal".into()).spawn({
-        let shutdown = shutdown.clone();
-        move || {
-            if let Err(error) = wait(&shutdown, &registered) {
-                // The caller waits for this result.
-                let _ = registered.send(Err(error));
-            }
+#[cfg(unix)]
+mod system {
+    use std::{
+        io,
+        sync::{
+            OnceLock,
+            atomic::{AtomicBool, Ordering},
+        },
+        task::{Context, Poll},
+    };
+
+    use signal_hook::{
+        consts::{SIGINT, SIGTERM},
+        flag,
+    };
+    use tokio::signal::unix::{Signal, signal};
+
+    /// `true` once a signal has arrived. Signals belong to the process, so the statics of this module are the only global state
+    /// of the crate.
+    static STOPPED: AtomicBool = AtomicBool::new(false);
+
+    /// Result of the only registration of the handlers, which would count every signal twice after a second registration.
+    static REGISTERED: OnceLock<Result<(), io::ErrorKind>> = OnceLock::new();
+
+    /// Streams of tokio, which wake the task. A stream does not yield the signals that have arrived before it was created.
+    pub(super) struct Signals([Signal; 2]);
+
+    impl Signals {
+        pub(super) fn listen() -> io::Result<Self> {
+            (*REGISTERED.get_or_init(|| register().map_err(|error| error.kind())))?;
+            Ok(Self([signal(SIGINT.into())?, signal(SIGTERM.into())?]))
         }
-    })?;
-    let registration = registration.recv().map_err(io::Error::other)?;
-    registration.map(|()| shutdown)
-}
 
-/// Registers the handlers, closes at the first signal, and ends the process at the second.
-fn wait(shutdown: &Shutdown, registered: &Sender<io::Result<()>>) -> io::Result<()> {
-    // A runtime of its own, so that the tasks of the program's runtime cannot block the thread.
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let mut signals = Signals::register()?;
-        // The caller waits for this result.
-        let _ = registered.send(Ok(()));
-        signals.next().await;
-        // A waker that panics must not cost the second signal.
-        let _ = catch_unwind(AssertUnwindSafe(|| shutdown.close()));
-        process::exit(signals.next().await)
-    })
-}
-
-#[cfg(unix)]
-struct Signals([(tokio::signal::unix::Signal, i32); 2]);
-
-#[cfg(unix)]
-impl Signals {
-    fn register() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-
-        let register = |kind: SignalKind| Ok::<_, io::Error>((signal(kind)?, kind.as_raw_value()));
-        Ok(Self([
-            register(SignalKind::interrupt())?,
-            register(SignalKind::terminate())?,
-        ]))
-    }
-
-    /// Waits for the next signal, and returns the exit status of a process that the signal ends.
-    async fn next(&mut self) -> i32 {
-        std::future::poll_fn(|cx| {
-            for (signal, number) in &mut self.0 {
-                if signal.poll_recv(cx).is_ready() {
-                    return Poll::Ready(128 + *number);
-                }
-            }
-            Poll::Pending
-        })
-        .await
-    }
-}
-
-#[cfg(windows)]
-struct Signals {
-    ctrl_c: tokio::signal::windows::CtrlC,
-    ctrl_break: tokio::signal::windows::CtrlBreak,
-    close: tokio::signal::windows::CtrlClose,
-    shutdown: tokio::signal::windows::CtrlShutdown,
-}
-
-#[cfg(windows)]
-impl Signals {
-    fn register() -> io::Result<Self> {
-        use tokio::signal::windows;
-
-        Ok(Self {
-            ctrl_c: windows::ctrl_c()?,
-            ctrl_break: windows::ctrl_break()?,
-            close: windows::ctrl_close()?,
-            shutdown: windows::ctrl_shutdown()?,
-        })
-    }
-
-    /// Waits for the next event of the console, and returns the exit status of a process that the event ends.
-    async fn next(&mut self) -> i32 {
-        /// `STATUS_CONTROL_C_EXIT`.
-        const CONTROL_C_EXIT: i32 = 0xC000_013A_u32 as i32;
-        std::future::poll_fn(|cx| {
-            let is_ready = self.ctrl_c.poll_recv(cx).is_ready()
-                || self.ctrl_break.poll_recv(cx).is_ready()
-                || self.close.poll_recv(cx).is_ready()
-                || self.shutdown.poll_recv(cx).is_ready();
-            match is_ready {
-                true => Poll::Ready(CONTROL_C_EXIT),
+        pub(super) fn poll_stopped(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+            let received = (self.0.iter_mut()).any(|signal| signal.poll_recv(cx).is_ready());
+            // Loaded after the streams have been created and polled, so that no signal is missed in between. A stream may yield
+            // before `STOPPED` is set if the program has registered a handler of tokio first.
+            match received || STOPPED.load(Ordering::SeqCst) {
+                true => Poll::Ready(()),
                 false => Poll::Pending,
             }
+        }
+    }
+
+    /// Registers handlers that set `STOPPED` at the first signal and end the process at the second.
+    fn register() -> io::Result<()> {
+        /// `true` if the next signal is the second one.
+        static ARMED: AtomicBool = AtomicBool::new(false);
+
+        for signal in [SIGINT, SIGTERM] {
+            // The handler runs these actions in this order, before those that are registered later, such as that of tokio. A
+            // signal that arrives between two of these lines is not lost, because the first action records the signal.
+            flag::register(signal, &STOPPED)?;
+            flag::register_conditional_shutdown(signal, 128 + signal, &ARMED)?;
+            flag::register(signal, &ARMED)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(windows)]
+mod system {
+    use std::{
+        future::{Future, poll_fn},
+        io,
+        panic::{AssertUnwindSafe, catch_unwind},
+        pin::Pin,
+        process,
+        sync::{
+            Mutex, PoisonError,
+            mpsc::{self, Sender},
+        },
+        task::{Context, Poll},
+        thread,
+    };
+
+    use tokio::{
+        runtime,
+        signal::windows::{self, CtrlBreak, CtrlC, CtrlClose, CtrlShutdown},
+    };
+
+    use crate::shutdown::{Closed, Shutdown};
+
+    /// The shutdown that closes at the first event, once a thread waits for events. Events belong to the process, so this is the
+    /// only global state of the crate.
+    static STOP: Mutex<Option<Shutdown>> = Mutex::new(None);
+
+    /// Exit status `STATUS_CONTROL_C_EXIT`.
+    const CONTROL_C_EXIT: i32 = 0xC000_013A_u32 as i32;
+
+    pub(super) struct Signals(Closed);
+
+    impl Signals {
+        pub(super) fn listen() -> io::Result<Self> {
+            let mut stop = STOP.lock().unwrap_or_else(PoisonError::into_inner);
+            let shutdown = match &*stop {
+                Some(shutdown) => shutdown,
+                None => stop.insert(start()?),
+            };
+            Ok(Self(shutdown.closed()))
+        }
+
+        pub(super) fn poll_stopped(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+            Pin::new(&mut self.0).poll(cx)
+        }
+    }
+
+    /// Starts the thread that waits for events, and returns the shutdown that closes at the first one.
+    fn start() -> io::Result<Shutdown> {
+        let shutdown = Shutdown::new();
+        let (registered, registration) = mpsc::channel();
+        thread::Builder::new().name("stop-signal".into()).spawn({
+            let shutdown = shutdown.clone();
+            move || {
+                if let Err(error) = wait(&shutdown, &registered) {
+                    // The caller waits for this result.
+                    let _ = registered.send(Err(error));
+                }
+            }
+        })?;
+        let registration = registration.recv().map_err(io::Error::other)?;
+        registration.map(|()| shutdown)
+    }
+
+    /// Registers the handlers, closes at the first event, and ends the process at the second.
+    fn wait(shutdown: &Shutdown, registered: &Sender<io::Result<()>>) -> io::Result<()> {
+        // A runtime of its own, so that the tasks of the program's runtime cannot block the thread.
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let mut events = Events {
+                ctrl_c: windows::ctrl_c()?,
+                ctrl_break: windows::ctrl_break()?,
+                close: windows::ctrl_close()?,
+                shutdown: windows::ctrl_shutdown()?,
+            };
+            // The caller waits for this result.
+            let _ = registered.send(Ok(()));
+            events.next().await;
+            // A waker that panics must not cost the second event.
+            let _ = catch_unwind(AssertUnwindSafe(|| shutdown.close()));
+            events.next().await;
+            process::exit(CONTROL_C_EXIT)
         })
-        .await
+    }
+
+    /// The events of the console that ask a process to stop.
+    struct Events {
+        ctrl_c: CtrlC,
+        ctrl_break: CtrlBreak,
+        close: CtrlClose,
+        shutdown: CtrlShutdown,
+    }
+
+    impl Events {
+        async fn next(&mut self) {
+            poll_fn(|cx| {
+                let is_ready = self.ctrl_c.poll_recv(cx).is_ready()
+                    || self.ctrl_break.poll_recv(cx).is_ready()
+                    || self.close.poll_recv(cx).is_ready()
+                    || self.shutdown.poll_recv(cx).is_ready();
+                match is_ready {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                }
+            })
+            .await
+        }
     }
 }

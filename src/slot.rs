@@ -29,14 +29,10 @@ impl Slot {
         self.lock().is_none()
     }
 
-    /// Changes the state in place. Returns `false` if the slot is empty.
-    pub(crate) fn update(&self, change: impl FnOnce(&mut EventStream)) -> bool {
-        match &mut *self.lock() {
-            Some(stream) => {
-                change(stream);
-                true
-            }
-            None => false,
+    /// Changes the state in place, unless the slot is empty.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut EventStream)) {
+        if let Some(stream) = &mut *self.lock() {
+            change(stream);
         }
     }
 

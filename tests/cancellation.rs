@@ -1,10 +1,7 @@
 //! Cancelled streams: the close event is prompt, no upstream outruns it, and no frame that was ready is lost.
 
 use std::{
-    collections::VecDeque,
-    convert::Infallible,
     future::{self, Future},
-    mem,
     pin::Pin,
     sync::{
         Arc,

@@ -6,18 +6,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::SizeHint;
 use testkit::{
-    MIRI_STRIDE,
     driver::Driver,
     exchange::{cancellation_layer, event_stream},
     model::{
-        Expected, Forwarding, Judge, Options, Policy, Progress, Stop, StreamJudge, UpstreamEnd,
+        Expected, Forwarding, Judge, Match, Options, Policy, Progress, Stop, StreamJudge,
+        UpstreamEnd,
     },
     reports::Reports,
     script::{AfterScript, EndStream, Script, Step, data},
 };
 use tokio::time::{Instant, advance};
 use tokio_util::sync::CancellationToken;
-use tower_sse_completion::Ending;
+use tower_sse_completion::{Ending, EventMatch};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -25,7 +25,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const BUFFER_LIMIT: usize = 16;
 
 /// The frames that the upstream sends before its end.
-const CONTENTS: [&[&str]; 7] = [
+const CONTENTS: [&[&str]; 12] = [
     &[],
     &[": hi\n"],
     &["data: 1\n\n"],
@@ -33,7 +33,18 @@ const CONTENTS: [&[&str]; 7] = [
     &["data: 1\n\n", "data: 2\n\n", "data: 3\n\n"],
     &["data: 1\n\nid: 7\n", "data: 2"],
     &["data: more than fits"],
+    &["data: 1\n\n", "data: 2\n\ndata: x\n\ndata: 3\n\n"],
+    &["data: x\r", "\r"],
+    &["data: 1\n\n", "data: x\n"],
+    &["data: x"],
+    &["event: stop\ndata: more than fits\n"],
 ];
+
+/// The data and the type of the end marks.
+const END_MARKS: [&str; 2] = ["x", "stop"];
+
+/// The number of combinations of options: five of the policy, and end marks.
+const OPTIONS: usize = 64;
 
 /// The end that follows the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,16 +83,24 @@ struct Combination {
     content: &'static [&'static str],
     end_kind: EndKind,
     policy: Policy,
+    end_marks: Vec<Match>,
 }
 
 #[tokio::test(start_paused = true)]
-async fn c4_to_c21_every_ending_after_every_content_with_every_policy() {
+async fn c4_to_c21_and_c26_every_ending_after_every_content_with_every_policy() {
     let mut combinations = 0;
     for content in CONTENTS {
         for end_kind in END_KINDS {
-            // Miri runs one policy for each combination, in turn.
-            for bits in (combinations % MIRI_STRIDE.min(16)..16).step_by(MIRI_STRIDE.min(16)) {
+            // Miri runs one set of options for each combination, in turn.
+            let stride = if cfg!(miri) { OPTIONS } else { 1 };
+            for bits in (combinations % stride..OPTIONS).step_by(stride) {
+                let [data, event] = END_MARKS.map(str::to_owned);
+                let end_marks = match bits & 32 {
+                    0 => Vec::new(),
+                    _ => vec![Match::Data(data), Match::Event(event)],
+                };
                 let policy = Policy {
+                    close_event: bits & 16 == 0,
                     close_on_empty: bits & 1 != 0,
                     close_on_completed: bits & 2 != 0,
                     close_on_failed: bits & 4 != 0,
@@ -91,13 +110,14 @@ async fn c4_to_c21_every_ending_after_every_content_with_every_policy() {
                     content,
                     end_kind,
                     policy,
+                    end_marks,
                 };
                 combination.run().await;
                 combinations += 1;
             }
         }
     }
-    assert_eq!(combinations, if cfg!(miri) { 77 } else { 1232 });
+    assert_eq!(combinations, if cfg!(miri) { 132 } else { 8448 });
 }
 
 impl Combination {
@@ -108,6 +128,7 @@ impl Combination {
         let mut options = Options {
             policy: self.policy,
             buffer_limit: BUFFER_LIMIT,
+            end_marks: self.end_marks.clone(),
             ..Options::default()
         };
         let mut layer = cancellation_layer(&token)
@@ -117,6 +138,15 @@ impl Combination {
             .close_on_failed(self.policy.close_on_failed)
             .close_on_truncated(self.policy.close_on_truncated)
             .on_end(reports.observer());
+        if !self.policy.close_event {
+            layer = layer.close_event(None);
+        }
+        if !self.end_marks.is_empty() {
+            let [data, event] = END_MARKS;
+            layer = layer
+                .end_mark(EventMatch::data(data))
+                .end_mark(EventMatch::event(event));
+        }
         match self.end_kind {
             EndKind::MaxAge => {
                 layer = layer.max_age(MINUTE);
@@ -201,7 +231,7 @@ impl Combination {
     }
 
     fn expected(&self) -> Expected {
-        let mut forwarding = Forwarding::new(BUFFER_LIMIT);
+        let mut forwarding = Forwarding::new(BUFFER_LIMIT).matching(&self.end_marks, &[]);
         for frame in self.content {
             forwarding.receive(frame.as_bytes());
         }
@@ -218,6 +248,7 @@ impl Combination {
             EndKind::DropUnpolled => {
                 return Expected::without_tail(&forwarding, Ending::Dropped, 0);
             }
+            EndKind::Panic if forwarding.facts().has_end_mark => (None, UpstreamEnd::Open),
             EndKind::Panic => {
                 let released = forwarding.released();
                 return Expected::without_tail(&forwarding, Ending::Failed, released);

@@ -1,5 +1,6 @@
 //! A server whose handlers, upstreams, cancellations and observers panic at random, under load. A separate program, because
 //! the test silences these panics.
+#![cfg(not(miri))]
 
 use std::{
     collections::BTreeMap,

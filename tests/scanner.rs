@@ -1,5 +1,6 @@
-//! The scanner of event streams agrees with the decoder of the test kit on every stream, in every framing; and the buffer
-//! forwards the bytes that the model of the contract predicts, for every short stream, framing and limit.
+//! The scanner of event streams agrees with the decoder of the test kit on every stream, in every framing; the reader of end marks
+//! sees the events of the decoder; and the buffer forwards the bytes that the model of the contract predicts, for every short
+//! stream, framing and limit.
 //!
 //! The proof for the scanner is an induction whose steps are loops of this program:
 //!
@@ -28,6 +29,10 @@
 //! That the bounded parts and the parts of a line are all that the scanner and the decoder read is an argument about their code.
 //! Everything else is checked.
 //!
+//! The reader of end marks receives its lines from the same loop of the scanner. From every state, and for every short string of
+//! [`FIELDS`] in one piece and in two, the scanner returns the same with the reader as without it, the reader sees the types and
+//! the data of the decoder, and a scan that an event ends has its boundary there.
+//!
 //! The buffer is tested through the layer. Of the bytes that lead a scanner from one state to the same state with the same
 //! result, the streams for the buffer have one.
 
@@ -35,18 +40,32 @@
 #[path = "../src/wire/scanner.rs"]
 mod scanner;
 
-use std::fmt;
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "the crate uses more of the reader"
+)]
+#[path = "../src/wire/event_match.rs"]
+mod event_match;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+};
 
 use testkit::{
     MIRI_STRIDE,
-    decoder::Decoder,
+    decoder::{Decoder, decode as decode_all, deliveries},
     exchange::{CLOSE, cancellation_layer, drive},
     model::Forwarding,
     script::{AfterScript, Script},
 };
 use tokio_util::sync::CancellationToken;
 
-use self::scanner::{Scanned, Scanner};
+use self::{
+    event_match::{EventMatch, EventReader},
+    scanner::{Scanned, Scanner},
+};
 
 /// One byte of each kind. `x` stands for all bytes without a meaning.
 const SYMBOLS: &[u8] = b"x\n\r:dat\xEF\xBB\xBF";
@@ -81,12 +100,20 @@ const LONG: [&str; 8] = [
     ":\n:\n:\n:\n:\n:\n:\n:\n:\n:\n:\n:\n:\n:\n:\n:\n:\n",
 ];
 
+/// Parts of the lines of whole events.
+const FIELDS: [&str; 8] = [
+    "\n", "\r", "\r\n", ":", "data", "event:x", "data: x", "\u{feff}",
+];
+
 /// Maximum numbers of symbols, words and long parts in a string.
 const LENGTHS: [usize; 3] = if cfg!(debug_assertions) {
     [3, 5, 3]
 } else {
     [5, 6, 4]
 };
+
+/// Maximum number of parts of lines in a string.
+const FIELDS_READ: usize = if cfg!(debug_assertions) { 3 } else { 5 };
 
 /// Maximum number of bytes that follow each start of a stream for the buffer.
 const BUFFERED: usize = if cfg!(miri) {
@@ -169,6 +196,15 @@ fn c5_scanner_returns_the_same_for_a_piece_as_for_its_bytes_from_every_state() {
         }
     }
     println!("{pieces} pieces");
+}
+
+#[test]
+fn c26_reader_sees_the_events_of_the_decoder_from_every_state() {
+    let mut strings = 0;
+    for state in states().iter().step_by(MIRI_STRIDE) {
+        strings += state.read_longer(&mut Vec::new(), FIELDS_READ.div_ceil(MIRI_STRIDE));
+    }
+    println!("{strings} strings");
 }
 
 #[test]
@@ -292,6 +328,66 @@ impl Pair {
         }
     }
 
+    /// Reads all strings of up to this many more parts, and returns their number.
+    fn read_longer(&self, bytes: &mut Vec<u8>, length: usize) -> usize {
+        let Some(length) = length.checked_sub(1) else {
+            return 0;
+        };
+        let mut strings = 0;
+        for field in FIELDS {
+            let start = bytes.len();
+            bytes.extend_from_slice(field.as_bytes());
+            for cut in (0..bytes.len()).step_by(MIRI_STRIDE) {
+                self.assert_read(&[&bytes[..cut], &bytes[cut..]]);
+            }
+            strings += 1 + self.read_longer(bytes, length);
+            bytes.truncate(start);
+        }
+        strings
+    }
+
+    /// Asserts that a reader sees the events of these pieces, and that each of the events can end the scan.
+    fn assert_read(&self, pieces: &[&[u8]]) {
+        let stream = [&self.stream, &pieces.concat()[..]].concat();
+        let shown = || format!("{self} + {pieces:?}");
+        let mut scanner = self.scanner.clone();
+        let mut reading = Reading::of(&self.stream, usize::MAX);
+        for piece in pieces {
+            assert_eq!(
+                reading.read(piece),
+                scanner.feed(piece, true),
+                "{}",
+                shown()
+            );
+            assert_eq!(reading.scanner, scanner, "{}", shown());
+        }
+        let events = decode_all(&stream).events.into_iter();
+        let events: Vec<_> = events.map(|it| (it.event_type, it.data)).collect();
+        assert_eq!(*reading.events.lock().unwrap(), events, "{}", shown());
+
+        let deliveries = deliveries(&stream);
+        for (last, &delivery) in deliveries.iter().enumerate() {
+            if delivery <= self.stream.len() {
+                continue;
+            }
+            let mut reading = Reading::of(&self.stream, last);
+            let mut start = self.stream.len();
+            let boundary = pieces.iter().find_map(|piece| {
+                let scanned = reading.read(piece);
+                let end = scanned.boundary.map(|end| start + end);
+                let is_last = reading.reader.has_end_mark();
+                assert_eq!(is_last, delivery <= start + piece.len(), "{}", shown());
+                start += piece.len();
+                is_last.then_some((end, scanned.delivered, start))
+            });
+            let (end, delivered, piece_end) = boundary.expect("the event ends the scan");
+            let is_crlf = stream[delivery - 1..piece_end].starts_with(b"\r\n");
+            let expected = Some(delivery + usize::from(is_crlf));
+            assert_eq!((end, delivered), (expected, true), "{}", shown());
+            assert_eq!(reading.events.lock().unwrap()[..], events[..=last]);
+        }
+    }
+
     /// Returns the result of the decoder for each byte of the probes.
     fn probe_results(&self) -> Vec<Scanned> {
         let results = PROBES.iter().flat_map(|probe| {
@@ -299,6 +395,41 @@ impl Pair {
             probe.iter().map(move |&byte| decode(&mut decoder, byte))
         });
         results.collect()
+    }
+}
+
+/// A scanner with a reader, and the types and the data of the events that the reader has seen.
+struct Reading {
+    scanner: Scanner,
+    reader: EventReader,
+    events: Arc<Mutex<Vec<(String, String)>>>,
+}
+
+impl Reading {
+    /// Reads this stream byte by byte. The event of this number will be an end mark.
+    fn of(stream: &[u8], last: usize) -> Self {
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&events);
+        let end_mark = EventMatch::when(move |event| {
+            let mut seen = seen.lock().unwrap();
+            seen.push((event.event_type().to_owned(), event.data().to_owned()));
+            seen.len() > last
+        });
+        let mut reading = Self {
+            scanner: Scanner::new(),
+            reader: EventReader::default(),
+            events,
+        };
+        reading.reader.add_end_marks(&[end_mark]);
+        reading.reader.set_buffer_limit(1024);
+        for byte in stream {
+            reading.read(&[*byte]);
+        }
+        reading
+    }
+
+    fn read(&mut self, piece: &[u8]) -> Scanned {
+        self.scanner.read(piece, &mut self.reader)
     }
 }
 

@@ -127,12 +127,12 @@ fn c18_open_streams_counts_event_streams_until_they_end_or_are_dropped() {
 
     let dropped = idle(&layer);
     assert_eq!(shutdown.open_streams(), 1);
-    let debug = "Shutdown { phase: Open, open_streams: 1, .. }";
+    let debug = "Shutdown { is_draining: false, is_closed: false, open_streams: 1, .. }";
     assert_eq!(format!("{shutdown:?}"), debug);
     drop(dropped);
     assert_eq!(shutdown.open_streams(), 0);
     shutdown.close();
-    assert!(format!("{shutdown:?}").contains("Closed"));
+    assert!(format!("{shutdown:?}").contains("is_closed: true"));
 }
 
 #[tokio::test]

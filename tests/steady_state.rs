@@ -5,6 +5,7 @@ use std::{
     future::{self, Future},
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -15,9 +16,10 @@ use testkit::{
     exchange::{cancellation_layer, event_stream},
     script::{AfterScript, Script, data},
 };
+use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service, service_fn};
-use tower_sse_completion::{ResponseBody, Shutdown, SseCompletionLayer};
+use tower_sse_completion::{EventMatch, IdleTimeout, ResponseBody, Shutdown, SseCompletionLayer};
 
 /// Returns the number of allocations of this many polls.
 fn count_allocations(body: &mut (impl Body<Data = Bytes> + Unpin), polls: usize) -> u64 {
@@ -38,6 +40,32 @@ fn c20_forwarded_event_takes_no_allocation() {
         let upstream = Script::new([data("data: first\n\n")])
             .then(AfterScript::Repeat(Bytes::from_static(event.as_bytes())));
         assert_polls_take_no_allocation(&token, upstream);
+    }
+}
+
+#[test]
+fn c20_event_of_a_stream_with_end_marks_takes_no_allocation() {
+    let timeout = IdleTimeout::after(Duration::from_secs(60)).ignoring(EventMatch::event("ping"));
+    let layer = SseCompletionLayer::new()
+        .end_mark(EventMatch::data("[DONE]"))
+        .end_mark(EventMatch::when(|event| event.data() == "done"))
+        .on_end(|_| {});
+    let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+    let _entered = runtime.enter();
+    for layer in [layer.clone(), layer.idle_timeout(timeout)] {
+        for event in [
+            "event: delta\ndata: a long part of an answer\ndata: in two lines\nid: 7\n\n",
+            "data: x\r\n\r\n",
+            "event: ping\rdata\r\r",
+            ":\n",
+        ] {
+            let event = Bytes::from_static(event.as_bytes());
+            let upstream = Script::new([data("data: first\n\n")]).then(AfterScript::Repeat(event));
+            let mut body = Box::pin(event_stream(&layer, upstream));
+            // The reader keeps the memory of the first events.
+            count_allocations(&mut body, 2);
+            assert_eq!(count_allocations(&mut body, 1000), 0);
+        }
     }
 }
 

@@ -1,26 +1,19 @@
 //! The log events of the feature `tracing`.
 
 use std::{
-    collections::BTreeMap,
     io,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use http::Request;
-use metrics_exporter_prometheus::PrometheusBuilder;
-use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use testkit::{
     driver::Driver,
-    exchange::{drive, event_stream, event_stream_response, send_response},
+    exchange::{drive, event_stream_response, send_response},
     reports::Reports,
-    script::{AfterScript, Script, Step, data},
+    script::{Script, Step},
 };
-use tokio::{
-    io::{AsyncWriteExt, duplex},
-    runtime::{Builder, Runtime},
-};
-use tower_sse_completion::{ResponseBody, Shutdown, SseCompletionLayer};
+
+use tower_sse_completion::SseCompletionLayer;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Collects the text that a subscriber writes.
@@ -61,11 +54,6 @@ fn traced(run: impl FnOnce()) -> String {
 }
 
 /// Returns a runtime whose clock is paused.
-fn paused() -> Runtime {
-    let mut runtime = Builder::new_current_thread();
-    runtime.enable_time().start_paused(true);
-    runtime.build().expect("a runtime")
-}
 
 fn run_stream(steps: impl IntoIterator<Item = Step>) {
     drive(&SseCompletionLayer::new(), Script::new(steps)).rest();

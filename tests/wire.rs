@@ -1,4 +1,5 @@
 //! Servers and clients over loopback sockets, with HTTP/1.1 and HTTP/2.
+#![cfg(not(miri))]
 
 use std::{
     convert::Infallible,

@@ -2,117 +2,140 @@
 
 use std::{
     convert::Infallible,
+    fmt,
+    future::{self, Future},
     hint::black_box,
     pin::{Pin, pin},
+    sync::LazyLock,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use axum::response::{IntoResponse, Sse, sse};
 use bytes::{Buf, Bytes};
-use futures_util::{FutureExt, Stream, StreamExt, stream};
-use http::{Request, Response, response::Parts};
+use futures_util::{Stream, StreamExt, stream};
+use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame};
-use http_body_util::{BodyExt, Empty, StreamBody, combinators::MapFrame};
+use http_body_util::{BodyExt, StreamBody, combinators::MapFrame};
 use tokio_util::sync::CancellationToken;
-use tower::{Layer, Service, ServiceExt, service_fn, util::BoxCloneSyncService};
-use tower_http::{
-    map_response_body::MapResponseBodyLayer,
-    on_early_drop::{OnBodyDropFn, OnEarlyDropLayer},
-    timeout::ResponseBodyTimeoutLayer,
-    trace::TraceLayer,
-};
+use tower::{Layer, Service, service_fn, util::BoxCloneSyncService};
 use tower_sse_completion::{Shutdown, SseCompletionLayer};
 
-use crate::upstream::Upstream;
+use crate::{callgrind::UNITS, upstream::Shape};
 
 /// The default close event.
 pub const CLOSE_EVENT: Bytes = Bytes::from_static(b"event: close\ndata:\n\n");
 
-type Inner = BoxCloneSyncService<Request<Empty<Bytes>>, Response<Upstream>, Infallible>;
-type Item = Result<Frame<Bytes>, Infallible>;
+pub const EVENT_STREAM: &str = "text/event-stream";
 
-/// All subjects, in the order of the table.
-pub const SUBJECTS: [&str; 13] = [
-    "bare",
-    "do_nothing",
-    "on_early_drop",
-    "trace",
-    "timeout",
-    "hand_written",
-    "select",
-    "sse",
-    "sse_keep_alive",
-    "none",
-    "token",
-    "shutdown",
-    "all_options",
-];
+/// The cancellation of hand-written streams.
+static TOKEN: LazyLock<CancellationToken> = LazyLock::new(CancellationToken::new);
 
-/// Polls the body of this subject to its end, and returns the number of its bytes.
+/// The service that a layer wraps. Its response has the body of the request. Its type is erased, as in a router.
+pub type Inner<U> = BoxCloneSyncService<Request<U>, Response<U>, Infallible>;
+
+/// Evaluates an expression for the bare body, for two wrappers, and for each variant of the layer: `|column, layer| …`.
+#[macro_export]
+macro_rules! each_layer {
+    (|$column:ident, $layer:ident| $expression:expr) => {{
+        use ::tower_http::map_response_body::MapResponseBodyLayer;
+        use ::tower_sse_completion::{Shutdown, SseCompletionLayer};
+        let (shutdown, other) = (Shutdown::new(), Shutdown::new());
+        let token = ::tokio_util::sync::CancellationToken::new();
+        let none = SseCompletionLayer::new();
+        let one = none.clone().shutdown(&shutdown);
+        $crate::each_layer!(@ $column, $layer, $expression,
+            "bare" => ::tower::layer::util::Identity::new(),
+            "hand written" => MapResponseBodyLayer::new($crate::subjects::hand_written_body),
+            "do nothing" => MapResponseBodyLayer::new($crate::subjects::do_nothing),
+            "none" => none.clone(),
+            "shutdown" => one.clone(),
+            "two shutdowns" => one.clone().shutdown(&other),
+            "two layers" => (one.clone(), one.clone()),
+            "token" => none.clone().cancel_when(move |_| token.clone().cancelled_owned()),
+            "all options" => $crate::subjects::all_options(&shutdown),
+        );
+    }};
+    (@ $column:ident, $layer:ident, $expression:expr, $($name:literal => $value:expr,)*) => {
+        $({
+            let ($column, $layer) = ($name, $value);
+            $expression;
+        })*
+    };
+}
+
+/// Returns a function that sends a request to the service that this layer wraps, polls the body of the response this many
+/// times, and returns the body. The body is that of the request.
 ///
 /// # Panics
 ///
-/// Panics if the subject is unknown.
-pub fn poll_to_end(subject: &str, content_type: &'static str, upstream: Upstream) -> usize {
-    let shutdown = Shutdown::new();
-    match subject {
-        "bare" => poll_all(pin!(upstream)),
-        "do_nothing" => {
-            let layer = MapResponseBodyLayer::new(do_nothing::<Upstream>);
-            poll_all(pin!(respond(layer, content_type, upstream)))
+/// The function panics if the response is not there at once.
+pub fn exchange<L, U, B>(
+    layer: L,
+    content_type: &'static str,
+    upstream: impl Fn() -> U,
+    polls: usize,
+) -> impl FnMut() -> Pin<Box<B>>
+where
+    L: Layer<Inner<U>>,
+    L::Service: Service<Request<U>, Response = Response<B>, Error: fmt::Debug>,
+    U: Send + 'static,
+    B: Body<Data = Bytes>,
+{
+    let mut service = layer.layer(inner(content_type));
+    move || {
+        let mut cx = Context::from_waker(Waker::noop());
+        let response = pin!(service.call(black_box(Request::new(upstream()))));
+        let Poll::Ready(response) = response.poll(&mut cx) else {
+            panic!("the response is pending");
+        };
+        let mut body = Box::pin(response.expect("a response").into_body());
+        let mut polled: Pin<&mut dyn Body<Data = Bytes, Error = B::Error>> = body.as_mut();
+        for _ in 0..polls {
+            let frame = black_box(polled.as_mut()).poll_frame(&mut cx);
+            black_box(matches!(frame, Poll::Ready(Some(Ok(_)))));
         }
-        "on_early_drop" => {
-            let layer = OnEarlyDropLayer::builder().on_body_drop(OnBodyDropFn::new(
-                |_: &Request<Empty<Bytes>>| |_: &Parts| || (),
-            ));
-            poll_all(pin!(respond(layer, content_type, upstream)))
-        }
-        "trace" => poll_all(pin!(respond(
-            TraceLayer::new_for_http(),
-            content_type,
-            upstream
-        ))),
-        "timeout" => {
-            let layer = ResponseBodyTimeoutLayer::new(Duration::from_secs(30));
-            poll_all(pin!(respond(layer, content_type, upstream)))
-        }
-        "hand_written" => {
-            let close_event = Ok(Frame::data(CLOSE_EVENT));
-            let frames = hand_written(upstream, close_event, &CancellationToken::new());
-            poll_all(pin!(StreamBody::new(frames)))
-        }
-        "select" => poll_all(pin!(StreamBody::new(selected(upstream)))),
-        "sse" => poll_all(pin!(sse(upstream).into_response().into_body())),
-        "sse_keep_alive" => {
-            let kept_alive = sse(upstream).keep_alive(sse::KeepAlive::new());
-            poll_all(pin!(kept_alive.into_response().into_body()))
-        }
-        "none" => poll_all(pin!(respond(
-            SseCompletionLayer::new(),
-            content_type,
-            upstream
-        ))),
-        "token" => {
-            let token = CancellationToken::new();
-            let layer =
-                SseCompletionLayer::new().cancel_when(move |_| token.clone().cancelled_owned());
-            poll_all(pin!(respond(layer, content_type, upstream)))
-        }
-        "shutdown" => {
-            let layer = SseCompletionLayer::new().shutdown(&shutdown);
-            poll_all(pin!(respond(layer, content_type, upstream)))
-        }
-        "all_options" => poll_all(pin!(respond(
-            all_options(&shutdown),
-            content_type,
-            upstream
-        ))),
-        other => panic!("unknown subject {other:?}"),
+        body
     }
 }
 
-/// Wraps a body, for [`MapResponseBodyLayer`]: the minimum of a layer that changes the type of the body.
+fn inner<U: Send + 'static>(content_type: &'static str) -> Inner<U> {
+    BoxCloneSyncService::new(service_fn(move |request: Request<U>| {
+        let mut response = Response::new(request.into_body());
+        let content_type = HeaderValue::from_static(content_type);
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
+        future::ready(Ok(response))
+    }))
+}
+
+/// Returns work that polls this body for the frames of its upstream: through a virtual call, as every framework does, so that
+/// no body is inlined into the loop.
+///
+/// # Panics
+///
+/// The work panics if the body returns other bytes, or ends.
+pub fn frames<B>(shape: Shape, body: Pin<Box<B>>) -> impl FnMut()
+where
+    B: Body<Data = Bytes> + 'static,
+{
+    let mut body: Pin<Box<dyn Body<Data = Bytes, Error = B::Error>>> = body;
+    let expected = shape.bytes(UNITS);
+    move || {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut bytes = 0;
+        while bytes < expected {
+            match black_box(body.as_mut()).poll_frame(&mut cx) {
+                Poll::Ready(Some(Ok(frame))) => bytes += frame.data_ref().map_or(0, Bytes::len),
+                Poll::Pending => {}
+                Poll::Ready(_) => panic!("the body has ended"),
+            }
+        }
+        assert_eq!(bytes, expected, "{}", shape.name);
+    }
+}
+
+/// Wraps a body, for [`MapResponseBodyLayer`](tower_http::map_response_body::MapResponseBodyLayer): the minimum of a layer
+/// that changes the type of the body.
 pub fn do_nothing<B: Body<Data = Bytes>>(
     upstream: B,
 ) -> MapFrame<B, impl FnMut(Frame<Bytes>) -> Frame<Bytes>> {
@@ -143,13 +166,23 @@ pub fn hand_written<S: Stream>(
         .chain(stream::iter([close_event]))
 }
 
-/// Returns the stream that users write with `select!`.
-fn selected(mut upstream: Upstream) -> impl Stream<Item = Item> {
-    let token = CancellationToken::new();
-    async_stream::stream! {
+/// Returns the body of a [hand-written](hand_written) stream.
+pub fn hand_written_body<S, E>(upstream: S) -> StreamBody<impl Stream<Item = S::Item> + use<S, E>>
+where
+    S: Stream<Item = Result<Frame<Bytes>, E>>,
+{
+    StreamBody::new(hand_written(upstream, Ok(Frame::data(CLOSE_EVENT)), &TOKEN))
+}
+
+/// Returns the body of the stream that users write with `select!`.
+pub fn selected_body<S, E>(mut upstream: S) -> StreamBody<impl Stream<Item = S::Item> + use<S, E>>
+where
+    S: Stream<Item = Result<Frame<Bytes>, E>> + Unpin,
+{
+    StreamBody::new(async_stream::stream! {
         loop {
             tokio::select! {
-                () = token.cancelled() => {
+                () = TOKEN.cancelled() => {
                     yield Ok(Frame::data(CLOSE_EVENT));
                     break;
                 }
@@ -159,47 +192,17 @@ fn selected(mut upstream: Upstream) -> impl Stream<Item = Item> {
                 }
             }
         }
+    })
+}
+
+/// Encodes an event for each frame, with the encoder of axum. The event is equal to the frame of [`Shape::short`].
+pub fn sse<S: Stream + Send + 'static>(upstream: S, keep_alive: bool) -> axum::body::Body {
+    let events = upstream.map(|_frame| Ok::<_, Infallible>(sse::Event::default().data("x")));
+    match keep_alive {
+        true => Sse::new(events)
+            .keep_alive(sse::KeepAlive::new())
+            .into_response(),
+        false => Sse::new(events).into_response(),
     }
-}
-
-/// Encodes the stream with the encoder of axum.
-fn sse(upstream: Upstream) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
-    Sse::new(upstream.map(|_item| Ok(sse::Event::default().data("x"))))
-}
-
-fn inner(content_type: &'static str, upstream: Upstream) -> Inner {
-    let upstream = std::sync::Arc::new(std::sync::Mutex::new(Some(upstream)));
-    BoxCloneSyncService::new(service_fn(move |_request| {
-        let upstream = upstream.lock().expect("no panic").take();
-        let response = Response::builder().header("content-type", content_type);
-        std::future::ready(Ok(response
-            .body(upstream.expect("one request"))
-            .expect("a valid response")))
-    }))
-}
-
-fn respond<L, B>(layer: L, content_type: &'static str, upstream: Upstream) -> B
-where
-    L: Layer<Inner>,
-    L::Service: Service<Request<Empty<Bytes>>, Response = Response<B>, Error = Infallible>,
-{
-    let response = layer
-        .layer(inner(content_type, upstream))
-        .oneshot(Request::new(Empty::new()))
-        .now_or_never();
-    let Ok(response) = response.expect("a response at once");
-    response.into_body()
-}
-
-/// Polls through a virtual call, as every framework does, so that no body is inlined into the loop.
-fn poll_all<E>(mut body: Pin<&mut dyn Body<Data = Bytes, Error = E>>) -> usize {
-    let mut cx = Context::from_waker(Waker::noop());
-    let mut bytes = 0;
-    loop {
-        match black_box(body.as_mut()).poll_frame(&mut cx) {
-            Poll::Ready(Some(Ok(frame))) => bytes += frame.data_ref().map_or(0, Bytes::len),
-            Poll::Pending => {}
-            Poll::Ready(_) => return bytes,
-        }
-    }
+    .into_body()
 }

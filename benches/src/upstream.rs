@@ -11,20 +11,14 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http_body::{Body, Frame};
 
-/// The way in which an upstream divides its events into frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cut {
-    /// A frame for each event of this many bytes.
-    Aligned(usize),
-    /// Frames of 8 KiB of events of 100 bytes, like those of a proxy.
-    Chunks,
-    /// Frames of 8 KiB of an endless event with lines of this many bytes.
-    Lines(usize),
-    /// A frame for each byte of events of 100 bytes.
-    Bytes,
+/// Frames that an upstream repeats. They are static, so that a frame has no cost of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    pub name: &'static str,
+    frames: &'static [&'static [u8]],
 }
 
-/// A body with a given number of frames, which are ready.
+/// A body of frames of one shape.
 #[derive(Debug, Clone)]
 pub struct Upstream {
     frames: &'static [&'static [u8]],
@@ -34,52 +28,112 @@ pub struct Upstream {
     is_silent: bool,
 }
 
-impl Cut {
-    /// Parses an argument of the program `frames`.
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "chunks" => Some(Self::Chunks),
-            "bytes" => Some(Self::Bytes),
-            size => size.parse().ok().map(Self::Aligned),
+impl Shape {
+    /// Divides the text into frames of this many bytes. The last frame may be shorter.
+    pub fn new(name: &'static str, text: Vec<u8>, frame: usize) -> Self {
+        let text: &'static [u8] = text.leak();
+        Self {
+            name,
+            frames: text.chunks(frame).collect::<Vec<_>>().leak(),
         }
     }
 
-    /// Returns the frames that an upstream repeats. They are static, so that a frame has no cost of its own.
-    fn frames(self) -> &'static [&'static [u8]] {
-        let (text, length) = match self {
-            Self::Aligned(length) => (event(length), length),
-            // The least common multiple of both lengths.
-            Self::Chunks => (event(100).repeat(2048), 8192),
-            Self::Lines(length) => (event(length + 1)[..length].repeat(8192), 8192),
-            Self::Bytes => (event(100), 1),
-        };
-        let text: &'static [u8] = text.leak();
-        text.chunks(length).collect::<Vec<_>>().leak()
+    /// Returns the shapes that are measured, made of events of 100 bytes.
+    pub fn all() -> [Self; 11] {
+        let whole = |name, event: Vec<u8>| Self::new(name, event, 100);
+        let data = || event("", "\n");
+        let line = [b"data: ", &[b'x'; 93][..], b"\n"].concat();
+        [
+            Self::data_first(),
+            Self::event_first(),
+            whole(
+                "`id` and `event` first",
+                event("id: 7\nevent: content_block_delta\n", "\n"),
+            ),
+            whole("MCP", event("event: message\nid: 3_1\n", "\n")),
+            Self::new("three events", data().repeat(3), 300),
+            whole("CRLF", event("", "\r\n")),
+            whole("CR", event("", "\r")),
+            Self::new("event in two frames", data(), 50),
+            Self::new("event in three frames", data(), 34),
+            // Like the frames of a proxy. 2048 events are 25 of these frames.
+            Self::new("8 KiB, misaligned", data().repeat(2048), 8192),
+            Self::new("8 KiB of one event", line.repeat(2048), 8192),
+        ]
+    }
+
+    pub fn data_first() -> Self {
+        Self::new("`data` first", event("", "\n"), 100)
+    }
+
+    pub fn event_first() -> Self {
+        let event = event("event: content_block_delta\n", "\n");
+        Self::new("`event` first", event, 100)
+    }
+
+    /// Returns events of one letter.
+    pub fn short() -> Self {
+        Self::new("short", b"data: x\n\n".to_vec(), 9)
+    }
+
+    /// Returns `true` if every frame ends at the end of an event, with LF or CRLF.
+    pub fn has_whole_events(&self) -> bool {
+        let mut frames = self.frames.iter();
+        frames.all(|frame| frame.ends_with(b"\n\n") || frame.ends_with(b"\n\r\n"))
+    }
+
+    /// Returns the name of the frames, which are ready or follow a silence.
+    pub fn row(&self, silence: bool) -> String {
+        let after = if silence { ", after a silence" } else { "" };
+        format!("{}{after}", self.name)
+    }
+
+    /// Returns the first frame.
+    pub fn frame(&self) -> Bytes {
+        Bytes::from_static(self.frames[0])
+    }
+
+    /// Returns the number of bytes in this many frames.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the upstream does not repeat all of its frames equally often.
+    pub fn bytes(&self, frames: usize) -> usize {
+        assert_eq!(frames % self.frames.len(), 0, "{}", self.name);
+        frames / self.frames.len() * self.frames.concat().len()
     }
 }
 
-/// Returns an event of this many bytes.
-pub fn event(length: usize) -> Vec<u8> {
-    let mut event = b"data: ".to_vec();
-    event.resize(length - 2, b'x');
-    event.extend_from_slice(b"\n\n");
-    event
+/// Returns an event of 100 bytes, whose `data` field follows the fields of `head`.
+fn event(head: &str, line_end: &str) -> Vec<u8> {
+    let start = format!("{head}data: ");
+    let data = "x".repeat(100 - start.len() - 2 * line_end.len());
+    [&start, &data, line_end, line_end].concat().into_bytes()
 }
 
 impl Upstream {
-    /// Returns an upstream with this many frames. With `silence`, it is pending once before each frame, like that of a server
-    /// that waits for events.
-    pub fn new(cut: Cut, frames: usize, silence: bool) -> Self {
+    /// Returns an upstream that does not end. With `silence`, it is pending once before each frame, like that of a server that
+    /// waits for events.
+    pub fn new(shape: Shape, silence: bool) -> Self {
         Self {
-            frames: cut.frames(),
+            frames: shape.frames,
             next: 0,
-            left: frames,
+            left: usize::MAX,
             silence,
             is_silent: false,
         }
     }
 
-    #[inline]
+    /// Ends the upstream after this many frames.
+    #[must_use]
+    pub fn take(self, frames: usize) -> Self {
+        Self {
+            left: frames,
+            ..self
+        }
+    }
+
+    #[inline(always)]
     fn poll_data(&mut self) -> Poll<Option<Bytes>> {
         if self.silence {
             self.is_silent = !self.is_silent;
@@ -104,6 +158,8 @@ impl Body for Upstream {
     type Data = Bytes;
     type Error = Infallible;
 
+    // Otherwise the compiler decides by the number of bodies whether the call is inlined.
+    #[inline(always)]
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _cx: &mut Context<'_>,
@@ -116,6 +172,7 @@ impl Body for Upstream {
 impl Stream for Upstream {
     type Item = Result<Frame<Bytes>, Infallible>;
 
+    #[inline(always)]
     fn poll_next(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.poll_data()
             .map(|data| data.map(|data| Ok(Frame::data(data))))

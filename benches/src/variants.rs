@@ -27,15 +27,18 @@ pub enum Variant {
     /// A layer whose body does nothing.
     DoNothing,
     Layer,
+    /// The layer, and a connection that its shutdown can cut.
+    LayerAndConnection,
 }
 
 /// All variants, with their names.
-pub const VARIANTS: [(&str, Variant); 5] = [
+pub const VARIANTS: [(&str, Variant); 6] = [
     ("bare", Variant::Bare),
-    ("hand_written", Variant::HandWritten),
-    ("hand_written_boxed", Variant::HandWrittenBoxed),
-    ("do_nothing", Variant::DoNothing),
-    ("layer", Variant::Layer),
+    ("hand written", Variant::HandWritten),
+    ("hand written, boxed", Variant::HandWrittenBoxed),
+    ("do nothing", Variant::DoNothing),
+    ("shutdown", Variant::Layer),
+    ("shutdown and connection", Variant::LayerAndConnection),
 ];
 
 /// The cancellations of a server: for the layer, and for hand-written streams.
@@ -58,17 +61,12 @@ impl Variant {
             .1
     }
 
-    pub fn name(self) -> &'static str {
-        VARIANTS[self as usize].0
-    }
-
     /// Returns the response with these events.
     pub fn respond<S>(self, stop: &Stop, events: S) -> Response
     where
         S: Stream<Item = Result<Bytes, Infallible>> + Send + 'static,
     {
         let body = match self {
-            Self::Bare | Self::DoNothing | Self::Layer => Body::from_stream(events),
             Self::HandWritten => {
                 Body::from_stream(hand_written(events, Ok(CLOSE_EVENT), &stop.token))
             }
@@ -76,6 +74,7 @@ impl Variant {
                 let boxed = Body::from_stream(events).into_data_stream();
                 Body::from_stream(hand_written(boxed, Ok(CLOSE_EVENT), &stop.token))
             }
+            _ => Body::from_stream(events),
         };
         ([(CONTENT_TYPE, "text/event-stream")], body).into_response()
     }
@@ -88,7 +87,9 @@ impl Variant {
     {
         match self {
             Self::DoNothing => get(handler).layer(MapResponseBodyLayer::new(do_nothing::<Body>)),
-            Self::Layer => get(handler).layer(SseCompletionLayer::new().shutdown(&stop.shutdown)),
+            Self::Layer | Self::LayerAndConnection => {
+                get(handler).layer(SseCompletionLayer::new().shutdown(&stop.shutdown))
+            }
             _ => get(handler),
         }
     }

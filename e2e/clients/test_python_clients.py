@@ -201,3 +201,51 @@ def feed(url):
 def test_httpx_sse(server, situation, expected):
     # A stream that has been resumed stays open.
     assert list(islice(feed(f"{server}/event_source/{situation}"), len(expected))) == expected
+
+
+# For each client: its package, its function, and the body of its error for a response with this body.
+RETRYING = {
+    "openai": (openai, chat_completions, lambda body: body["error"]),
+    "openai_responses": (openai, responses, lambda body: body["error"]),
+    "anthropic": (anthropic, messages, lambda body: body),
+}
+FAILED = {"error": {"message": "the model has failed"}}
+SILENT = {"error": {"message": "the model is silent"}}
+OVERLOADED = {"error": {"message": "overloaded"}}
+UNFRAMED = {"error": {"message": "no such model"}}
+REJECTED = {"type": "error", "error": {"type": "invalid_request_error", "message": "no such model"}}
+
+
+@pytest.mark.parametrize(
+    ("situation", "status", "body", "requests"),
+    [
+        ("dead_once", None, None, 2),
+        ("dead", 502, FAILED, 3),
+        ("rejected", 502, REJECTED, 1),
+        ("overloaded", 502, OVERLOADED, 3),
+        ("unframed", 502, UNFRAMED, 3),
+        ("silent", 504, SILENT, 3),
+    ],
+)
+@pytest.mark.parametrize("client", RETRYING)
+def test_dead_upstream(server, monkeypatch, client, situation, status, body, requests):
+    """The upstream dies before its first event, and the gateway responds with a status."""
+    monkeypatch.setitem(OPTIONS, "max_retries", 2)
+    package, run, error_body = RETRYING[client]
+    url = f"{server}/first_event/{client}/{situation}/gated"
+    if status is None:
+        assert "".join(run(url)).startswith("one two")
+    else:
+        with pytest.raises(package.InternalServerError) as raised:
+            "".join(run(url))
+        assert (raised.value.status_code, raised.value.body) == (status, error_body(body))
+    assert httpx.get(f"{server}/requests/{client}/{situation}/gated").text == str(requests)
+
+
+@pytest.mark.parametrize("client", RETRYING)
+def test_dead_upstream_without_the_layer(server, monkeypatch, client):
+    monkeypatch.setitem(OPTIONS, "max_retries", 2)
+    package, run, _ = RETRYING[client]
+    with pytest.raises(package.APIError, match="restart"):
+        "".join(run(f"{server}/ungated/{client}/dead_once/ungated"))
+    assert httpx.get(f"{server}/requests/{client}/dead_once/ungated").text == "1"

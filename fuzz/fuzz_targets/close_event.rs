@@ -1,5 +1,5 @@
 #![no_main]
 
-use checks::{close_event::Input, seeds};
+use checks::{close_event::Input, limited, seeds};
 
-libfuzzer_sys::fuzz_target!(init: seeds::write(seeds::close_event), |input: Input| input.check());
+libfuzzer_sys::fuzz_target!(init: seeds::write(seeds::close_event), |input: Input| limited(|| input.check()));

@@ -1,5 +1,5 @@
 #![no_main]
 
-use checks::{connection::Input, seeds};
+use checks::{connection::Input, limited, seeds};
 
-libfuzzer_sys::fuzz_target!(init: seeds::write(seeds::connection), |input: Input| input.check());
+libfuzzer_sys::fuzz_target!(init: seeds::write(seeds::connection), |input: Input| limited(|| input.check()));

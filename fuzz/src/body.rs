@@ -1,9 +1,10 @@
-//! The body of an event stream, judged poll by poll by the model of the contract: of one layer, of two layers, and with
-//! deadlines and a keep-alive while a clock jumps.
+//! The body of an event stream, judged poll by poll by the model of the contract: of one layer, of two layers, with end marks,
+//! and with deadlines and a keep-alive while a clock jumps.
 
 mod cancel;
 mod closing;
 mod input;
+mod matches;
 mod times;
 
 use std::{
@@ -30,6 +31,7 @@ use tower_service::Service;
 pub use self::input::Input;
 use self::{
     cancel::{Canceller, When},
+    matches::mark,
     times::Clock,
 };
 
@@ -50,10 +52,16 @@ impl Input {
         let canceller = Canceller::new(self.cancel, judge.log());
         let layer = self.layer(&canceller, &reports);
         match self.is_stacked {
-            false => self.drive(judge, &canceller, &layer).await,
+            false => {
+                let layer = mark(layer, &self.end_marks);
+                self.drive(judge, &canceller, &layer).await;
+            }
             true => {
-                let twice = layer_fn(|service| layer.layer(layer.layer(service)));
-                self.drive(judge, &canceller, &twice).await;
+                // The end marks of the layers add up.
+                let (of_inner, of_outer) = self.end_marks.split_at(self.end_marks.len() / 2);
+                let (inner, outer) = (mark(layer.clone(), of_inner), mark(layer, of_outer));
+                let both = layer_fn(|service| outer.layer(inner.layer(service)));
+                self.drive(judge, &canceller, &both).await;
             }
         }
     }

@@ -17,13 +17,16 @@ const CANCELLED: [u8; 8] = [0, 0, 4, 255, 0, 0, 0, 32];
 const SHUT_DOWN: [u8; 8] = [0, 0, 6, 1, 1, 0, 0, 32];
 /// Streams with a close event at every end, and a small buffer.
 const SMALL_BUFFER: [u8; 8] = [6, 5, 0, 0, 0, 0, 0, 0];
-
+/// Streams that a cancellation may stop before their end marks.
+const MARKED: [u8; 8] = [2 << 5, 0, 6, 1, 1, 0, 0, 0];
+/// Streams with end marks of two layers, without a close event, and with a small buffer.
+const MARKED_TWICE: [u8; 8] = [7 << 5 | 16, 9, 0, 0, 0, 0, 0, 64];
 /// Streams with two layers that a shutdown cancels while the upstream is polled for the second time.
 const STACKED: [u8; 8] = [0, 0, 6, 1, 1, 0, 0, 128 | 64 | 32];
 /// Streams with a clock, whose upstream ends.
 const TIMED: [u8; 8] = [0, 0, 0, 0, 0, 0, 0, 128];
-/// Streams with a clock, whose upstream does not end.
-const TIMED_ENDLESS: [u8; 8] = [0, 0, 0, 0, 0, 0, 0, 128 | 32];
+/// Streams with a clock, whose upstream does not end and has events that are ignored.
+const TIMED_ENDLESS: [u8; 8] = [0, 0, 0, 0, 0, 8, 0, 128 | 32];
 /// The maximum age, the idle timeout, the keep-alive, the jumps of the clock (some are longer than the keep-alive), and the
 /// polls in which the budget is spent.
 const TIMES: [u8; 8] = [200, 90, 20, 0, 150, 128, 240, 0b0010_0100];
@@ -60,6 +63,8 @@ pub fn body() -> Vec<Vec<u8>> {
             (CANCELLED, write_frames(stream.chunks(1))),
             (SHUT_DOWN, write_frames(between(&case.boundaries, stream))),
             (SMALL_BUFFER, write_frames(stream.chunks(3))),
+            (MARKED, write_frames(stream.chunks(4))),
+            (MARKED_TWICE, write_frames(stream.chunks(2))),
             (STACKED, write_frames(stream.chunks(5))),
             (TIMED, timed(stream.chunks(2))),
             (TIMED_ENDLESS, timed(between(&case.boundaries, stream))),

@@ -120,13 +120,13 @@ impl EventStream {
         tail: Option<Tail<B::Error>>,
     ) -> PollFrame<Bytes, B::Error> {
         let stop = self.stop_at_end(cx);
+        // If code of the user panics below, the stream has ended.
+        self.set_phase(Phase::Done);
         let mut facts = self.facts();
         if matches!(end, UpstreamEnd::Eof | UpstreamEnd::Trailers) {
             facts.ends_with_end_mark = self.ends_with_end_mark();
         }
         let outcome = Outcome::decide(stop, end, facts, &self.settings.close_policy);
-        // If code of the user panics below, the stream has ended.
-        self.set_phase(Phase::Done);
         self.set_ending(outcome.ending, false);
         let close_event = outcome
             .closes
@@ -213,12 +213,13 @@ impl EventStream {
     /// Ends the stream with the frame that is being forwarded, because `is_end_stream` of the upstream is `true`: a server may
     /// not poll again. The stream goes on if a close event is due, or bytes are held.
     pub(super) fn finish_with_upstream(&mut self, cx: &mut Context<'_>) {
-        let may_end_in_end_mark = self.reader.is_some() && self.events.has_unfinished_event();
-        if self.events.is_holding() || may_end_in_end_mark {
+        let facts = self.facts();
+        let may_end_with_end_mark = facts.expects_end_mark && facts.has_unfinished_event;
+        if self.events.is_holding() || may_end_with_end_mark {
             return;
         }
         let policy = &self.settings.close_policy;
-        let outcome = Outcome::decide(None, UpstreamEnd::Eof, self.facts(), policy);
+        let outcome = Outcome::decide(None, UpstreamEnd::Eof, facts, policy);
         if outcome.closes || self.stop_at_end(cx).is_some() {
             return;
         }

@@ -74,26 +74,29 @@ impl Shutdown {
     /// the connection last are woken, and the server drops the connection. The drain waits for all wrapped connections, idle
     /// ones and those without a stream included.
     ///
-    /// Wrap the connections where the server accepts them, below TLS. With axum, in a listener:
+    /// Wrap the connections where the server accepts them, below TLS. With axum, in a listener, around a `TcpListener`, a
+    /// `UnixListener` or a listener of your own:
     ///
     /// ```
-    /// use std::{io, net::SocketAddr};
+    /// use std::{io, time::Duration};
     /// use axum::serve::Listener;
-    /// use tokio::net::{TcpListener, TcpStream};
     /// use tower_sse_completion::{Connection, Shutdown};
     ///
-    /// struct CutListener {
-    ///     listener: TcpListener,
+    /// /// A listener whose connections a drain can cut.
+    /// struct CutListener<L> {
+    ///     listener: L,
     ///     shutdown: Shutdown,
     /// }
     ///
-    /// impl Listener for CutListener {
-    ///     type Io = Connection<TcpStream>;
-    ///     type Addr = SocketAddr;
+    /// impl<L: Listener> Listener for CutListener<L> {
+    ///     type Io = Connection<L::Io>;
+    ///     type Addr = L::Addr;
     ///
     ///     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-    ///         let (stream, address) = Listener::accept(&mut self.listener).await;
-    ///         (self.shutdown.connection(stream), address)
+    ///         let (io, address) = self.listener.accept().await;
+    ///         let connection = self.shutdown.connection(io);
+    ///         // Disconnects a client that does not read while the server runs.
+    ///         (connection.write_timeout(Duration::from_secs(30)), address)
     ///     }
     ///
     ///     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -101,6 +104,10 @@ impl Shutdown {
     ///     }
     /// }
     /// ```
+    ///
+    /// For `into_make_service_with_connect_info::<SocketAddr>()`, add `.tap_io(|_| ())` of axum's `ListenerExt` to the listener. axum
+    /// implements `Connected` for `SocketAddr` with its own listeners only, and `tap_io` is one of them. A type of your own
+    /// implements `Connected<IncomingStream<'_, CutListener<TcpListener>>>`.
     ///
     /// A call costs one atomic load more than a call of the connection itself. A connection that is wrapped after the
     /// drain fails at once.
@@ -295,13 +302,13 @@ impl Link {
     /// Returns `true` if the connection works and no write is timed, as nearly always.
     #[inline(always)]
     fn is_clear(&self) -> bool {
-        matches!(self.stall, Stall::None) && !self.reader.shared().has_reached(Phase::Cut)
+        matches!(self.stall, Stall::None) && !self.reader.shared().has_begun(Phase::Cut)
     }
 
     /// Fails once the connection is cut or has timed out.
     fn check(&self) -> Result<(), Error> {
         let has_timed_out = matches!(self.stall, Stall::TimedOut);
-        match has_timed_out || self.reader.shared().has_reached(Phase::Cut) {
+        match has_timed_out || self.reader.shared().has_begun(Phase::Cut) {
             true => Err(self.error()),
             false => Ok(()),
         }
@@ -405,9 +412,4 @@ impl Drop for Link {
 /// Returns `true` if a write has accepted bytes.
 fn accepts_bytes(written: &usize) -> bool {
     *written > 0
-}
-
-/// Cuts every connection of a shutdown.
-pub(super) fn cut_all(shared: &Arc<Shared>) {
-    shared.cut();
 }

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::{self, Future},
+    mem,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -11,10 +12,10 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
-    Shutdown, connection,
-    phase::{Idle, Phase, Shared},
+    Shutdown,
+    phase::{END, Idle, Phase, Shared},
 };
-use crate::{sync::Arc, wire::close_event::CloseEvent};
+use crate::wire::close_event::CloseEvent;
 
 /// Future that ends the streams of a [`Shutdown`], and waits until they have ended. Returned by [`Shutdown::drain`].
 ///
@@ -40,8 +41,7 @@ use crate::{sync::Arc, wire::close_event::CloseEvent};
 #[must_use = "futures do nothing unless polled"]
 pub struct Drain {
     shutdown: Shutdown,
-    grace: Duration,
-    linger: Duration,
+    times: Times,
     close_event: Option<CloseEvent>,
     signal: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// `None` until the first poll.
@@ -57,10 +57,31 @@ pub struct Drained {
     connections_cut: usize,
 }
 
-/// The wait of a drain, with its one timer.
-struct Wait<'a> {
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    grace: Duration,
+    window: Duration,
+    linger: Duration,
+}
+
+/// A drain that has begun, with its one timer.
+struct Running<'a> {
+    shared: &'a Shared,
     idle: Idle<'a>,
     timer: Pin<Box<Sleep>>,
+    spreads: Vec<Spread>,
+    /// The end of the last step.
+    last: Instant,
+}
+
+/// Schedule of a phase whose streams end over a window.
+#[derive(Debug)]
+struct Spread {
+    phase: Phase,
+    /// Position at the begin of the window.
+    from: u32,
+    window: Duration,
+    elapsed: Duration,
 }
 
 /// Default time between the end of the grace period and the cut of the connections. A client that reads has its close event
@@ -80,6 +101,12 @@ const TICK: Duration = Duration::from_millis(1);
 /// Maximum length of a step. A step that takes longer counts at most twice its length.
 const STEP: Duration = Duration::from_millis(100);
 
+/// Length of a step in which streams end over a window. Longer steps would end more streams at once.
+const SPREAD_STEP: Duration = Duration::from_millis(20);
+
+/// Maximum mean time between the ends of two streams. At least 200 streams end in a second.
+const LONGEST_GAP: Duration = Duration::from_millis(5);
+
 impl Shutdown {
     /// Lets streams finish until the grace period is over, ends the rest, and cuts the connections that are left.
     ///
@@ -91,8 +118,9 @@ impl Shutdown {
     /// body. [`Drained::still_open`] counts these streams. One second after the streams have been closed (see
     /// [`linger`](Drain::linger)), the connections that are open are cut. The drain then waits until the server has dropped them,
     /// with the streams on them, which takes milliseconds and at most one second. Without wrapped connections, such streams stay
-    /// open until their clients leave. A drain takes at most the grace period, the linger and one second after a cut. Let the
-    /// supervisor of the process wait some seconds longer.
+    /// open until their clients leave. A drain takes at most the grace period, the window of
+    /// [`spread_over`](Drain::spread_over), the linger, and one second after a cut. Let the supervisor of the process wait some
+    /// seconds longer.
     ///
     /// When the drain completes, every stream that has ended has been reported, and its close event has been returned to
     /// the server, which may still have to write it: wait for the server too.
@@ -117,8 +145,11 @@ impl Shutdown {
     pub fn drain(&self, grace: Duration) -> Drain {
         Drain {
             shutdown: self.clone(),
-            grace,
-            linger: LINGER,
+            times: Times {
+                grace,
+                window: Duration::ZERO,
+                linger: LINGER,
+            },
             close_event: None,
             signal: None,
             running: None,
@@ -143,13 +174,39 @@ impl Drain {
         self
     }
 
+    /// Ends streams evenly over this time instead of all at once, so that their clients do not reconnect at the same moment.
+    ///
+    /// The streams that [end on drain](crate::SseCompletionLayer::end_on_drain) end from the begin of the drain, and the
+    /// others from the end of the grace period, when the shutdown [closes](Shutdown::is_closed). At least 200 streams end in a
+    /// second: fewer streams end over a shorter time. A stream that starts while streams of its kind are ending ends at once.
+    /// The linger begins when the last stream has been closed, so the drain takes up to this time longer. Time in which the
+    /// process does not run makes it longer, too, because the streams would otherwise end at once after a pause.
+    ///
+    /// [`close`](Shutdown::close) ends all streams at once. If several drains run at once, streams end as early as any of them
+    /// requires.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use tower_sse_completion::Shutdown;
+    ///
+    /// # async fn example(shutdown: Shutdown) {
+    /// // Of 50,000 subscriptions, 2,500 end in each second.
+    /// let drain = shutdown.drain(Duration::from_secs(30)).spread_over(Duration::from_secs(20));
+    /// # drain.await;
+    /// # }
+    /// ```
+    pub fn spread_over(mut self, window: Duration) -> Self {
+        self.times.window = window;
+        self
+    }
+
     /// Sets the time between the end of the grace period, when the streams are closed, and the cut of the connections that are
     /// left. The default is one second.
     ///
     /// Time in which the process does not run, such as that of a paused virtual machine, does not count. With zero, a
     /// connection may be cut before its stream has returned the close event.
     pub fn linger(mut self, time: Duration) -> Self {
-        self.linger = time;
+        self.times.linger = time;
         self
     }
 
@@ -173,13 +230,13 @@ impl Future for Drain {
             None => {
                 // Panics without a timer, before the signal is awaited and before anything has begun.
                 let timer = Box::pin(sleep(Duration::ZERO));
-                let (shutdown, grace, linger) = (this.shutdown.clone(), this.grace, this.linger);
+                let (shutdown, times) = (this.shutdown.clone(), this.times);
                 let (close_event, signal) = (this.close_event.take(), this.signal.take());
                 this.running.insert(Box::pin(async move {
                     if let Some(signal) = signal {
                         signal.await;
                     }
-                    run(&shutdown.shared, grace, linger, close_event, timer).await
+                    run(&shutdown.shared, times, close_event, timer).await
                 }))
             }
         };
@@ -190,16 +247,14 @@ impl Future for Drain {
 impl fmt::Debug for Drain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Drain")
-            .field("grace", &self.grace)
-            .field("linger", &self.linger)
+            .field("times", &self.times)
             .finish_non_exhaustive()
     }
 }
 
 async fn run(
-    shared: &Arc<Shared>,
-    grace: Duration,
-    linger: Duration,
+    shared: &Shared,
+    times: Times,
     close_event: Option<CloseEvent>,
     timer: Pin<Box<Sleep>>,
 ) -> Drained {
@@ -209,24 +264,30 @@ async fn run(
     if let Some(event) = close_event {
         shared.set_close_event(event);
     }
-    shared.enter(Phase::Draining);
-    let mut wait = Wait {
+    let grace_ends = after(times.grace);
+    let mut drain = Running {
+        shared,
         idle: counts.idle(),
         timer,
+        spreads: Vec::new(),
+        last: Instant::now(),
     };
-    wait.until(after(grace)).await;
+    drain.begin(Phase::Draining, times.window);
+    drain.run_until(grace_ends).await;
+    drain.begin(Phase::Closed, times.window);
+    drain.finish_spreads().await;
     shared.enter(Phase::Closed);
-    wait.running_for(linger).await;
+    drain.run_for(times.linger).await;
     let (ended, still_open) = counts.streams();
     let unanswered_requests = counts.requests();
-    connection::cut_all(shared);
+    shared.cut();
     let connections_cut = match cut_before {
         None => shared.connections_cut().unwrap_or_default(),
         Some(_) => 0,
     };
     // A connection that has been dropped already may have streams that are left.
     if connections_cut > 0 || counts.connections() > 0 {
-        wait.running_for(AFTER_CUT).await;
+        drain.run_for(AFTER_CUT).await;
     }
     Drained {
         ended: ended.wrapping_sub(ended_before),
@@ -236,36 +297,106 @@ async fn run(
     }
 }
 
-impl Wait<'_> {
-    /// Waits until nothing is open, and no longer than until this moment. Returns `true` if nothing is open.
-    async fn until(&mut self, end: Option<Instant>) -> bool {
-        match end {
-            Some(end) if end <= Instant::now() => return false,
-            Some(end) => self.timer.as_mut().reset(end),
-            None => {}
+impl Running<'_> {
+    /// Begins a phase, whose streams end over the window.
+    fn begin(&mut self, phase: Phase, window: Duration) {
+        let window = window.min(longest_window(self.shared.counts().open_in(phase)));
+        if window.is_zero() {
+            // A phase before this one may be spread still.
+            self.shared.advance(phase, END);
+            return;
+        }
+        self.shared.begin(phase);
+        let from = self.shared.position(phase);
+        self.spreads.push(Spread::new(phase, from, window));
+        self.lap();
+    }
+
+    /// Runs until this moment, or until nothing is open.
+    async fn run_until(&mut self, end: Option<Instant>) {
+        while end.is_none_or(|end| Instant::now() < end) && self.step(end).await {}
+    }
+
+    /// Runs until the spreads are complete, or until nothing is open.
+    async fn finish_spreads(&mut self) {
+        while !self.spreads.is_empty() && self.step(None).await {}
+    }
+
+    /// Runs for this time, or until nothing is open. A pause of the process counts as one step.
+    async fn run_for(&mut self, mut time: Duration) {
+        let step = (time / STEPS).clamp(TICK, STEP);
+        self.lap();
+        while !time.is_zero() && self.wait(Some(self.last + step.min(time))).await {
+            time = time.saturating_sub(self.lap().min(step * 2));
+        }
+    }
+
+    /// Waits until this moment, or for a step of the spreads if they are not complete, and advances them. Returns `false` if nothing
+    /// is open.
+    async fn step(&mut self, end: Option<Instant>) -> bool {
+        if self.spreads.is_empty() {
+            return self.wait(end).await;
+        }
+        let next = self.last + SPREAD_STEP;
+        if !self.wait(Some(end.map_or(next, |end| end.min(next)))).await {
+            return false;
+        }
+        let time = self.lap().min(SPREAD_STEP * 2);
+        let shared = self.shared;
+        self.spreads.retain_mut(|spread| {
+            shared.advance(spread.phase, spread.advance(time));
+            // Another drain, or a close, may be further on.
+            shared.position(spread.phase) < END
+        });
+        true
+    }
+
+    /// Waits until this moment, or until nothing is open. Returns `false` if nothing is open.
+    async fn wait(&mut self, end: Option<Instant>) -> bool {
+        if let Some(end) = end {
+            self.timer.as_mut().reset(end);
         }
         future::poll_fn(|cx| {
             if self.idle.poll(cx).is_ready() {
-                return Poll::Ready(true);
+                return Poll::Ready(false);
             }
             match end {
-                Some(_) => self.timer.as_mut().poll(cx).map(|()| false),
+                Some(_) => self.timer.as_mut().poll(cx).map(|()| true),
                 None => Poll::Pending,
             }
         })
         .await
     }
 
-    /// Waits until nothing is open, and no longer than for this time. A pause of the process counts as one step.
-    async fn running_for(&mut self, mut time: Duration) {
-        let step = (time / STEPS).clamp(TICK, STEP);
-        let mut begin = Instant::now();
-        while time > Duration::ZERO && !self.until(begin.checked_add(step.min(time))).await {
-            let now = Instant::now();
-            time = time.saturating_sub((now - begin).min(step * 2));
-            begin = now;
+    /// Returns the time since the last lap.
+    fn lap(&mut self) -> Duration {
+        let now = Instant::now();
+        now - mem::replace(&mut self.last, now)
+    }
+}
+
+impl Spread {
+    fn new(phase: Phase, from: u32, window: Duration) -> Self {
+        Self {
+            phase,
+            from,
+            window,
+            elapsed: Duration::ZERO,
         }
     }
+
+    /// Returns the position after this further time.
+    fn advance(&mut self, time: Duration) -> u32 {
+        self.elapsed = self.elapsed.saturating_add(time).min(self.window);
+        let way = u128::from(END - self.from) * self.elapsed.as_nanos() / self.window.as_nanos();
+        // Not above the way, because the elapsed time is not above the window.
+        self.from + way as u32
+    }
+}
+
+/// Returns the time over which this number of streams ends at the slowest rate.
+fn longest_window(streams: usize) -> Duration {
+    LONGEST_GAP.saturating_mul(u32::try_from(streams).unwrap_or(u32::MAX))
 }
 
 /// Returns the moment after this time from now, or `None` if the timer cannot represent that moment.

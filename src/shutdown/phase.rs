@@ -1,6 +1,19 @@
-//! The phase of a shutdown, the tasks that wait for a phase, and the counts of what a drain waits for.
+//! The phases of a shutdown, the tasks that wait for them, and the counts of what a drain waits for.
+//!
+//! Every phase has a position, which only grows: from 0, before the phase has begun, to [`END`]. Every waiter has a place, and has
+//! fired once the position of its phase has passed the place. A phase begins with position 1, which passes the place 0 of all
+//! waiters except for streams. A phase that is spread advances step by step, and each step fires the streams whose places it
+//! passes. Without a spread the first step is the last.
+//!
+//! - A position is advanced before the wakers that are due are taken under the lock. A waiter reads the position under the lock
+//!   before it stores or removes its waker. Therefore either the waiter sees that it has fired, or its waker is taken.
+//! - The key of a waker that has been taken may be used again. A waiter that has fired no longer uses its key.
+//! - No task is woken, and no waker of a stream is cloned or dropped, while a lock is held: the last waker of a task may drop that
+//!   task, and a stream with it.
 
 use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
     fmt, mem,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::PoisonError,
@@ -12,57 +25,64 @@ use slab::Slab;
 use crate::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     wire::close_event::CloseEvent,
 };
 
-/// Phases of a shutdown, which only ever advance.
+/// Phases of a shutdown, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
 pub(crate) enum Phase {
-    /// Streams run.
-    Open,
-    /// Streams may finish. Those that end on drain do so.
+    /// Streams that end on drain end. Others may finish.
     Draining,
-    /// Streams end.
+    /// All streams end.
     Closed,
     /// Connections fail.
-    #[cfg_attr(
-        not(feature = "tokio"),
-        allow(dead_code, reason = "a drain needs a timer")
-    )]
     Cut,
 }
 
-/// Number of phases that a task can wait for: all but the first.
-const AWAITED: usize = Phase::Cut as usize;
+/// Position of a phase that is complete: above every place.
+pub(super) const END: u32 = 1 << 31;
 
 /// State that the clones of a shutdown, its streams and its futures share.
 pub(crate) struct Shared {
-    phase: Padded<AtomicU8>,
+    positions: Padded<[AtomicU32; Phase::ALL.len()]>,
     counts: Padded<Counts>,
     close_event: OnceLock<CloseEvent>,
     /// Number of connections that were open when the last phase was entered. Locked when a connection starts.
     #[cfg(feature = "tokio")]
     cut: Mutex<Option<usize>>,
-    /// The wakers of the tasks that wait for each phase after `Open`.
-    waiters: [Mutex<Slab<Waker>>; AWAITED],
+    waiters: [Mutex<Waiters>; Phase::ALL.len()],
 }
 
-/// A value on a cache line of its own: every poll reads the phase, and every stream changes the counts.
+/// A value on a cache line of its own: every poll reads a position, and every stream changes the counts.
 #[derive(Default)]
 #[repr(align(128))]
 struct Padded<T>(T);
 
-/// A future that completes when the shutdown has reached a phase.
+/// The tasks that wait for a phase.
+#[derive(Default)]
+struct Waiters {
+    tasks: Slab<Task>,
+    /// The places and keys of the tasks in the order of their places, while the phase is spread. An entry stays when its waiter is
+    /// dropped.
+    order: Option<BinaryHeap<Reverse<(u32, usize)>>>,
+}
+
+struct Task {
+    place: u32,
+    waker: Waker,
+}
+
+/// Waits until the position of a phase passes a place.
 pub(crate) struct Waiter {
     shared: Arc<Shared>,
     phase: Phase,
+    place: u32,
     registration: Option<Registration>,
 }
 
-/// Position of a waker in its slab, and a clone that identifies the task without the lock.
+/// Key of a waker in its slab, and a clone that identifies the task without the lock.
 struct Registration {
     key: usize,
     waker: Waker,
@@ -73,6 +93,8 @@ struct Registration {
 pub(crate) struct Counts {
     started: AtomicUsize,
     ended: AtomicUsize,
+    /// Open streams that end on drain.
+    ending_on_drain: AtomicUsize,
     /// Requests whose responses are pending.
     requests: AtomicUsize,
     /// Connections that have not been dropped.
@@ -105,10 +127,21 @@ pub(crate) struct StreamGuard {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Attached(pub(crate) Vec<Arc<Shared>>);
 
+impl Phase {
+    const ALL: [Self; 3] = [Self::Draining, Self::Closed, Self::Cut];
+
+    /// Returns the phases up to this one.
+    fn and_earlier(self) -> impl Iterator<Item = Self> {
+        Self::ALL
+            .into_iter()
+            .take_while(move |phase| *phase <= self)
+    }
+}
+
 impl Default for Shared {
     fn default() -> Self {
         Self {
-            phase: Padded(AtomicU8::new(Phase::Open as u8)),
+            positions: Padded::default(),
             counts: Padded::default(),
             close_event: OnceLock::new(),
             #[cfg(feature = "tokio")]
@@ -119,40 +152,41 @@ impl Default for Shared {
 }
 
 impl Shared {
+    /// Returns `true` once the phase has begun.
     #[inline]
-    pub(crate) fn has_reached(&self, phase: Phase) -> bool {
-        self.phase.0.load(Ordering::SeqCst) >= phase as u8
+    pub(crate) fn has_begun(&self, phase: Phase) -> bool {
+        self.position(phase) > 0
     }
 
-    pub(super) fn phase(&self) -> Phase {
-        match self.phase.0.load(Ordering::SeqCst) {
-            0 => Phase::Open,
-            1 => Phase::Draining,
-            2 => Phase::Closed,
-            _ => Phase::Cut,
-        }
+    #[inline]
+    pub(super) fn position(&self, phase: Phase) -> u32 {
+        self.positions.0[phase as usize].load(Ordering::SeqCst)
     }
 
-    /// Advances to this phase, and wakes the tasks that wait for it.
+    /// Completes this phase and the phases before, and wakes the tasks that wait for them.
     ///
     /// # Panics
     ///
-    /// Passes on the first panic of a waker, after every other task has been woken.
+    /// If a waker panics, the remaining tasks are woken before the panic resumes.
     pub(crate) fn enter(&self, phase: Phase) {
-        let before = self.advance(phase);
-        self.wake(before, phase);
+        self.complete(phase);
+        self.wake(phase);
     }
 
-    /// Advances to this phase, and returns the number of the phase before.
-    fn advance(&self, phase: Phase) -> u8 {
-        self.phase.0.fetch_max(phase as u8, Ordering::SeqCst)
+    fn complete(&self, phase: Phase) {
+        for phase in phase.and_earlier() {
+            self.positions.0[phase as usize].fetch_max(END, Ordering::SeqCst);
+        }
     }
 
-    /// Wakes the tasks that wait for the phases after the first of these two.
-    fn wake(&self, before: u8, phase: Phase) {
-        let wakers = |passed: u8| mem::take(&mut *lock(&self.waiters[usize::from(passed)]));
-        let wakers = (before..phase as u8).flat_map(wakers);
-        wake_all(wakers.map(|(_, waker)| waker));
+    /// Wakes the tasks that wait for this phase or for one before, which are complete.
+    fn wake(&self, phase: Phase) {
+        let phases = phase.and_earlier();
+        wake_all(phases.flat_map(|phase| self.waiters(phase).take_due(END)));
+    }
+
+    fn waiters(&self, phase: Phase) -> MutexGuard<'_, Waiters> {
+        lock(&self.waiters[phase as usize])
     }
 
     #[inline]
@@ -175,8 +209,8 @@ impl Shared {
     /// Removes a hold, and wakes the drains if it was the last one.
     fn release(&self) {
         let is_last = self.counts().holds.fetch_sub(1, Ordering::SeqCst) == 1;
-        // A drain enters its phase before it reads the number of holds. Therefore the phase is seen here, or zero is seen there.
-        if is_last && self.has_reached(Phase::Draining) {
+        // A drain begins its phase before it reads the number of holds. Therefore the phase is seen here, or zero is seen there.
+        if is_last && self.has_begun(Phase::Draining) {
             self.counts().wake_drains();
         }
     }
@@ -190,128 +224,31 @@ impl Shared {
     pub(super) fn close_event(&self) -> Option<&CloseEvent> {
         self.close_event.get()
     }
-
-    /// Returns the wakers of the tasks that wait for this phase, which is not the first.
-    fn wakers(&self, phase: Phase) -> MutexGuard<'_, Slab<Waker>> {
-        lock(&self.waiters[phase as usize - 1])
-    }
-}
-
-impl Waiter {
-    pub(crate) fn new(shared: &Arc<Shared>, phase: Phase) -> Self {
-        Self {
-            shared: Arc::clone(shared),
-            phase,
-            registration: None,
-        }
-    }
-
-    pub(super) fn shared(&self) -> &Shared {
-        &self.shared
-    }
-
-    #[inline]
-    pub(crate) fn has_reached(&self) -> bool {
-        self.shared.has_reached(self.phase)
-    }
-
-    /// Returns `true` if this task is woken when the phase is reached.
-    #[inline(always)]
-    pub(crate) fn is_registered(&self, cx: &Context<'_>) -> bool {
-        let registration = self.registration.as_ref();
-        registration.is_some_and(|registration| registration.waker.will_wake(cx.waker()))
-    }
-
-    /// Costs an atomic load as long as the task stays the same.
-    #[inline]
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.has_reached() {
-            return Poll::Ready(());
-        }
-        if self.is_registered(cx) {
-            return Poll::Pending;
-        }
-        self.register(cx)
-    }
-
-    /// Registers this task, unless the phase is reached. For a caller that has just seen that the phase is not reached.
-    #[cfg(feature = "tokio")]
-    #[inline]
-    pub(super) fn poll_registered(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // A waker that is registered is woken, also if the phase has been reached in the meantime.
-        if self.is_registered(cx) {
-            return Poll::Pending;
-        }
-        self.register(cx)
-    }
-
-    /// Wakes the task that is registered.
-    #[cfg(feature = "tokio")]
-    pub(super) fn wake(&self) {
-        if let Some(registration) = &self.registration {
-            registration.waker.wake_by_ref();
-        }
-    }
-
-    #[cold]
-    fn register(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // Cloned and dropped without the lock: the last waker of a task may drop that task, and a stream with it.
-        let (waker, registered) = (cx.waker().clone(), cx.waker().clone());
-        let mut wakers = self.shared.wakers(self.phase);
-        // A phase is entered before its wakers are taken. Therefore either it is seen here, or this waker is among them.
-        if self.has_reached() {
-            return Poll::Ready(());
-        }
-        let (key, previous) = match self.registration.take() {
-            Some(Registration { key, waker: copy }) => {
-                let previous = wakers.get_mut(key);
-                (
-                    key,
-                    previous.map(|slot| (mem::replace(slot, registered), copy)),
-                )
-            }
-            None => (wakers.insert(registered), None),
-        };
-        drop(wakers);
-        drop(previous);
-        self.registration = Some(Registration { key, waker });
-        Poll::Pending
-    }
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        if let Some(Registration { key, .. }) = self.registration.take() {
-            // Once the phase is reached, the wakers are taken.
-            if !self.has_reached() {
-                let mut wakers = self.shared.wakers(self.phase);
-                let waker = wakers.try_remove(key);
-                drop(wakers);
-                drop(waker);
-            }
-        }
-    }
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
-            .field("phase", &self.phase())
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Waiter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waiter").finish_non_exhaustive()
-    }
 }
 
 #[cfg(feature = "tokio")]
 impl Shared {
+    /// Begins a phase that is spread, which ends no stream with a place yet.
+    pub(super) fn begin(&self, phase: Phase) {
+        self.waiters(phase).sort();
+        self.advance(phase, 1);
+    }
+
+    /// Advances a phase that has begun to this position, unless the phase is further on, and wakes the tasks whose places are
+    /// passed.
+    ///
+    /// # Panics
+    ///
+    /// Panics as [`enter`](Self::enter) does.
+    pub(super) fn advance(&self, phase: Phase, position: u32) {
+        self.positions.0[phase as usize].fetch_max(position, Ordering::SeqCst);
+        let due = self.waiters(phase).take_due(position);
+        wake_all(due);
+    }
+
     /// Counts a connection that starts now.
     pub(super) fn connect(&self) {
-        // Therefore the connection is among those that are cut, or the last phase has been entered.
+        // The lock orders this with `cut`: either `cut` counts this connection, or the connection sees `Phase::Cut`.
         let _cut = lock(&self.cut);
         self.counts().hold();
         self.counts().connections.fetch_add(1, Ordering::SeqCst);
@@ -329,15 +266,203 @@ impl Shared {
         let is_first = cut.is_none();
         // The number is set before the first connection fails, so that a drain that waits for that connection sees the number.
         let open = *cut.get_or_insert_with(|| self.counts().connections());
-        let before = self.advance(Phase::Cut);
+        self.complete(Phase::Cut);
         drop(cut);
-        self.wake(before, Phase::Cut);
+        self.wake(Phase::Cut);
         is_first.then_some(open)
     }
 
     /// Returns the number of connections that have been cut, or `None` until the last phase is entered.
     pub(super) fn connections_cut(&self) -> Option<usize> {
         *lock(&self.cut)
+    }
+}
+
+impl Waiters {
+    fn insert(&mut self, place: u32, waker: Waker) -> usize {
+        let key = self.tasks.insert(Task { place, waker });
+        if let Some(order) = &mut self.order {
+            order.push(Reverse((place, key)));
+        }
+        key
+    }
+
+    /// Puts the tasks in the order of their places. Those that register from now on are added.
+    #[cfg(feature = "tokio")]
+    fn sort(&mut self) {
+        let entries = || {
+            self.tasks
+                .iter()
+                .map(|(key, task)| Reverse((task.place, key)))
+        };
+        if self.order.is_none() {
+            self.order = Some(entries().collect());
+        }
+    }
+
+    /// Removes and returns the wakers whose places this position has passed. Before the [`END`], the tasks have to be sorted.
+    fn take_due(&mut self, position: u32) -> impl Iterator<Item = Waker> + use<> {
+        let mut due = Vec::new();
+        let mut rest = Slab::new();
+        if position >= END {
+            self.order = None;
+            rest = mem::take(&mut self.tasks);
+        } else if let Some(order) = &mut self.order {
+            while let Some(&Reverse((place, key))) = order.peek() {
+                if place >= position {
+                    break;
+                }
+                order.pop();
+                // The waiter may have been dropped, and another waiter may have its key.
+                if self
+                    .tasks
+                    .get(key)
+                    .is_some_and(|task| task.place < position)
+                {
+                    due.push(self.tasks.remove(key).waker);
+                }
+            }
+        }
+        due.into_iter()
+            .chain(rest.into_iter().map(|(_, task)| task.waker))
+    }
+}
+
+impl Waiter {
+    /// Returns a waiter that fires when the phase begins.
+    pub(crate) fn new(shared: &Arc<Shared>, phase: Phase) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            phase,
+            place: 0,
+            registration: None,
+        }
+    }
+
+    /// Returns a waiter of the stream with this number, which fires at its place in the phase, or at once if the phase has begun.
+    fn of_stream(shared: &Arc<Shared>, phase: Phase, number: usize) -> Self {
+        let mut waiter = Self::new(shared, phase);
+        if !shared.has_begun(phase) {
+            waiter.place = place(number);
+        }
+        waiter
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Costs an atomic load.
+    #[inline]
+    pub(crate) fn has_fired(&self) -> bool {
+        self.shared.position(self.phase) > self.place
+    }
+
+    /// Returns `true` if this task is woken when the waiter fires.
+    #[inline(always)]
+    pub(crate) fn is_registered(&self, cx: &Context<'_>) -> bool {
+        let registration = self.registration.as_ref();
+        registration.is_some_and(|registration| registration.waker.will_wake(cx.waker()))
+    }
+
+    /// Costs an atomic load as long as the task stays the same.
+    #[inline]
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_fired() {
+            return Poll::Ready(());
+        }
+        if self.is_registered(cx) {
+            return Poll::Pending;
+        }
+        self.register(cx.waker())
+    }
+
+    /// Registers this task, unless the waiter has fired. For a caller that has just seen that the waiter has not fired.
+    #[cfg(feature = "tokio")]
+    #[inline]
+    pub(super) fn poll_registered(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // A waker that is registered is woken, even if the waiter has fired in the meantime.
+        if self.is_registered(cx) {
+            return Poll::Pending;
+        }
+        self.register(cx.waker())
+    }
+
+    /// Wakes the task that is registered.
+    #[cfg(feature = "tokio")]
+    pub(super) fn wake(&self) {
+        if let Some(registration) = &self.registration {
+            registration.waker.wake_by_ref();
+        }
+    }
+
+    #[cold]
+    fn register(&mut self, waker: &Waker) -> Poll<()> {
+        let (waker, registered) = (waker.clone(), waker.clone());
+        let mut waiters = self.shared.waiters(self.phase);
+        if self.has_fired() {
+            return Poll::Ready(());
+        }
+        let (key, previous) = match self.registration.take() {
+            Some(Registration { key, waker: copy }) => {
+                let task = waiters.tasks.get_mut(key);
+                let previous = task.map(|task| mem::replace(&mut task.waker, registered));
+                (key, previous.map(|previous| (previous, copy)))
+            }
+            None => (waiters.insert(self.place, registered), None),
+        };
+        drop(waiters);
+        drop(previous);
+        self.registration = Some(Registration { key, waker });
+        Poll::Pending
+    }
+
+    /// Removes the waker, unless the waiter has fired. Returns the task that was registered.
+    fn deregister(&mut self) -> Option<Waker> {
+        let Registration { key, waker } = self.registration.take()?;
+        if !self.has_fired() {
+            let mut waiters = self.shared.waiters(self.phase);
+            let removed = match self.has_fired() {
+                true => None,
+                false => waiters.tasks.try_remove(key),
+            };
+            drop(waiters);
+            drop(removed);
+        }
+        Some(waker)
+    }
+
+    /// Waits for another phase, whose streams end at once if it has begun. A task that is registered stays registered, or is
+    /// woken.
+    fn move_to(&mut self, phase: Phase) {
+        let registered = self.deregister();
+        self.phase = phase;
+        if self.shared.has_begun(phase) {
+            self.place = 0;
+        }
+        if let Some(waker) = registered {
+            if self.register(&waker).is_ready() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.deregister();
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waiter").finish_non_exhaustive()
     }
 }
 
@@ -377,6 +502,15 @@ impl Counts {
 
     pub(super) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Returns the number of open streams that this phase ends.
+    pub(super) fn open_in(&self, phase: Phase) -> usize {
+        let ending_on_drain = self.ending_on_drain.load(Ordering::SeqCst);
+        match phase {
+            Phase::Draining => ending_on_drain,
+            _ => self.streams().1.saturating_sub(ending_on_drain),
+        }
     }
 
     fn has_hold(&self) -> bool {
@@ -431,31 +565,30 @@ impl Drop for Idle<'_> {
 impl StreamGuard {
     /// Counts a stream that starts now.
     pub(crate) fn new(shared: &Arc<Shared>, ends_on_drain: bool) -> Self {
-        shared.counts().hold();
-        shared.counts().started.fetch_add(1, Ordering::SeqCst);
+        let counts = shared.counts();
+        counts.hold();
+        let number = counts.started.fetch_add(1, Ordering::SeqCst);
         let phase = match ends_on_drain {
             true => Phase::Draining,
             false => Phase::Closed,
         };
+        if ends_on_drain {
+            counts.ending_on_drain.fetch_add(1, Ordering::SeqCst);
+        }
         Self {
-            waiter: Waiter::new(shared, phase),
+            waiter: Waiter::of_stream(shared, phase, number),
             is_open: true,
         }
-    }
-
-    /// Ends the stream as soon as the shutdown begins to drain.
-    pub(crate) fn end_on_drain(&mut self) {
-        self.waiter = Waiter::new(&self.waiter.shared, Phase::Draining);
     }
 
     pub(crate) fn is_of(&self, shared: &Arc<Shared>) -> bool {
         Arc::ptr_eq(&self.waiter.shared, shared)
     }
 
-    /// Returns `true` if the shutdown ends the stream.
+    /// Returns `true` if the shutdown ends the stream. Costs an atomic load.
     #[inline]
     pub(crate) fn has_fired(&self) -> bool {
-        self.waiter.has_reached()
+        self.waiter.has_fired()
     }
 
     #[inline(always)]
@@ -473,10 +606,24 @@ impl StreamGuard {
         self.waiter.shared().close_event().cloned()
     }
 
+    /// Makes the stream one that ends on drain. If its task is registered already, the drain wakes that task.
+    pub(crate) fn end_on_drain(&mut self) {
+        if self.waiter.phase != Phase::Draining {
+            if self.is_open {
+                let counts = self.waiter.shared().counts();
+                counts.ending_on_drain.fetch_add(1, Ordering::SeqCst);
+            }
+            self.waiter.move_to(Phase::Draining);
+        }
+    }
+
     /// Removes the stream from the count of open streams.
     pub(crate) fn count_out(&mut self) {
         if mem::take(&mut self.is_open) {
             let counts = self.waiter.shared().counts();
+            if self.waiter.phase == Phase::Draining {
+                counts.ending_on_drain.fetch_sub(1, Ordering::SeqCst);
+            }
             counts.ended.fetch_add(1, Ordering::SeqCst);
         }
     }
@@ -489,8 +636,14 @@ impl Drop for StreamGuard {
     }
 }
 
-/// Wakes every task, and passes on the first panic of a waker after that. No lock may be held, because a waker may poll its task
-/// at once.
+/// Returns the place of the stream with this number. The multiples of the golden ratio are spread evenly, whichever streams have
+/// ended before.
+fn place(number: usize) -> u32 {
+    (number as u32).wrapping_mul(0x9E37_79B9) >> 1
+}
+
+/// Wakes every task. If a waker panics, the remaining tasks are woken before the panic resumes. No lock may be held, because a
+/// waker may poll its task at once.
 pub(super) fn wake_all(wakers: impl Iterator<Item = Waker>) {
     let mut panic = None;
     for waker in wakers {

@@ -33,14 +33,8 @@ pub(crate) mod atomic {
     }
 
     atomic!(AtomicBool, bool, load() -> bool, swap(value) -> bool,);
-    atomic!(AtomicU8, u8, load() -> u8, fetch_max(value) -> u8,);
+    atomic!(AtomicU32, u32, load() -> u32, fetch_max(value) -> u32,);
     atomic!(AtomicUsize, usize, load() -> usize, fetch_add(value) -> usize, fetch_sub(value) -> usize,);
-
-    impl AtomicU8 {
-        pub(crate) fn new(value: u8) -> Self {
-            Self(atomic::AtomicU8::new(value))
-        }
-    }
 }
 
 /// A cell that is set once. loom has none.

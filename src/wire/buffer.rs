@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes};
 
 use super::{
     event_match::EventReader,
-    scanner::{BYTE_ORDER_MARK, Scanner, ends_in_blank_line},
+    scanner::{BYTE_ORDER_MARK, Scanner, ends_in_lf_blank_line},
 };
 use crate::report::Counts;
 
@@ -17,8 +17,8 @@ pub(crate) struct EventBuffer {
     position: Position,
     /// An event has been delivered.
     delivered: bool,
-    /// The client is at a boundary, an event has been delivered, and nothing is held. Therefore a frame that ends in a blank
-    /// line can be forwarded without a scan.
+    /// The client is at a boundary after an LF, an event has been delivered, and nothing is held. Therefore a frame that ends in a
+    /// blank line and an LF can be forwarded without a scan.
     skips_scan: bool,
     /// A keep-alive comment has been sent before the first byte of the upstream, so a byte order mark is no longer one.
     strip_byte_order_mark: bool,
@@ -85,20 +85,17 @@ impl EventBuffer {
         }
     }
 
-    /// Returns `true` if a frame that ends in a blank line needs no scan.
+    /// Returns `true` if a frame that ends in a blank line and an LF needs no scan.
     #[inline(always)]
     pub(crate) fn skips_scan(&self) -> bool {
         self.skips_scan
     }
 
-    /// Records that a frame that ends in a blank line is forwarded without a scan.
+    /// Records that a frame is forwarded without a scan.
     #[inline(always)]
     pub(crate) fn record_forwarded(&mut self, data: &[u8]) {
         self.frames += 1;
         self.bytes += data.len() as u64;
-        if data.ends_with(b"\r") != (self.position == Position::AfterCr) {
-            self.change_line_end(data);
-        }
     }
 
     /// Takes the next data of the upstream, and returns the data that is forwarded now. More may follow from
@@ -117,7 +114,7 @@ impl EventBuffer {
             return None;
         }
         let needs_scan = detect_delivery || reader.is_some();
-        if self.skips_scan && !needs_scan && ends_in_blank_line(&data) {
+        if self.skips_scan && !needs_scan && ends_in_lf_blank_line(&data) {
             self.record_forwarded(&data);
             return Some(Forward {
                 data,
@@ -180,7 +177,7 @@ impl EventBuffer {
             }
         };
         self.skips_scan =
-            self.delivered && self.held.is_none() && self.position != Position::InsideEvent;
+            self.delivered && self.held.is_none() && self.position == Position::Boundary;
         Some(forward)
     }
 
@@ -298,16 +295,6 @@ impl EventBuffer {
             delivered,
             is_end_mark,
         }
-    }
-
-    /// Continues after data that ends in another kind of line end than the data before.
-    #[cold]
-    fn change_line_end(&mut self, data: &[u8]) {
-        self.scanner.restart(data);
-        self.position = match data.ends_with(b"\r") {
-            true => Position::AfterCr,
-            false => Position::Boundary,
-        };
     }
 
     fn exceeds(&self, data: &[u8], limit: usize) -> bool {

@@ -20,9 +20,9 @@ use super::scanner::Lines;
 /// # let _ = layer;
 /// ```
 ///
-/// A stream keeps as much of an event's data as the matches need: for [`data`](Self::data), the length of the longest; for
-/// [`when`](Self::when), up to the [buffer limit](crate::SseCompletionLayer::buffer_limit). Longer data does not match. An event of any
-/// length matches by its type.
+/// A stream keeps no more of an event than the matches need: as many bytes as the longest type and the longest data have, and for
+/// [`when`](Self::when) up to the [buffer limit](crate::SseCompletionLayer::buffer_limit). Events above that limit match by
+/// their type and by their data, but not by a function.
 ///
 /// [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 #[derive(Clone)]
@@ -37,7 +37,7 @@ enum Kind {
     When(Arc<dyn Fn(&SseEvent<'_>) -> bool + Send + Sync>),
 }
 
-/// An event of the upstream, as [`EventMatch::when`] receives it.
+/// An event of the upstream, for [`EventMatch::when`] and the function of a `FirstEventLayer`.
 #[derive(Debug, Clone)]
 pub struct SseEvent<'a> {
     event_type: Cow<'a, str>,
@@ -49,6 +49,8 @@ pub struct SseEvent<'a> {
 pub(crate) struct EventReader {
     end_marks: Vec<EventMatch>,
     ignored: Vec<EventMatch>,
+    /// The buffer limit: maximum number of bytes of a type or of data that a function receives.
+    limit: usize,
     /// Maximum number of bytes of a type or of data that are kept.
     kept: usize,
     /// The current line, if it began in an earlier piece.
@@ -98,11 +100,13 @@ impl EventMatch {
     /// # let _ = layer;
     /// ```
     ///
-    /// The function is called for every delivered event, by the task that polls the body, so keep it cheap.
+    /// The function is called once for every delivered event whose type and data have up to
+    /// [`buffer_limit`](crate::SseCompletionLayer::buffer_limit) bytes each, unless a match that was added earlier matches. It is
+    /// called by the task that polls the body, so keep it cheap.
     ///
     /// # Panics
     ///
-    /// A panic of the function reaches the server that polls the body, and the stream is reported as failed.
+    /// A panic of the function reaches the server that polls the body, and the stream ends. It is reported as failed.
     pub fn when<F>(matches: F) -> Self
     where
         F: Fn(&SseEvent<'_>) -> bool + Send + Sync + 'static,
@@ -145,6 +149,26 @@ impl<'a> SseEvent<'a> {
 }
 
 impl EventReader {
+    /// Reads one whole event, without a byte order mark.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn read_event(event: &[u8]) -> Self {
+        let kept = event.len();
+        let mut reader = Self {
+            kept,
+            ..Self::default()
+        };
+        // A CRLF is split into a line end and a blank line, which is no field.
+        for line in event.split(|byte| matches!(byte, b'\n' | b'\r')) {
+            reader.read_line(line);
+        }
+        reader
+    }
+
+    /// Returns the current event.
+    pub(crate) fn event(&self) -> SseEvent<'_> {
+        SseEvent::new(&self.event_type, &self.data)
+    }
+
     /// Adds the end marks of a layer.
     pub(crate) fn add_end_marks(&mut self, end_marks: &[EventMatch]) {
         self.end_marks.extend_from_slice(end_marks);
@@ -161,6 +185,7 @@ impl EventReader {
         let matches = self.end_marks.iter().chain(&self.ignored);
         let kept = matches.map(|event_match| event_match.kept(limit)).max();
         self.kept = kept.unwrap_or(0);
+        self.limit = limit;
     }
 
     /// Returns `true` if the stream is complete with an end mark only.
@@ -198,8 +223,8 @@ impl EventReader {
             Kind::Event(event_type) => self.event_type == event_type.as_bytes(),
             Kind::Data(data) => self.data == data.as_bytes(),
             Kind::When(matches) => {
-                let is_whole = self.data.len() <= self.kept && self.event_type.len() <= self.kept;
-                is_whole && matches(&SseEvent::new(&self.event_type, &self.data))
+                let is_whole = self.data.len() <= self.limit && self.event_type.len() <= self.limit;
+                is_whole && matches(&self.event())
             }
         }
     }

@@ -266,7 +266,7 @@ impl Scanner {
 
     /// Continues after these bytes, which end in a blank line.
     #[inline]
-    pub(crate) fn restart(&mut self, bytes: &[u8]) {
+    fn restart(&mut self, bytes: &[u8]) {
         let last = bytes.last();
         self.line = last.map_or(Line::Start, |&byte| after_line_end(byte));
         self.in_event = false;
@@ -282,9 +282,15 @@ fn after_line_end(byte: u8) -> Line {
     }
 }
 
-/// Returns `true` if these bytes end in a blank line regardless of the bytes before them.
+/// Returns `true` if these bytes end in a blank line whose last byte is an LF, regardless of the bytes before them.
 #[inline(always)]
-pub(crate) fn ends_in_blank_line(bytes: &[u8]) -> bool {
+pub(crate) fn ends_in_lf_blank_line(bytes: &[u8]) -> bool {
+    bytes.ends_with(b"\n\n") || bytes.ends_with(b"\n\r\n")
+}
+
+/// Returns `true` if these bytes end in a blank line regardless of the bytes before them.
+#[inline]
+fn ends_in_blank_line(bytes: &[u8]) -> bool {
     matches!(
         bytes,
         [.., b'\n', b'\n'] | [.., b'\n' | b'\r', b'\r'] | [.., b'\n' | b'\r', b'\r', b'\n']
@@ -295,10 +301,11 @@ pub(crate) fn ends_in_blank_line(bytes: &[u8]) -> bool {
 /// end in a blank line. Events whose `data` field has no colon are not recognised.
 pub(crate) fn surely_delivers(mut lines: &[u8]) -> bool {
     while !lines.starts_with(b"data:") {
-        if lines.is_empty() {
-            return false;
+        // Lines that end in a CR alone are skipped with the next line.
+        match memchr(b'\n', lines) {
+            Some(end) => lines = &lines[end + 1..],
+            None => return false,
         }
-        lines = after_first_line(lines);
     }
     true
 }

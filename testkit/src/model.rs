@@ -3,8 +3,8 @@
 //! The model has one part for each kind of rule:
 //!
 //! - [`Outcome::decide`] is the table of endings: from what stopped a stream and how its upstream ended to the ending,
-//!   the close event and the error (C9, C11, C12, C16).
-//! - [`Forwarding`] determines the bytes of the upstream that may be forwarded so far (C4 to C7).
+//!   the close event and the rest of the upstream (C9, C11, C12, C16, C26).
+//! - [`Forwarding`] determines the bytes of the upstream that may be forwarded so far (C4 to C7), and finds end marks (C26).
 //! - [`Expected`] is everything that a stream returns and reports, predicted from the two.
 //! - [`CloseEventSpec`] is the required form of a close event on the wire (C5, C8).
 //! - [`ConnectionModel`] predicts the results of the calls of a connection that a shutdown can cut (C24).
@@ -34,6 +34,7 @@
 
 mod close_event;
 mod connection;
+mod event_match;
 mod expected;
 mod forwarding;
 mod judge;
@@ -49,6 +50,7 @@ use tower_sse_completion::Ending;
 pub use self::{
     close_event::CloseEventSpec,
     connection::{ABORTED, CALLS, Call, ConnectionModel, Returned, TIMED_OUT},
+    event_match::Match,
     expected::Expected,
     forwarding::Forwarding,
     judge::StreamJudge,
@@ -68,6 +70,10 @@ pub struct Options {
     pub buffer_limit: usize,
     /// Returns the close event of a stream with this ending.
     pub close_event: Box<dyn Fn(Ending) -> CloseEventSpec>,
+    /// The events that end a stream.
+    pub end_marks: Vec<Match>,
+    /// The events that do not reset the idle timeout.
+    pub ignored: Vec<Match>,
     /// The deadlines and the keep-alive.
     pub deadlines: Deadlines,
 }
@@ -77,7 +83,7 @@ pub struct Options {
 pub struct Deadlines {
     /// The time from the response to the end of a stream.
     pub max_age: Option<Duration>,
-    /// The time from the last delivered event to the end of a stream.
+    /// The time from the last delivered event that is not ignored to the end of a stream.
     pub idle_timeout: Option<Duration>,
     /// The silence after which a comment is sent.
     pub keep_alive: Option<Duration>,
@@ -146,6 +152,8 @@ impl Default for Options {
             policy: Policy::default(),
             buffer_limit: 64 * 1024,
             close_event: Box::new(|_| CloseEventSpec::default()),
+            end_marks: Vec::new(),
+            ignored: Vec::new(),
             deadlines: Deadlines::default(),
         }
     }

@@ -1,62 +1,44 @@
-//! Compares the instruction counts with the record. With `--record`, writes the record anew.
+//! Compares the counts of the layer with the record. With `--record`, writes the record anew.
 //!
-//! With the compiler of the record, a count may be 2 % above it. With another compiler, the instructions over those of
-//! the bare body are compared, with a tolerance of 10 %.
+//! A count may be 2 % above that of the record. If the record is of another compiler, instructions may be 10 % above it.
 
 use std::{env, error::Error, fs, process::ExitCode};
 
-use benchmarks::{
-    instructions::{Counts, count, guarded},
-    process::output,
-};
+use benchmarks::{callgrind::count_all, process::output, tables::Tables};
 
-/// The compiler, and then a count in each line.
+/// The compiler, and then the tables.
 const RECORD: &str = "benches/instructions.txt";
 
+/// The columns that do not depend on this crate, and are recorded for comparison.
+const OTHERS: [&str; 4] = ["bare", "hand written", "hand written, boxed", "do nothing"];
+
 fn main() -> Result<ExitCode, Box<dyn Error>> {
-    let compiler = output("rustc", &["--version"])?.trim().to_owned();
-    let counts = count(guarded());
+    let compiler = output("rustc", &["--version"])?;
+    let tables = count_all()?;
     if env::args().nth(1).as_deref() == Some("--record") {
-        let lines = counts
-            .iter()
-            .map(|(name, count)| format!("{name}: {count:.1}\n"));
-        fs::write(RECORD, format!("{compiler}\n{}", lines.collect::<String>()))?;
+        fs::write(RECORD, format!("{compiler}{tables}"))?;
         return Ok(ExitCode::SUCCESS);
     }
 
-    let record = fs::read_to_string(RECORD)?;
-    let (recorded_with, record) = record.split_once('\n').ok_or("the record is empty")?;
-    let record: Counts = record
-        .lines()
-        .filter_map(|line| line.rsplit_once(": "))
-        .map(|(name, count)| Ok((name.to_owned(), count.parse()?)))
-        .collect::<Result<_, Box<dyn Error>>>()?;
-    if !record.keys().eq(counts.keys()) {
+    println!("{tables}");
+    let text = fs::read_to_string(RECORD)?;
+    let record = Tables::parse(&text).ok_or("the record has another form")?;
+    let names = |tables: &Tables| tables.counts().map(|(name, _)| name).collect::<Vec<_>>();
+    if names(&record) != names(&tables) {
         return Err(format!("{RECORD} has other entries; benches/run --record").into());
     }
-    let same_compiler = recorded_with == compiler;
-    if !same_compiler {
-        println!("{RECORD} is of {recorded_with}, and this is {compiler}.");
-        println!("Compared are the instructions over the bare body, with a tolerance of 10 %.");
-    }
+    let is_same_compiler = text.starts_with(&compiler);
     let (mut passed, mut failed) = (0, 0);
-    for (name, count) in &counts {
-        let (count, recorded, limit) = if same_compiler {
-            // The record has one decimal.
-            (*count, record[name], record[name] * 1.02 + 1.0)
+    for ((name, count), (_, recorded)) in tables.counts().zip(record.counts()) {
+        if OTHERS.iter().any(|other| name.ends_with(other)) {
+            continue;
+        }
+        if count <= limit(&name, recorded, is_same_compiler) {
+            passed += 1;
         } else {
-            let (case, subject) = name.rsplit_once(", ").ok_or("a name without a subject")?;
-            if subject == "bare" {
-                continue;
-            }
-            let over_bare = |counts: &Counts| counts[name] - counts[&format!("{case}, bare")];
-            let recorded = over_bare(&record);
-            (over_bare(&counts), recorded, recorded * 1.1 + 10.0)
-        };
-        let mark = if count <= limit { "ok" } else { "FAILED" };
-        passed += usize::from(count <= limit);
-        failed += usize::from(count > limit);
-        println!("{mark:6} {name}: {count:.1}, recorded {recorded:.1}");
+            failed += 1;
+            println!("FAILED {name}: {count}, recorded {recorded}");
+        }
     }
     println!("guard: {passed} passed, {failed} failed");
     if failed > 0 || passed == 0 {
@@ -64,4 +46,14 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn limit(name: &str, recorded: f64, is_same_compiler: bool) -> f64 {
+    match is_same_compiler {
+        _ if name.starts_with("memory") => recorded * 1.02 + 0.5,
+        false => recorded * 1.1 + 10.0,
+        // The runtime reads the clock with each event. A carry from nanoseconds to seconds makes a difference of 12.
+        true if name.starts_with("delivery") => recorded * 1.02 + 15.0,
+        true => recorded * 1.02 + 0.5,
+    }
 }

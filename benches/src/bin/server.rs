@@ -1,4 +1,4 @@
-//! An axum server with one event stream for one client: `server VARIANT bare|wrapped EVENTS`. Run under callgrind.
+//! An axum server with one event stream for one client: `server VARIANT SHAPE`. Run under callgrind.
 //!
 //! Every event is delivered in a separate write: the next event is sent after a poll in which the body was pending.
 
@@ -6,7 +6,9 @@ use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::Router;
 use benchmarks::{
-    upstream::event,
+    callgrind::{UNITS, mark},
+    tables::name,
+    upstream::Shape,
     variants::{Stop, Variant},
 };
 use bytes::Bytes;
@@ -22,52 +24,56 @@ use tokio_stream::wrappers::ReceiverStream;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [variant, connection, events] = &arguments[..] else {
-        panic!("usage: server VARIANT bare|wrapped EVENTS");
+    let [variant_name, shape_name] = &arguments[..] else {
+        panic!("usage: server VARIANT SHAPE");
     };
-    let variant = Variant::named(variant);
-    let events = events.parse().expect("a number of events");
+    let variant = Variant::named(variant_name);
+    let shape = Shape::all()
+        .into_iter()
+        .find(|shape| shape.name == shape_name);
+    let event = shape.expect("a known shape").frame();
 
     let (stop, sent) = (Stop::default(), Arc::new(Notify::new()));
     let (handler_stop, all_sent) = (stop.clone(), Arc::clone(&sent));
-    let handler = async move || variant.respond(&handler_stop, deliveries(events, all_sent));
+    let handler = async move || variant.respond(&handler_stop, deliveries(event, all_sent));
     let app = Router::new().route("/", variant.route(&stop, handler));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    println!("{}", listener.local_addr()?);
+    println!("http://{}", listener.local_addr()?);
     let all_sent = async move { sent.notified().await };
-    match &connection[..] {
-        "bare" => {
-            axum::serve(listener, app)
-                .with_graceful_shutdown(all_sent)
-                .await
-        }
-        "wrapped" => {
-            let shutdown = stop.shutdown.clone();
-            let listener = MapSocket::new(listener, move |stream| {
-                shutdown
-                    .connection(stream)
-                    .write_timeout(Duration::from_secs(30))
-            });
-            axum::serve(listener, app)
-                .with_graceful_shutdown(all_sent)
-                .await
-        }
-        other => panic!("unknown connection {other:?}"),
+    if variant == Variant::LayerAndConnection {
+        let timeout = Duration::from_secs(30);
+        let listener = MapSocket::new(listener, move |stream| {
+            stop.shutdown.connection(stream).write_timeout(timeout)
+        });
+        axum::serve(listener, app)
+            .with_graceful_shutdown(all_sent)
+            .await?;
+    } else {
+        axum::serve(listener, app)
+            .with_graceful_shutdown(all_sent)
+            .await?;
     }
+    println!("{}", name("delivery", shape_name, variant_name));
+    Ok(())
 }
 
 /// Returns a stream whose task sends each event after the connection has written the previous one.
-fn deliveries(events: usize, sent: Arc<Notify>) -> impl Stream<Item = Result<Bytes, Infallible>> {
+fn deliveries(event: Bytes, sent: Arc<Notify>) -> impl Stream<Item = Result<Bytes, Infallible>> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        let event = Bytes::from(event(100));
-        for _ in 0..events {
-            // An error means that the client has left.
-            let _ = sender.send(Ok(event.clone())).await;
-            for _ in 0..4 {
-                task::yield_now().await;
+        let send = async |events| {
+            for _ in 0..events {
+                // An error means that the client has left.
+                let _ = sender.send(Ok(event.clone())).await;
+                for _ in 0..4 {
+                    task::yield_now().await;
+                }
             }
-        }
+            mark();
+        };
+        send(UNITS / 8).await;
+        send(UNITS).await;
+        drop(sender);
         sent.notify_one();
     });
     ReceiverStream::new(receiver)

@@ -6,15 +6,16 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use http::request::Parts;
 use http_body::SizeHint;
 use testkit::{
-    model::{Deadlines, Options, Policy},
+    model::{Deadlines, Match, Options, Policy},
     reports::Reports,
     script::{AfterScript, EndStream, Script, Step},
 };
-use tower_sse_completion::{Ending, SseCompletionLayer};
+use tower_sse_completion::{Ending, IdleTimeout, SseCompletionLayer};
 
 use super::{
     cancel::{Cancel, Cancellation, Canceller, Trigger, When},
     closing::Choice,
+    matches,
     times::Times,
 };
 use crate::steps;
@@ -23,9 +24,12 @@ use crate::steps;
 pub struct Input {
     pub(super) policy: Policy,
     pub(super) buffer_limit: usize,
-    /// The close events of the layer and of the response.
+    /// The close events of the layer, if it has one, and of the response.
     pub(super) close_event: Choice,
     pub(super) close_event_of_response: Option<Choice>,
+    pub(super) end_marks: Vec<Match>,
+    /// The events that do not reset the idle timeout.
+    pub(super) ignored: Vec<Match>,
     pub(super) has_shutdown: bool,
     pub(super) cancel: Option<Cancel>,
     pub(super) drop_before_poll: Option<usize>,
@@ -74,7 +78,10 @@ impl Input {
             .close_on_truncated(self.policy.close_on_truncated)
             .buffer_limit(self.buffer_limit)
             .on_end(reports.observer());
-        layer = self.close_event.configure(layer);
+        layer = match self.policy.close_event {
+            true => self.close_event.configure(layer),
+            false => layer.close_event(None),
+        };
         if self.has_shutdown {
             layer = layer.shutdown(&canceller.shutdown);
         }
@@ -83,7 +90,8 @@ impl Input {
             layer = layer.max_age(age);
         }
         if let Some(timeout) = deadlines.idle_timeout {
-            layer = layer.idle_timeout(timeout);
+            let timeout = IdleTimeout::after(timeout);
+            layer = layer.idle_timeout(matches::ignore(timeout, &self.ignored));
         }
         if let Some(interval) = deadlines.keep_alive {
             layer = layer.keep_alive(interval);
@@ -99,8 +107,14 @@ impl Input {
             Some(Trigger::ShutdownWith(choice)) => Some(choice),
             _ => None,
         };
+        let has_close_event = self.policy.close_event;
         Options {
-            policy: self.policy,
+            policy: Policy {
+                close_event: has_close_event || of_response.is_some(),
+                ..self.policy
+            },
+            end_marks: self.end_marks.clone(),
+            ignored: self.ignored.clone(),
             buffer_limit: self.buffer_limit,
             close_event: Box::new(move |ending| {
                 let of_shutdown = of_shutdown.filter(|_| ending == Ending::Cancelled);
@@ -140,6 +154,7 @@ impl<'a> Arbitrary<'a> for Input {
         };
         Ok(Self {
             policy: Policy {
+                close_event: closes & 16 == 0,
                 close_on_empty: closes & 1 == 0,
                 close_on_completed: closes & 2 != 0,
                 close_on_failed: closes & 4 != 0,
@@ -150,8 +165,13 @@ impl<'a> Arbitrary<'a> for Input {
                 0 | 192.. => 64 * 1024,
                 1..192 => usize::from(buffer_limit) - 1,
             },
-            close_event: Choice::new(choices & 15),
+            close_event: Choice::new(choices & 7),
             close_event_of_response: (choices & 16 != 0).then(|| Choice::new(choices >> 5)),
+            end_marks: matches::end_marks(closes >> 5),
+            ignored: match choices & 8 {
+                0 => Vec::new(),
+                _ => matches::ignored(),
+            },
             has_shutdown: ways & 1 != 0 || trigger != Trigger::Future,
             cancel: when.map(|when| Cancel { when, trigger }),
             drop_before_poll: (drop >= 192).then(|| usize::from(drop) - 192),

@@ -11,7 +11,10 @@ use loom::{future::block_on, thread};
 
 use super::{Task, explore};
 use crate::{
-    shutdown::{Shutdown, phase::Phase},
+    shutdown::{
+        Shutdown,
+        phase::{END, Phase},
+    },
     wire::close_event::CloseEvent,
 };
 
@@ -153,5 +156,153 @@ fn c18_stream_that_starts_during_a_close_ends() {
         drop(late);
         stream.join().expect("no panic");
         assert_eq!(shutdown.open_streams(), 0);
+    });
+}
+
+/// Advances a phase in three steps, as a spread does.
+fn spread(shutdown: &Shutdown, phase: Phase) {
+    shutdown.shared.begin(phase);
+    shutdown.shared.advance(phase, END / 5 * 2);
+    shutdown.shared.advance(phase, END);
+}
+
+#[test]
+fn c18_stream_that_registers_during_a_spread_is_woken() {
+    explore(|| {
+        let shutdown = Shutdown::new();
+        // The places of the first three streams are 0, 0.62 and 0.24.
+        let _first = shutdown.count_stream(false);
+        let streams = [(); 2].map(|()| shutdown.count_stream(false));
+        let tasks = streams
+            .map(|mut stream| thread::spawn(move || block_on(poll_fn(|cx| stream.poll_fired(cx)))));
+        spread(&shutdown, Phase::Closed);
+        for task in tasks {
+            task.join().expect("no panic");
+        }
+    });
+}
+
+#[test]
+fn c18_stream_that_is_dropped_during_a_spread_takes_its_waker_and_no_other() {
+    explore(|| {
+        let shutdown = Shutdown::new();
+        let _first = shutdown.count_stream(false);
+        let [mut other, mut dropped] = [(); 2].map(|()| shutdown.count_stream(false));
+        let (task, waker) = Task::new();
+        let polled = dropped.poll_fired(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        drop(waker);
+        let spreads = shutdown.clone();
+        let spreading = thread::spawn(move || spread(&spreads, Phase::Closed));
+        // This stream may register with the key of the other one.
+        let waiting = thread::spawn(move || block_on(poll_fn(|cx| other.poll_fired(cx))));
+        drop(dropped);
+        spreading.join().expect("no panic");
+        waiting.join().expect("no panic");
+        assert!(task.wakes() <= 1);
+        assert_eq!(Arc::strong_count(&task), 1, "no waker is left");
+    });
+}
+
+#[test]
+fn c18_two_spreads_at_once_wake_every_stream_once() {
+    explore(|| {
+        let shutdown = Shutdown::new();
+        let _first = shutdown.count_stream(false);
+        let tasks = [(); 2].map(|()| {
+            let mut stream = shutdown.count_stream(false);
+            let (task, waker) = Task::new();
+            let polled = stream.poll_fired(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+            (task, stream)
+        });
+        let second = shutdown.clone();
+        let second = thread::spawn(move || spread(&second, Phase::Closed));
+        spread(&shutdown, Phase::Closed);
+        second.join().expect("no panic");
+        for (task, mut stream) in tasks {
+            assert_eq!(task.wakes(), 1);
+            let fired = stream.poll_fired(&mut Context::from_waker(Waker::noop()));
+            assert!(fired.is_ready());
+        }
+    });
+}
+
+#[test]
+fn c18_stream_that_starts_as_a_spread_begins_ends_with_it() {
+    explore(|| {
+        let shutdown = Shutdown::new();
+        let _first = shutdown.count_stream(false);
+        let starts = shutdown.clone();
+        let stream = thread::spawn(move || {
+            let mut stream = starts.count_stream(false);
+            block_on(poll_fn(|cx| stream.poll_fired(cx)));
+        });
+        spread(&shutdown, Phase::Closed);
+        stream.join().expect("no panic");
+    });
+}
+
+#[test]
+fn c18_close_during_a_spread_wakes_every_stream() {
+    explore(|| {
+        let shutdown = Shutdown::new();
+        let _first = shutdown.count_stream(true);
+        let streams = [true, false].map(|ends_on_drain| shutdown.count_stream(ends_on_drain));
+        let tasks = streams
+            .map(|mut stream| thread::spawn(move || block_on(poll_fn(|cx| stream.poll_fired(cx)))));
+        shutdown.shared.begin(Phase::Draining);
+        shutdown.close();
+        // The drain has not seen the close.
+        shutdown.shared.advance(Phase::Draining, END / 2);
+        for task in tasks {
+            task.join().expect("no panic");
+        }
+    });
+}
+
+#[test]
+fn c18_stream_that_becomes_one_that_ends_on_drain_ends_with_the_drain() {
+    for is_registered in [false, true] {
+        explore(move || {
+            let shutdown = Shutdown::new();
+            let mut stream = shutdown.count_stream(false);
+            let (task, waker) = Task::new();
+            if is_registered {
+                let polled = stream.poll_fired(&mut Context::from_waker(&waker));
+                assert!(polled.is_pending());
+            }
+            let joins = thread::spawn(move || {
+                stream.end_on_drain();
+                stream
+            });
+            shutdown.shared.enter(Phase::Draining);
+            let mut stream = joins.join().expect("no panic");
+            assert_eq!(task.wakes(), usize::from(is_registered));
+            assert!(stream.has_fired());
+            stream.count_out();
+            drop((stream, waker));
+            assert_eq!(Arc::strong_count(&task), 1, "no waker is left");
+            assert_eq!(shutdown.shared.counts().open_in(Phase::Draining), 0);
+        });
+    }
+}
+
+#[test]
+fn c18_stream_that_becomes_one_that_ends_on_drain_ends_with_a_close() {
+    explore(|| {
+        let shutdown = Shutdown::new();
+        let mut stream = shutdown.count_stream(false);
+        let (task, waker) = Task::new();
+        let polled = stream.poll_fired(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        let joins = thread::spawn(move || {
+            stream.end_on_drain();
+            stream
+        });
+        shutdown.close();
+        let stream = joins.join().expect("no panic");
+        assert!(stream.has_fired());
+        assert!((1..=2).contains(&task.wakes()));
     });
 }

@@ -23,8 +23,12 @@ pub struct Expected {
     pub ending: Ending,
     /// The bytes of the upstream that are forwarded.
     pub bytes: Vec<u8>,
+    /// The line ends that the layer adds to an end mark.
+    pub line_ends: &'static [u8],
     /// A close event follows the bytes.
     pub close_event: bool,
+    /// The bytes include those of the unfinished event.
+    pub keeps_rest: bool,
     /// The trailers of the upstream follow.
     pub trailers: bool,
     /// The error of the upstream follows.
@@ -45,17 +49,26 @@ impl Expected {
         end: UpstreamEnd,
         policy: Policy,
     ) -> Self {
-        let outcome = Outcome::decide(stop, end, forwarding.facts(), policy);
-        let forwards_buffered = !outcome.close_event && outcome.ending != Ending::Dropped;
-        let forwarded = match forwards_buffered {
+        let facts = forwarding.facts();
+        let outcome = Outcome::decide(stop, end, facts, policy);
+        let forwarded = match outcome.keeps_rest && !facts.has_end_mark {
             true => forwarding.received().len(),
             false => forwarding.released(),
         };
+        let has_end_mark = facts.has_end_mark || facts.ends_in_end_mark;
+        let is_marked = has_end_mark && outcome.ending == Ending::Completed;
+        let expected = Self::without_tail(forwarding, outcome.ending, forwarded);
         Self {
+            line_ends: match is_marked {
+                true => forwarding.line_ends(),
+                false => b"",
+            },
+            delivered: expected.delivered || is_marked,
             close_event: outcome.close_event,
             trailers: end == UpstreamEnd::Trailers,
-            error: outcome.error,
-            ..Self::without_tail(forwarding, outcome.ending, forwarded)
+            keeps_rest: outcome.keeps_rest,
+            error: end == UpstreamEnd::Error && outcome.keeps_rest,
+            ..expected
         }
     }
 
@@ -66,7 +79,9 @@ impl Expected {
         Self {
             ending,
             bytes: forwarding.received()[start..forwarded].to_vec(),
+            line_ends: b"",
             close_event: false,
+            keeps_rest: false,
             trailers: false,
             error: false,
             delivered: forwarding.delivered_within(forwarded) > 0,
@@ -82,7 +97,7 @@ impl Expected {
 
     /// Returns the bytes of all data frames, if these are the bytes of the close event.
     pub(super) fn output_with(&self, close_event: &[u8]) -> Vec<u8> {
-        let mut output = self.bytes.clone();
+        let mut output = [&self.bytes, self.line_ends].concat();
         if self.close_event {
             if output.ends_with(b"\r") {
                 output.push(b'\n');

@@ -34,6 +34,8 @@ pub struct StreamJudge {
     /// The number of upstream bytes in the output, dropped ones included.
     forwarded: usize,
     has_close_event: bool,
+    /// The line ends that the layer has added to an end mark.
+    line_ends: &'static [u8],
     /// The number of upstream frames that the judge has seen.
     frames: usize,
     pub(super) polls: usize,
@@ -98,7 +100,8 @@ impl Judge for StreamJudge {
         }
         assert!(!was_queued || upstream_polls == 0, "C6: consecutive");
         self.receive();
-        if is_streaming && self.upstream.is_dropped() {
+        let has_end_mark = self.forwarding.facts().has_end_mark;
+        if is_streaming && self.upstream.is_dropped() && !has_end_mark {
             self.decide();
         }
         if let Phase::Ending { .. } = self.phase {
@@ -113,6 +116,9 @@ impl Judge for StreamJudge {
                     self.assert_keep_alive(&data);
                     self.assert_open(body);
                     return Progress::Ready;
+                }
+                if has_end_mark && self.upstream.is_dropped() {
+                    return self.assert_end_mark(&data, !was_queued, body);
                 }
                 self.assert_forwarded(&data, !was_queued);
                 self.after_data(body)
@@ -147,7 +153,8 @@ impl Judge for StreamJudge {
             }
         }
         let forwarded = &self.forwarding.received()[..self.forwarded];
-        assert_events(&self.output, forwarded, self.has_close_event);
+        let forwarded = [forwarded, self.line_ends].concat();
+        assert_events(&self.output, &forwarded, self.has_close_event);
     }
 }
 
@@ -156,7 +163,8 @@ impl StreamJudge {
     pub fn new(options: Options, reports: &Reports) -> Self {
         Self {
             clock: Clock::new(options.deadlines),
-            forwarding: Forwarding::new(options.buffer_limit),
+            forwarding: Forwarding::new(options.buffer_limit)
+                .matching(&options.end_marks, &options.ignored),
             options,
             upstream: Rc::default(),
             reports: reports.clone(),
@@ -164,6 +172,7 @@ impl StreamJudge {
             output: Vec::new(),
             forwarded: 0,
             has_close_event: false,
+            line_ends: b"",
             frames: 0,
             polls: 0,
             waiting_since: None,
@@ -230,13 +239,13 @@ impl StreamJudge {
         );
         if is_first && self.forwarding.is_untouched() {
             let frame = self.upstream.frame(self.frames - 1).expect("a frame");
-            let is_same = frame.as_ptr() == data.as_ptr() && frame.len() == data.len();
-            assert!(is_same, "C7: neither copied nor split");
+            assert_eq!(frame.as_ptr(), data.as_ptr(), "C7: not copied");
+            assert!(is_whole, "C7: not split");
         }
         let start = self.forwarded.max(self.forwarding.dropped());
-        let before = self.forwarding.delivered_within(self.forwarded);
+        let before = self.forwarding.traffic_within(self.forwarded);
         self.forwarded = start + data.len();
-        let after = self.forwarding.delivered_within(self.forwarded);
+        let after = self.forwarding.traffic_within(self.forwarded);
         self.clock.sent(after > before);
         self.output.extend_from_slice(data);
     }
@@ -266,13 +275,21 @@ impl StreamJudge {
 
     /// C21: an upstream that reports its end with a frame ends the stream with that frame, if nothing is to follow.
     fn after_data<B: Body<Data = Bytes>>(&mut self, body: &Driver<B>) -> Progress {
+        let facts = self.forwarding.facts();
+        assert!(
+            !facts.has_end_mark || !self.unforwarded().is_empty(),
+            "C26: ends with the mark"
+        );
         let expected = self.expected(None, UpstreamEnd::Eof);
         let may_finish = self.upstream.is_end_stream()
             && self.forwarded == self.forwarding.received().len()
             && !expected.close_event
+            && !facts.ends_in_end_mark
             && !self.upstream.is_cancelled();
-        // A stream that has seen a deadline polls its upstream to the end.
-        let may_go_on = self.stops().next().is_some() && !body.is_end_stream();
+        // A stream that has seen a deadline polls its upstream to the end. An event above the limit may become an end mark.
+        let may_become_mark = facts.expects_end_mark && facts.unfinished;
+        let may_poll_on = self.stops().next().is_some() || may_become_mark;
+        let may_go_on = may_poll_on && !body.is_end_stream();
         if !may_finish || may_go_on {
             self.assert_open(body);
             return Progress::Ready;

@@ -61,10 +61,10 @@ pub const STACKS: [Stack; 8] = [
         ..stack(
             "axum, hand-written close event",
             false,
-            Program::Axum("hand_written"),
+            Program::Axum("hand written"),
         )
     },
-    stack("axum with the layer", true, Program::Axum("layer")),
+    stack("axum with the layer", true, Program::Axum("shutdown")),
 ];
 
 impl Stack {
@@ -73,7 +73,7 @@ impl Stack {
     }
 
     pub fn has_layer(&self) -> bool {
-        self.program == Program::Axum("layer")
+        self.program == Program::Axum("shutdown")
     }
 
     /// Returns the path of numbered events with this pause between them.

@@ -25,8 +25,11 @@
 //! A path below `/without_end_marks` has the layer of the protocol without its end marks. A path below `/endings` waits for the end
 //! of the first stream with the rest of the path, and responds with the ending in its report.
 //!
+//! [`first_event`] has the situations of an upstream that dies before its first event.
+//!
 //! The server prints its URL, and ends when its input ends.
 
+mod first_event;
 mod samples;
 mod table;
 mod without_end_marks;
@@ -75,7 +78,7 @@ fn app() -> Router {
     let endings = Arc::new(Endings::default());
     let reports = Arc::clone(&endings);
     let ending = async move |Path(path): Path<String>| ending(&reports, &path).await;
-    let mut app = Router::new()
+    let mut app = first_event::routes()
         .route("/", get(async || Html(PAGE)))
         .route("/endings/{*path}", get(ending));
     let marked = without_end_marks::CLIENTS;

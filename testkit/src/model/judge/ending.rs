@@ -47,7 +47,9 @@ impl StreamJudge {
             candidates.push(self.expected(None, end));
         }
         let expected = &candidates[0];
-        let has_buffered = !expected.close_event && !self.forwarding.buffered().is_empty();
+        self.line_ends = expected.line_ends;
+        let rest = [self.forwarding.buffered(), self.line_ends].concat();
+        let has_buffered = expected.keeps_rest && !rest.is_empty();
         let tail = [
             expected.close_event.then_some(Item::CloseEvent),
             has_buffered.then_some(Item::Buffered),
@@ -96,7 +98,8 @@ impl StreamJudge {
             Some(Item::Error) => assert_eq!(returned, UpstreamPoll::Error, "C12: the error"),
             Some(Item::Trailers) => assert_eq!(returned, UpstreamPoll::Trailers, "C13: trailers"),
             Some(Item::Buffered) => {
-                assert_eq!(data, self.forwarding.buffered(), "C4: the buffered bytes");
+                let rest = [self.forwarding.buffered(), self.line_ends].concat();
+                assert_eq!(data, rest, "C4, C26: the buffered bytes");
                 self.forwarded = self.forwarding.received().len();
             }
             Some(Item::CloseEvent) => {
@@ -125,6 +128,39 @@ impl StreamJudge {
             true => self.ended(body),
             false => Progress::Ready,
         }
+    }
+
+    /// C26: the last frame, which ends in the end mark.
+    pub(super) fn assert_end_mark<B>(
+        &mut self,
+        data: &Bytes,
+        is_first: bool,
+        body: &mut Driver<B>,
+    ) -> Progress
+    where
+        B: Body<Data = Bytes, Error = ScriptError>,
+    {
+        let expected = self.expected(None, UpstreamEnd::Open);
+        self.line_ends = expected.line_ends;
+        let forwarded = data
+            .strip_suffix(self.line_ends)
+            .expect("C26: the LF after a CR");
+        self.assert_forwarded(&data.slice_ref(forwarded), is_first);
+        assert_eq!(
+            self.forwarded,
+            self.forwarding.released(),
+            "C26: the whole mark"
+        );
+        self.output.extend_from_slice(self.line_ends);
+        let hints = (body.is_end_stream(), body.size_hint().exact());
+        assert_eq!(hints, (false, Some(0)), "C13: the hints after the mark");
+        expected.assert_report(&self.reports.only(), self.output.len());
+        self.phase = Phase::Ending {
+            tail: Default::default(),
+            candidates: vec![expected],
+            must_yield: false,
+        };
+        Progress::Ready
     }
 
     /// C2: the upstream has reported its end and continues, so every frame passes unchanged.

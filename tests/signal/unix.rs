@@ -1,0 +1,210 @@
+//! The handlers of Unix, which end the process themselves.
+
+use std::{
+    io,
+    process::{self, Command},
+    sync::Arc,
+    task::Wake,
+};
+
+use tower_sse_completion::stop_signal;
+
+use super::{ENDED, GUIDE, Process, block, is_child, runtime, wait_with};
+
+pub(super) type Child = process::Child;
+
+/// The signals that ask a process to stop, each with the exit status of the process that the second one ends.
+pub(super) const SIGNALS: &[(&str, i32)] = &[("INT", 130), ("TERM", 143)];
+
+pub(super) fn spawn(command: &mut Command) -> io::Result<Child> {
+    command.spawn()
+}
+
+pub(super) fn send(child: &mut Child, signal: &str) {
+    let kill = format!("kill -{signal} {}", child.id());
+    let sent = Command::new("sh").args(["-c", &kill]).status();
+    assert!(sent.expect("a shell").success(), "{kill}");
+}
+
+/// Waits for the signal in a runtime.
+fn wait_for_stop() {
+    runtime().block_on(async {
+        let signal = stop_signal().expect("a signal handler");
+        eprintln!("waiting");
+        signal.await;
+    });
+}
+
+/// A waker that blocks its caller.
+struct Blocking;
+
+impl Wake for Blocking {
+    fn wake(self: Arc<Self>) {
+        eprintln!("blocked");
+        block();
+    }
+}
+
+#[test]
+fn c25_second_signal_ends_the_process_although_a_waker_blocks() {
+    if is_child() {
+        wait_with(Blocking);
+    }
+    let mut process =
+        Process::start("unix::c25_second_signal_ends_the_process_although_a_waker_blocks");
+    process.wait_for("waiting");
+    process.signal("TERM");
+    process.wait_for("blocked");
+    process.signal("TERM");
+    assert_eq!(process.wait().code(), Some(143));
+}
+
+/// A value whose destructor blocks.
+struct Endless;
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        eprintln!("exiting");
+        block();
+    }
+}
+
+thread_local! {
+    /// `exit` drops the values of its thread, both when it is called and when `main` has returned.
+    static ENDLESS: Endless = const { Endless };
+}
+
+#[test]
+fn c25_second_signal_ends_the_process_although_an_exit_handler_hangs() {
+    if is_child() {
+        ENDLESS.with(|_| {});
+        wait_for_stop();
+        process::exit(ENDED);
+    }
+    let mut process =
+        Process::start("unix::c25_second_signal_ends_the_process_although_an_exit_handler_hangs");
+    process.wait_for("waiting");
+    process.signal("INT");
+    process.wait_for("exiting");
+    process.signal("TERM");
+    assert_eq!(process.wait().code(), Some(143));
+}
+
+/// Stops the process, sends these signals, and continues the process, which receives the signals then.
+#[cfg(target_os = "linux")]
+fn send_together(process: &mut Process, signals: &[&str]) {
+    process.signal("STOP");
+    // A thread that has not stopped yet would handle the first of the signals at once.
+    let id = process.child.id();
+    let has_stopped = || {
+        let threads = std::fs::read_dir(format!("/proc/{id}/task"));
+        threads.expect("a folder").all(|thread| {
+            let status = thread.expect("an entry").path().join("status");
+            std::fs::read_to_string(status).is_ok_and(|status| status.contains("State:\tT"))
+        })
+    };
+    runtime().block_on(testkit::wait::until(has_stopped));
+    for signal in signals {
+        process.signal(signal);
+    }
+    process.signal("CONT");
+}
+
+/// On Linux, because `/proc` shows that the process has stopped.
+#[cfg(target_os = "linux")]
+#[test]
+fn c25_equal_signals_that_are_pending_together_are_one() {
+    if is_child() {
+        wait_for_stop();
+        process::exit(ENDED);
+    }
+    let mut process = Process::start("unix::c25_equal_signals_that_are_pending_together_are_one");
+    process.wait_for("waiting");
+    send_together(&mut process, &["TERM", "TERM", "TERM"]);
+    assert_eq!(process.wait().code(), Some(ENDED));
+}
+
+/// On Linux, because `/proc` shows that the process has stopped.
+#[cfg(target_os = "linux")]
+#[test]
+fn c25_different_signals_that_are_pending_together_are_two() {
+    if is_child() {
+        wait_for_stop();
+        process::exit(ENDED);
+    }
+    let mut process =
+        Process::start("unix::c25_different_signals_that_are_pending_together_are_two");
+    process.wait_for("waiting");
+    send_together(&mut process, &["INT", "TERM"]);
+    // The system chooses their order.
+    let status = process.wait().code();
+    assert!(matches!(status, Some(130 | 143)), "{status:?}");
+}
+
+/// On Linux, because `/proc` has the threads of the process.
+#[cfg(target_os = "linux")]
+#[test]
+fn c20_stop_signal_starts_no_thread() {
+    fn threads() -> usize {
+        let folder = std::fs::read_dir("/proc/self/task");
+        folder.expect("a folder").count()
+    }
+
+    if is_child() {
+        let runtime = runtime();
+        let before = threads();
+        let _entered = runtime.enter();
+        let _signal = stop_signal().expect("a signal handler");
+        assert_eq!(threads(), before);
+        process::exit(ENDED);
+    }
+    let process = Process::start("unix::c20_stop_signal_starts_no_thread");
+    assert_eq!(process.wait().code(), Some(ENDED));
+}
+
+include!("snippets/any_stop_signal.rs");
+
+#[test]
+fn c25_recipe_for_other_signals_completes_at_each_of_them() {
+    if is_child() {
+        runtime().block_on(async {
+            let signal = any_stop_signal().expect("signal handlers");
+            eprintln!("waiting");
+            signal.await;
+        });
+        process::exit(ENDED);
+    }
+    assert!(GUIDE.contains(include_str!("snippets/any_stop_signal.rs")));
+    for signal in ["INT", "TERM", "QUIT", "HUP"] {
+        let mut process =
+            Process::start("unix::c25_recipe_for_other_signals_completes_at_each_of_them");
+        process.wait_for("waiting");
+        process.signal(signal);
+        assert_eq!(process.wait().code(), Some(ENDED), "SIG{signal}");
+    }
+}
+
+#[test]
+fn c25_second_signal_ends_a_process_that_sigquit_has_stopped() {
+    if is_child() {
+        runtime().block_on(async {
+            let signal = any_stop_signal().expect("signal handlers");
+            eprintln!("waiting");
+            signal.await;
+            eprintln!("stopped");
+            block();
+        });
+    }
+    let mut process =
+        Process::start("unix::c25_second_signal_ends_a_process_that_sigquit_has_stopped");
+    process.wait_for("waiting");
+    process.signal("QUIT");
+    process.wait_for("stopped");
+    // SIGQUIT and SIGHUP do not count, so SIGINT is the first signal and SIGTERM the second.
+    for signal in ["QUIT", "HUP", "INT", "TERM"] {
+        process.signal(signal);
+    }
+    // The system chooses their order if both are pending.
+    let status = process.wait().code();
+    assert!(matches!(status, Some(130 | 143)), "{status:?}");
+}
