@@ -76,6 +76,12 @@ for (const situation of ["shutdown", "unmarked"]) {
 // to the clients of OpenAI.
 const noChunks = "AnthropicError: request ended without sending any chunks";
 for (const [name, skipped] of Object.entries({ openai: undefined, openai_responses: undefined, anthropic: noChunks })) {
+  // The close event follows the error, but the client reads no further.
+  test(`${name}, upstream_error`, { timeout: 60_000 }, async () => {
+    const seen = await read(clients[name].run, `${server.url}/${name}/upstream_error`);
+    assert.equal(seen.text, "one ");
+    assert.equal(seen.error, results[name].closed.replace("restart", "overloaded"));
+  });
   for (const [situation, error] of Object.entries({ unframed: results[name].closed, skipped_unframed: skipped })) {
     test(`${name}, ${situation}`, { timeout: 60_000 }, async () => {
       const seen = await read(clients[name].run, `${server.url}/${name}/${situation}`);

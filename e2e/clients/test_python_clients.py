@@ -163,6 +163,16 @@ def test_end_mark(server, client, variant, situation):
     assert (text, error, ending) == end_mark_results(client, variant)[situation]
 
 
+@pytest.mark.parametrize("client", CLIENTS)
+def test_error_of_the_upstream(server, client):
+    """The close event follows the error, but the client reads no further."""
+    run, *_, closed, _ = CLIENTS[client]
+    text, error = read(run, f"{server}/{client}/upstream_error")
+    assert (text, error[0]) == ("one ", closed[0])
+    assert "overloaded" in error[1]
+    assert "restart" not in error[1]
+
+
 # The error object is not an event. Without the layer, the response looks complete and empty.
 @pytest.mark.parametrize("client", CLIENTS)
 def test_unframed_error(server, client):

@@ -15,6 +15,7 @@
 //! | `unmarked` | ends between two events, without the protocol's end mark |
 //! | `silence` | is complete, and pauses for longer than the interval of the keep-alive |
 //! | `unframed` | is an error object that is not an event |
+//! | `upstream_error` | ends with an error of the upstream, in an event |
 //! | `skipped_unframed` | the same, and opts out of the layer |
 //! | `unfinished_mark` | is complete, but for the blank line of its end mark |
 //! | `failed_after_mark` | fails after its end mark |
@@ -55,6 +56,12 @@ use crate::samples::{AFTER_FEED, Sample};
 const PAGE: &str = "<!doctype html><title>clients</title><link rel=icon href=data:,><body>";
 const KEEP_ALIVE: Duration = Duration::from_millis(50);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// An error in an event, as the APIs of OpenAI and Anthropic send it.
+const UPSTREAM_ERROR: &str = concat!(
+    "event: error\n",
+    r#"data: {"type":"error","error":{"type":"overloaded_error","message":"overloaded"}}"#,
+    "\n\n",
+);
 /// An error of an upstream that does not frame its errors.
 const UNFRAMED: &str = r#"{"error":{"message":"overloaded"}}"#;
 
@@ -163,6 +170,7 @@ fn respond(sample: Sample, path: &str, last_id: Option<&[u8]>) -> Response {
                 .boxed()
         }
         "unframed" | "skipped_unframed" => frames(&[UNFRAMED]).boxed(),
+        "upstream_error" => frames(&[whole, UPSTREAM_ERROR]).boxed(),
         "unfinished_mark" => {
             let rest = rest.strip_suffix('\n').expect("a blank line");
             frames(&[whole, half, rest]).boxed()
