@@ -195,27 +195,29 @@ impl From<Duration> for IdleTimeout {
     }
 }
 
+impl Deadlines {
+    /// Returns `true` if the layer has nothing to time.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.max_age.is_none() && self.idle_timeout.is_none() && self.keep_alive.is_none()
+    }
+}
+
 impl DeadlineTimer {
     /// Adds the deadlines of a layer to those of the layers inside of it. The earliest deadline and the shortest interval hold, and
-    /// the comment of the innermost layer. The clock is not read if the layer has nothing to time.
+    /// the comment of the innermost layer.
     ///
     /// Returns the matches of the layer's idle timeout, if that is the shortest.
     pub(crate) fn add<'a>(
-        stream: &mut Option<Box<Self>>,
+        stream: &mut Option<Self>,
         layer: &'a Deadlines,
     ) -> Option<&'a [EventMatch]> {
-        if layer.max_age.is_none() && layer.idle_timeout.is_none() && layer.keep_alive.is_none() {
-            return None;
-        }
         let now = Instant::now();
-        let mut deadlines = stream.take().unwrap_or_else(|| {
-            Box::new(Self {
-                expires_at: None,
-                idle: None,
-                keep_alive: None,
-                timer: Box::pin(sleep_until(now)),
-                waker: None,
-            })
+        let mut deadlines = stream.take().unwrap_or_else(|| Self {
+            expires_at: None,
+            idle: None,
+            keep_alive: None,
+            timer: Box::pin(sleep_until(now)),
+            waker: None,
         });
         if let Some(ages) = &layer.max_age {
             let expires_at = after(now, drawn(ages));
@@ -254,6 +256,7 @@ impl DeadlineTimer {
     }
 
     /// Records that data is forwarded, and whether the data delivers an event.
+    #[inline(always)]
     pub(crate) fn record_forwarded(&mut self, delivered: bool) {
         if self.idle.is_none() && self.keep_alive.is_none() {
             return;
