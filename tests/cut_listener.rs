@@ -1,4 +1,5 @@
 //! The listener for axum, around listeners of several kinds.
+#![cfg(not(miri))]
 
 #[path = "../examples/support/cut_listener.rs"]
 mod cut_listener;
