@@ -255,7 +255,7 @@ mod system {
                     false => Poll::Pending,
                 }
             })
-            .await
+            .await;
         }
     }
 }

@@ -107,6 +107,31 @@ fn c20_pending_request_takes_no_allocation() {
     assert_eq!(request(), 0);
 }
 
+#[tokio::test]
+async fn c18_spread_drain_that_is_dropped_keeps_no_memory() {
+    const STREAMS: usize = 1000;
+    let shutdown = Shutdown::new();
+    let layer = SseCompletionLayer::new()
+        .shutdown(&shutdown)
+        .end_on_drain(|_| true);
+    let mut cx = Context::from_waker(Waker::noop());
+    let _streams = [(); STREAMS].map(|()| {
+        let mut body = Box::pin(event_stream(&layer, Script::silent()));
+        assert!(body.as_mut().poll_frame(&mut cx).is_pending());
+        body
+    });
+    let kept = allocation_counter::measure(|| {
+        let mut drain = shutdown.drain(Duration::MAX).spread_over(Duration::MAX);
+        assert!(Pin::new(&mut drain).poll(&mut cx).is_pending());
+    });
+    assert!(
+        kept.bytes_max > 10 * STREAMS as u64,
+        "the places are sorted"
+    );
+    // The list of drains keeps its capacity.
+    assert!(kept.bytes_current <= 128, "{} bytes", kept.bytes_current);
+}
+
 #[test]
 fn c24_call_of_a_wrapped_connection_takes_no_allocation() {
     use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, empty};

@@ -64,8 +64,8 @@ struct Padded<T>(T);
 #[derive(Default)]
 struct Waiters {
     tasks: Slab<Task>,
-    /// The places and keys of the tasks in the order of their places, while the phase is spread. An entry stays when its waiter is
-    /// dropped.
+    /// The places and keys of the tasks in the order of their places, from the first step of a spread to the last one. An entry
+    /// stays when its waiter is dropped.
     order: Option<BinaryHeap<Reverse<(u32, usize)>>>,
 }
 
@@ -228,14 +228,8 @@ impl Shared {
 
 #[cfg(feature = "tokio")]
 impl Shared {
-    /// Begins a phase that is spread, which ends no stream with a place yet.
-    pub(super) fn begin(&self, phase: Phase) {
-        self.waiters(phase).sort();
-        self.advance(phase, 1);
-    }
-
-    /// Advances a phase that has begun to this position, unless the phase is further on, and wakes the tasks whose places are
-    /// passed.
+    /// Advances a phase to this position, unless the phase is further on, and wakes the tasks whose places are passed. A phase that
+    /// is spread begins with position 1.
     ///
     /// # Panics
     ///
@@ -244,6 +238,12 @@ impl Shared {
         self.positions.0[phase as usize].fetch_max(position, Ordering::SeqCst);
         let due = self.waiters(phase).take_due(position);
         wake_all(due);
+    }
+
+    /// Forgets the order of the places, because no further step is expected. Another step makes the order anew.
+    pub(super) fn forget_order(&self, phase: Phase) {
+        let order = self.waiters(phase).order.take();
+        drop(order);
     }
 
     /// Counts a connection that starts now.
@@ -287,27 +287,17 @@ impl Waiters {
         key
     }
 
-    /// Puts the tasks in the order of their places. Those that register from now on are added.
-    #[cfg(feature = "tokio")]
-    fn sort(&mut self) {
-        let entries = || {
-            self.tasks
-                .iter()
-                .map(|(key, task)| Reverse((task.place, key)))
-        };
-        if self.order.is_none() {
-            self.order = Some(entries().collect());
-        }
-    }
-
-    /// Removes and returns the wakers whose places this position has passed. Before the [`END`], the tasks have to be sorted.
+    /// Removes and returns the wakers whose places this position has passed.
     fn take_due(&mut self, position: u32) -> impl Iterator<Item = Waker> + use<> {
         let mut due = Vec::new();
         let mut rest = Slab::new();
         if position >= END {
             self.order = None;
             rest = mem::take(&mut self.tasks);
-        } else if let Some(order) = &mut self.order {
+        } else {
+            let entries = self.tasks.iter();
+            let entries = entries.map(|(key, task)| Reverse((task.place, key)));
+            let order = self.order.get_or_insert_with(|| entries.collect());
             while let Some(&Reverse((place, key))) = order.peek() {
                 if place >= position {
                     break;

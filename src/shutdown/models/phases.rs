@@ -161,7 +161,7 @@ fn c18_stream_that_starts_during_a_close_ends() {
 
 /// Advances a phase in three steps, as a spread does.
 fn spread(shutdown: &Shutdown, phase: Phase) {
-    shutdown.shared.begin(phase);
+    shutdown.shared.advance(phase, 1);
     shutdown.shared.advance(phase, END / 5 * 2);
     shutdown.shared.advance(phase, END);
 }
@@ -229,6 +229,24 @@ fn c18_two_spreads_at_once_wake_every_stream_once() {
 }
 
 #[test]
+fn c18_spread_goes_on_although_another_drain_is_dropped() {
+    explore(|| {
+        let shutdown = Shutdown::new();
+        let _first = shutdown.count_stream(false);
+        let mut stream = shutdown.count_stream(false);
+        let other = shutdown.clone();
+        let task = thread::spawn(move || block_on(poll_fn(|cx| stream.poll_fired(cx))));
+        let dropped = thread::spawn(move || {
+            other.shared.advance(Phase::Closed, 1);
+            other.shared.forget_order(Phase::Closed);
+        });
+        spread(&shutdown, Phase::Closed);
+        dropped.join().expect("no panic");
+        task.join().expect("no panic");
+    });
+}
+
+#[test]
 fn c18_stream_that_starts_as_a_spread_begins_ends_with_it() {
     explore(|| {
         let shutdown = Shutdown::new();
@@ -251,7 +269,7 @@ fn c18_close_during_a_spread_wakes_every_stream() {
         let streams = [true, false].map(|ends_on_drain| shutdown.count_stream(ends_on_drain));
         let tasks = streams
             .map(|mut stream| thread::spawn(move || block_on(poll_fn(|cx| stream.poll_fired(cx)))));
-        shutdown.shared.begin(Phase::Draining);
+        shutdown.shared.advance(Phase::Draining, 1);
         shutdown.close();
         // The drain has not seen the close.
         shutdown.shared.advance(Phase::Draining, END / 2);
