@@ -60,7 +60,7 @@ pin_project! {
             if matches!(this.stream, Stream::PassThrough) {
                 return;
             }
-            // The stream is dropped after its upstream, and also if the destructor of the upstream panics.
+            // The stream is dropped after its upstream, even if the destructor of the upstream panics.
             if let Some(mut stream) = this.stream.take() {
                 stream.drop_upstream(this.upstream);
             }

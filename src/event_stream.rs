@@ -107,7 +107,7 @@ pub(crate) enum Tail<E> {
     Error(E),
 }
 
-/// What a layer keeps of a request for the stream of its response.
+/// Data of a request that a layer keeps for the stream of the response.
 pub(crate) struct RequestContext {
     pub(crate) config: Arc<Config>,
     cancellation: Option<Cancellation>,

@@ -23,7 +23,7 @@ use tower_sse_completion::{Drained, ResponseBody, Shutdown, SseCompletionLayer};
 
 const GRACE: Duration = Duration::from_secs(10);
 const WINDOW: Duration = Duration::from_secs(5);
-/// So many streams end in each second of the window that the window is not shortened.
+/// Number of streams that end in each second of a window that is not shortened.
 const STREAMS: usize = 2000;
 const SECOND: Duration = Duration::from_secs(1);
 /// The time in which reconnects are counted.

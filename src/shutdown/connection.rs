@@ -392,7 +392,7 @@ impl Link {
         Poll::Ready(())
     }
 
-    /// Notes that a write has accepted bytes, or that a flush has completed.
+    /// Records that a write has accepted bytes, or that a flush has completed.
     fn progressed(&mut self, progress: Operation) {
         if let Stall::Pending { operation, .. } = self.stall {
             // The flush of a socket completes at once, and is no progress of a pending write.

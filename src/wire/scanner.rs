@@ -64,7 +64,7 @@ enum Line {
     Comment,
 }
 
-/// What a line end ends.
+/// The unit that a line end ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
     /// Nothing: the LF of a CRLF. The line ended with the CR.
