@@ -236,7 +236,7 @@ impl<T> Connection<T> {
         let polled = poll(this.io, cx);
         match &polled {
             Poll::Pending => return this.link.poll_write_pending(cx, operation).map(Err),
-            Poll::Ready(Ok(result)) if is_progress(result) => this.link.progressed(operation),
+            Poll::Ready(Ok(result)) if is_progress(result) => this.link.record_progress(operation),
             Poll::Ready(_) => {}
         }
         this.link.register_writer(cx)?;
@@ -393,7 +393,7 @@ impl Link {
     }
 
     /// Records that a write has accepted bytes, or that a flush has completed.
-    fn progressed(&mut self, progress: Operation) {
+    fn record_progress(&mut self, progress: Operation) {
         if let Stall::Pending { operation, .. } = self.stall {
             // The flush of a socket completes at once, and is no progress of a pending write.
             if progress == Operation::Write || progress == operation {
