@@ -587,10 +587,16 @@ impl EventStream {
         if stop == Some(Stop::Cancelled) {
             return stop;
         }
+        // If a cancellation panics, the stream has ended: the upstream must not be polled again.
+        let phase = mem::replace(&mut self.phase, Phase::Done);
+        self.frames_until_check = 0;
         let cancelled = future::poll_fn(|cx| self.poll_cancelled(cx));
         match coop::poll_unconstrained(cancelled, cx) {
             Poll::Ready(()) => Some(Stop::Cancelled),
-            Poll::Pending => stop,
+            Poll::Pending => {
+                self.phase = phase;
+                stop
+            }
         }
     }
 

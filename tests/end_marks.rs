@@ -2,7 +2,10 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -922,6 +925,19 @@ fn c26_several_marks_add_up() {
         assert_eq!(output.text(), format!("{EVENT}{stream}"));
         assert_eq!(ending(&reports), Ending::Completed);
     }
+}
+
+#[test]
+fn c26_function_of_a_layer_that_wraps_a_stream_twice_is_called_once_for_each_event() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let layer = SseCompletionLayer::new().end_mark(EventMatch::when(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        false
+    }));
+    let twice = layer_fn(|service| layer.layer(layer.layer(service)));
+    drive(&twice, Script::frames([EVENT, EVENT])).rest();
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
 }
 
 #[test]

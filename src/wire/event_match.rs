@@ -116,6 +116,17 @@ impl EventMatch {
         }
     }
 
+    /// Returns `true` if the other one is the same condition.
+    fn is(&self, other: &Self) -> bool {
+        match (&self.kind, &other.kind) {
+            (Kind::Event(text), Kind::Event(other)) | (Kind::Data(text), Kind::Data(other)) => {
+                text == other
+            }
+            (Kind::When(matches), Kind::When(other)) => Arc::ptr_eq(matches, other),
+            _ => false,
+        }
+    }
+
     /// Returns the number of bytes that have to be kept for this match.
     fn kept(&self, buffer_limit: usize) -> usize {
         match &self.kind {
@@ -169,9 +180,13 @@ impl EventReader {
         SseEvent::new(&self.event_type, &self.data)
     }
 
-    /// Adds the end marks of a layer.
+    /// Adds the end marks of a layer, each once.
     pub(crate) fn add_end_marks(&mut self, end_marks: &[EventMatch]) {
-        self.end_marks.extend_from_slice(end_marks);
+        for end_mark in end_marks {
+            if !self.end_marks.iter().any(|known| known.is(end_mark)) {
+                self.end_marks.push(end_mark.clone());
+            }
+        }
     }
 
     /// Sets the events that are no traffic for the idle timeout.
