@@ -18,7 +18,7 @@
 //! `ENDED_BY=nothing`, the server waits for the subscriptions, which never end. `ENDED_BY=token` cancels rmcp's own token:
 //! every stream ends at once, and the results are lost.
 
-use std::{env, error::Error, ops::RangeInclusive, time::Duration};
+use std::{env, error::Error, future::IntoFuture, ops::RangeInclusive, time::Duration};
 
 use axum::{
     Router,
@@ -163,17 +163,19 @@ pub(crate) async fn serve(
         listener,
         shutdown: shutdown.clone(),
     };
-    let begin_shutdown = async move {
+    let server = axum::serve(listener, Router::new().route("/mcp", routes));
+    if ended_by == EndedBy::Layer {
+        let server = server.with_graceful_shutdown(shutdown.draining());
+        let (served, _) = tokio::join!(server.into_future(), shutdown.drain(grace).after(stop));
+        return Ok(served?);
+    }
+    let stopped = async move {
         stop.await;
-        match ended_by {
-            EndedBy::Layer => drop(tokio::spawn(shutdown.drain(grace))),
-            EndedBy::Token => token.cancel(),
-            EndedBy::Nothing => {}
+        if ended_by == EndedBy::Token {
+            token.cancel();
         }
     };
-    Ok(axum::serve(listener, Router::new().route("/mcp", routes))
-        .with_graceful_shutdown(begin_shutdown)
-        .await?)
+    Ok(server.with_graceful_shutdown(stopped).await?)
 }
 
 /// Returns the routes with the layer, which does not end a subscription by POST: the stream could end before the result of

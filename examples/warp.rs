@@ -30,8 +30,8 @@ const GRACE: Duration = Duration::from_secs(5);
 async fn main() -> Result<(), Box<dyn Error>> {
     let listener = listen::listen(&["curl -N /events", "curl /hello"]).await?;
     let shutdown = Shutdown::new();
-    tokio::spawn(shutdown.drain(GRACE).after(stop_signal()?));
-    serve(listener, &shutdown).await;
+    let drain = shutdown.drain(GRACE).after(stop_signal()?);
+    tokio::join!(serve(listener, &shutdown), drain);
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::{
-    event_stream::{EventStream, Upstream},
+    event_stream::{EventStream, PollFrame, Upstream},
     slot::Slot,
 };
 
@@ -57,7 +57,10 @@ pin_project! {
     {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            // The stream is dropped after its upstream, and also if the destructor of the upstream panics.
+            if matches!(this.stream, Stream::PassThrough) {
+                return;
+            }
+            // The stream is dropped after its upstream, even if the destructor of the upstream panics.
             if let Some(mut stream) = this.stream.take() {
                 stream.drop_upstream(this.upstream);
             }
@@ -100,10 +103,22 @@ impl Stream {
         }
     }
 
-    /// Takes the state out of the slot, with the first poll.
+    /// Takes the state out of the slot, and polls the body for the first time.
     #[cold]
-    fn claim(&mut self) {
+    #[inline(never)]
+    fn poll_first<B>(
+        &mut self,
+        upstream: Pin<&mut Upstream<B>>,
+        cx: &mut Context<'_>,
+    ) -> PollFrame<Bytes, B::Error>
+    where
+        B: Body<Data: Into<Bytes>>,
+    {
         *self = self.take().map_or(Self::PassThrough, Self::Polled);
+        match self {
+            Self::Polled(stream) => stream.poll_slow(upstream, cx, None),
+            _ => upstream.poll_frame(cx),
+        }
     }
 
     /// Returns `true` if the hints of the body are those of its upstream.
@@ -123,20 +138,23 @@ where
     type Data = Bytes;
     type Error = B::Error;
 
+    // Inlined into the poll of an outer layer, where this body is a pass-through.
+    #[inline(always)]
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
-        if let Stream::Unpolled(_) = this.stream {
-            this.stream.claim();
+        if let Stream::Polled(stream) = this.stream {
+            return stream.poll_frame(this.upstream, cx);
         }
         match this.stream {
-            Stream::Polled(stream) => stream.poll_frame(this.upstream, cx),
-            Stream::PassThrough | Stream::Unpolled(_) => this.upstream.poll_frame(cx),
+            Stream::Unpolled(_) => this.stream.poll_first(this.upstream, cx),
+            _ => this.upstream.poll_frame(cx),
         }
     }
 
+    #[inline(always)]
     fn is_end_stream(&self) -> bool {
         match &self.stream {
             Stream::Polled(stream) => stream.is_end_stream(),

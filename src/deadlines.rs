@@ -38,6 +38,8 @@ use crate::{
 /// blank lines instead of parsing it lose the next event without that blank line, because the comment is its first line then.
 ///
 /// [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+#[doc(alias = "heartbeat")]
+#[doc(alias = "ping")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeepAlive {
     pub(crate) interval: Duration,
@@ -178,6 +180,8 @@ impl IdleTimeout {
     }
 
     /// Leaves matching events out of account: they do not reset the timeout. Several matches add up.
+    ///
+    /// If several layers around a stream have an idle timeout, the shortest holds, with the events that it ignores.
     #[must_use]
     pub fn ignoring(mut self, event_match: EventMatch) -> Self {
         self.ignored.push(event_match);
@@ -191,27 +195,29 @@ impl From<Duration> for IdleTimeout {
     }
 }
 
+impl Deadlines {
+    /// Returns `true` if the layer has nothing to time.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.max_age.is_none() && self.idle_timeout.is_none() && self.keep_alive.is_none()
+    }
+}
+
 impl DeadlineTimer {
     /// Adds the deadlines of a layer to those of the layers inside of it. The earliest deadline and the shortest interval hold, and
-    /// the comment of the innermost layer. The clock is not read if the layer has nothing to time.
+    /// the comment of the innermost layer.
     ///
     /// Returns the matches of the layer's idle timeout, if that is the shortest.
     pub(crate) fn add<'a>(
-        stream: &mut Option<Box<Self>>,
+        stream: &mut Option<Self>,
         layer: &'a Deadlines,
     ) -> Option<&'a [EventMatch]> {
-        if layer.max_age.is_none() && layer.idle_timeout.is_none() && layer.keep_alive.is_none() {
-            return None;
-        }
         let now = Instant::now();
-        let mut deadlines = stream.take().unwrap_or_else(|| {
-            Box::new(Self {
-                expires_at: None,
-                idle: None,
-                keep_alive: None,
-                timer: Box::pin(sleep_until(now)),
-                waker: None,
-            })
+        let mut deadlines = stream.take().unwrap_or_else(|| Self {
+            expires_at: None,
+            idle: None,
+            keep_alive: None,
+            timer: Box::pin(sleep_until(now)),
+            waker: None,
         });
         if let Some(ages) = &layer.max_age {
             let expires_at = after(now, drawn(ages));
@@ -250,6 +256,7 @@ impl DeadlineTimer {
     }
 
     /// Records that data is forwarded, and whether the data delivers an event.
+    #[inline(always)]
     pub(crate) fn record_forwarded(&mut self, delivered: bool) {
         if self.idle.is_none() && self.keep_alive.is_none() {
             return;

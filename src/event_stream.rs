@@ -107,7 +107,7 @@ pub(crate) enum Tail<E> {
     Error(E),
 }
 
-/// What a layer keeps of a request for the stream of its response.
+/// Data of a request that a layer keeps for the stream of the response.
 pub(crate) struct RequestContext {
     pub(crate) config: Arc<Config>,
     cancellation: Option<Cancellation>,
@@ -232,14 +232,17 @@ impl EventStream {
     where
         B: Body<Data: Into<Bytes>>,
     {
-        if self.frames_until_check == 0 || !self.events.skips_scan() || self.signals.has_fired() {
+        if !self.events.skips_scan() || self.signals.has_fired() {
             return self.poll_slow(upstream, cx, None);
         }
-        let Some(body) = upstream.as_mut().open() else {
+        if self.frames_until_check == 0 && !self.is_streaming(cx) {
+            return self.poll_slow(upstream, cx, None);
+        }
+        let Some(mut body) = upstream.as_mut().open() else {
             return self.poll_slow(upstream, cx, None);
         };
-        let frame = match fail_on_panic(&mut self.recorder, || body.poll_frame(cx)) {
-            Poll::Ready(Some(Ok(frame))) => frame,
+        let frame = match fail_on_panic(&mut self.recorder, || body.as_mut().poll_frame(cx)) {
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() => frame,
             Poll::Pending if self.signals.is_waiting(cx) => {
                 if self.poll_cancellation(cx).is_pending() {
                     self.frames_until_check = FRAMES_PER_CHECK;
@@ -251,18 +254,17 @@ impl EventStream {
             polled => return self.poll_slow(upstream, cx, Some(polled.map_ok(into_bytes))),
         };
         self.frames_until_check -= 1;
-        let data: Bytes = match frame.into_data() {
-            Ok(data) => data.into(),
-            Err(frame) => {
-                let polled = Poll::Ready(Some(Ok(into_bytes(frame))));
-                return self.poll_slow(upstream, cx, Some(polled));
-            }
+        let Ok(data) = frame.into_data() else {
+            return self.poll_slow(upstream, cx, None);
         };
-        if !ends_in_lf_blank_line(&data)
-            || self.reader.is_some()
-            || upstream.is_end_stream()
-            || self.signals.needs_scan(&data)
-        {
+        let data: Bytes = data.into();
+        if !ends_in_lf_blank_line(&data) || body.is_end_stream() {
+            return self.poll_slow(upstream, cx, Some(Poll::Ready(Some(Ok(Frame::data(data))))));
+        }
+        if self.reader.is_some() {
+            return self.read_whole_events(upstream, cx, data);
+        }
+        if self.signals.needs_scan(&data) {
             return self.poll_slow(upstream, cx, Some(Poll::Ready(Some(Ok(Frame::data(data))))));
         }
         self.signals.record_forwarded(true);
@@ -270,9 +272,32 @@ impl EventStream {
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
+    /// Checks whether the stream is stopped, when that is due.
+    #[cold]
+    fn is_streaming(&mut self, cx: &mut Context<'_>) -> bool {
+        matches!(self.phase, Phase::Streaming) && self.poll_stop(cx).is_pending()
+    }
+
+    /// Reads a frame of whole events.
+    #[inline(never)]
+    fn read_whole_events<B>(
+        &mut self,
+        mut upstream: Pin<&mut Upstream<B>>,
+        cx: &mut Context<'_>,
+        data: Bytes,
+    ) -> PollFrame<Bytes, B::Error>
+    where
+        B: Body<Data: Into<Bytes>>,
+    {
+        match self.on_data(upstream.as_mut(), cx, data) {
+            ControlFlow::Break(result) => result,
+            ControlFlow::Continue(()) => self.poll_slow(upstream, cx, None),
+        }
+    }
+
     /// Polls the stream in any phase. `polled` is the last result of the upstream if it has not been handled yet.
     #[inline(never)]
-    fn poll_slow<B>(
+    pub(crate) fn poll_slow<B>(
         &mut self,
         mut upstream: Pin<&mut Upstream<B>>,
         cx: &mut Context<'_>,
@@ -562,10 +587,16 @@ impl EventStream {
         if stop == Some(Stop::Cancelled) {
             return stop;
         }
+        // If a cancellation panics, the stream has ended: the upstream must not be polled again.
+        let phase = mem::replace(&mut self.phase, Phase::Done);
+        self.frames_until_check = 0;
         let cancelled = future::poll_fn(|cx| self.poll_cancelled(cx));
         match coop::poll_unconstrained(cancelled, cx) {
             Poll::Ready(()) => Some(Stop::Cancelled),
-            Poll::Pending => stop,
+            Poll::Pending => {
+                self.phase = phase;
+                stop
+            }
         }
     }
 

@@ -31,6 +31,7 @@
 //!
 //! This layer belongs inside of [`SseCompletionLayer`](crate::SseCompletionLayer), which then counts, ends and reports the
 //! streams that are forwarded: after it in a `tower::ServiceBuilder`, before it with axum's `Router::layer`.
+//! In the other order, a close event would count as the first event.
 
 use std::{
     collections::VecDeque,

@@ -133,6 +133,7 @@ impl SseCompletionLayer {
     /// # Panics
     ///
     /// A panic of the function reaches the caller of the service.
+    #[doc(alias = "drain")]
     pub fn end_on_drain<F>(self, ends: F) -> Self
     where
         F: Fn(&Parts) -> bool + Send + Sync + 'static,
@@ -371,6 +372,8 @@ impl SseCompletionLayer {
     /// # Panics
     ///
     /// Panics as [`max_age`](Self::max_age) does.
+    #[doc(alias = "heartbeat")]
+    #[doc(alias = "ping")]
     pub fn keep_alive(self, keep_alive: impl Into<KeepAlive>) -> Self {
         self.configure(|config| config.deadlines.keep_alive = Some(keep_alive.into()))
     }

@@ -5,37 +5,7 @@
 //! stream is cancelled, or ends without an event, its last event is `event: close` and it ends cleanly. Handlers need no
 //! change.
 //!
-//! ```
-//! use tower::{Layer, ServiceExt, service_fn};
-//! use tower_sse_completion::{Shutdown, SseCompletionLayer};
-//! # use std::convert::Infallible;
-//! # use bytes::Bytes;
-//! # use http::{Request, Response};
-//! # use http_body::Frame;
-//! # use http_body_util::{BodyExt, Full, StreamBody};
-//! # use futures_util::{stream, StreamExt};
-//!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // An event stream that never ends on its own.
-//! let service = service_fn(|_request: Request<Full<Bytes>>| async {
-//!     let first = Ok::<_, Infallible>(Frame::data(Bytes::from("data: hello\n\n")));
-//!     let body = StreamBody::new(stream::iter([first]).chain(stream::pending()));
-//!     Response::builder().header("content-type", "text/event-stream").body(body)
-//! });
-//!
-//! let shutdown = Shutdown::new();
-//! let service = SseCompletionLayer::new().shutdown(&shutdown).layer(service);
-//!
-//! let response = service.oneshot(Request::default()).await?;
-//! shutdown.close();
-//! let body = response.into_body().collect().await?.to_bytes();
-//! assert_eq!(body, "data: hello\n\nevent: close\ndata:\n\n");
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! In an axum server, with the feature `signal`:
+//! An axum server that closes its streams at Ctrl-C and SIGTERM, with the feature `signal`:
 //!
 #![cfg_attr(feature = "signal", doc = "```no_run")]
 #![cfg_attr(not(feature = "signal"), doc = "```ignore")]
@@ -59,12 +29,14 @@
 //! }
 //! ```
 //!
-//! A stream is cancelled by a [`Shutdown`] or by [any future](SseCompletionLayer::cancel_when), and ended by a
-//! [deadline](SseCompletionLayer::max_age). [`on_end`](SseCompletionLayer::on_end) reports how each stream ended.
-//! [`byte_stream`](SseCompletionLayer::byte_stream) does the same in frameworks whose bodies are streams of bytes.
-//!
-//! [`FirstEventLayer`](first_event::FirstEventLayer) holds the head of a stream until its first event, so that a dead upstream
-//! becomes a status.
+//! | to | use |
+//! |---|---|
+//! | let responses finish before a shutdown, and cut clients that do not read | [`Shutdown::drain`], [`Shutdown::connection`] |
+//! | end streams for other reasons | [`cancel_when`](SseCompletionLayer::cancel_when), [`max_age`](SseCompletionLayer::max_age), [`idle_timeout`](SseCompletionLayer::idle_timeout) |
+//! | end a stream as its protocol does, such as after `data: [DONE]` | [`end_mark`](SseCompletionLayer::end_mark), [`close_event`](SseCompletionLayer::close_event) |
+//! | report how each stream ended | [`on_end`](SseCompletionLayer::on_end) |
+//! | send a status in place of a stream that dies before its first event | [`FirstEventLayer`](first_event::FirstEventLayer) |
+//! | wrap the streams of actix-web, poem or Rocket | [`byte_stream`](SseCompletionLayer::byte_stream) |
 //!
 //! The [`guide`] has pages on clients, shutdown in production, proxies, protocols and tests.
 //!

@@ -26,22 +26,25 @@ use crate::clock::Instant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Ending {
-    /// The upstream ended after it had delivered an event.
+    /// The upstream ended after it had delivered an event. With [end marks](crate::SseCompletionLayer::end_mark): an end mark was
+    /// returned.
     Completed,
     /// The upstream ended without an event. Comments and blocks without `data` do not count.
     Empty,
-    /// The upstream ended inside an event.
+    /// The upstream ended inside an event. With [end marks](crate::SseCompletionLayer::end_mark): the upstream ended after an
+    /// event, without an end mark.
     Truncated,
     /// A cancellation fired before the upstream ended. The report does not name the cancellation, if there are several.
     Cancelled,
     /// The stream reached its maximum age.
     Expired,
-    /// No event was delivered for the idle timeout.
+    /// No event was delivered for the idle timeout, besides those that the timeout ignores.
     Idle,
     /// The upstream returned an error or panicked.
     Failed,
     /// The server dropped the body before its end: usually because the client left, or because a drain has cut its
-    /// connection.
+    /// connection. A client that leaves at the last event of its protocol is among them, unless that event is an
+    /// [end mark](crate::SseCompletionLayer::end_mark).
     Dropped,
 }
 
@@ -288,7 +291,7 @@ impl Recorder {
         }
     }
 
-    /// Records a panic of the upstream or of the cancellation.
+    /// Records a panic of the upstream, of the cancellation or of an event match.
     pub(crate) fn record_panic(&mut self) {
         self.set_ending(Ending::Failed, false);
         self.panicked = true;

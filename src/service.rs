@@ -26,7 +26,37 @@ use crate::{
 
 /// Service that ends the event streams of the inner service with a close event.
 ///
-/// Returned by [`SseCompletionLayer`], which documents what it does. Readiness and errors of the inner service pass through.
+/// Returned by [`SseCompletionLayer`]. Readiness and errors of the inner service pass through.
+///
+/// ```
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_sse_completion::{Shutdown, SseCompletionLayer};
+/// # use std::convert::Infallible;
+/// # use bytes::Bytes;
+/// # use http::{Request, Response};
+/// # use http_body::Frame;
+/// # use http_body_util::{BodyExt, Full, StreamBody};
+/// # use futures_util::{stream, StreamExt};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // An event stream that never ends on its own.
+/// let service = service_fn(|_request: Request<Full<Bytes>>| async {
+///     let first = Ok::<_, Infallible>(Frame::data(Bytes::from("data: hello\n\n")));
+///     let body = StreamBody::new(stream::iter([first]).chain(stream::pending()));
+///     Response::builder().header("content-type", "text/event-stream").body(body)
+/// });
+///
+/// let shutdown = Shutdown::new();
+/// let service = SseCompletionLayer::new().shutdown(&shutdown).layer(service);
+///
+/// let response = service.oneshot(Request::default()).await?;
+/// shutdown.close();
+/// let body = response.into_body().collect().await?.to_bytes();
+/// assert_eq!(body, "data: hello\n\nevent: close\ndata:\n\n");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct SseCompletion<S> {
     inner: S,

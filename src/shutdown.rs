@@ -67,6 +67,7 @@ use crate::{slot::Slot, sync::Arc, wire::close_event::CloseEvent};
 /// # let session = Shutdown::new();
 /// session.close_with(CloseEvent::from_static("logged-out"));
 /// ```
+#[doc(alias = "graceful")]
 #[derive(Clone, Default)]
 pub struct Shutdown {
     shared: Arc<Shared>,
@@ -104,7 +105,7 @@ impl Shutdown {
         self.shared.enter(Phase::Closed);
     }
 
-    /// Ends every stream now, with this close event unless its response has brought its own.
+    /// Ends every stream now, with this close event unless the response has a [`CloseEvent`] in its extensions.
     ///
     /// If it is called several times, the event of the first call is used.
     ///
@@ -177,7 +178,7 @@ impl Shutdown {
     /// body has been dropped.
     ///
     /// A stream is counted if its layer or its response has this shutdown. Only event streams that the layer wraps are
-    /// counted, each once, also if several layers share the shutdown. That requires that the middleware between the layers
+    /// counted, each once, even if several layers share the shutdown. The count requires that the middleware between the layers
     /// keeps the extensions of the response.
     pub fn open_streams(&self) -> usize {
         self.shared.counts().streams().1

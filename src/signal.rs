@@ -65,6 +65,8 @@ pub struct StopSignal {
 /// # Panics
 ///
 /// On Unix, panics if the runtime's IO is disabled.
+#[doc(alias = "sigterm")]
+#[doc(alias = "ctrl_c")]
 pub fn stop_signal() -> io::Result<StopSignal> {
     // tokio's signals panic outside of a runtime.
     Handle::try_current().map_err(io::Error::other)?;
@@ -253,7 +255,7 @@ mod system {
                     false => Poll::Pending,
                 }
             })
-            .await
+            .await;
         }
     }
 }

@@ -1,4 +1,5 @@
 //! Servers that drain, over loopback sockets: HTTP/1.1 and HTTP/2, with wrapped connections and without.
+#![cfg(not(miri))]
 
 use std::{
     convert::Infallible,

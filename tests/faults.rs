@@ -1,6 +1,9 @@
 //! Clients that leave at the worst moment, over loopback sockets: the server keeps no state of them, and each stream is
 //! reported once.
-#![cfg(not(miri))]
+//!
+//! On Linux, because the tests depend on the sizes of its socket buffers, on how it resets a socket that is dropped, and on the
+//! allocations of tokio's driver there.
+#![cfg(all(target_os = "linux", not(miri)))]
 
 use std::time::Duration;
 

@@ -266,3 +266,19 @@ fn c10_waker_that_panics_in_close_does_not_stop_other_wakers() {
         }
     }
 }
+
+#[test]
+fn c13_upstream_that_has_ended_is_not_polled_again_after_a_panic_of_the_cancellation() {
+    // The cancellation is pending in the first poll and panics when the upstream has ended. The script panics if it is polled
+    // after its end.
+    let layer = SseCompletionLayer::new().cancel_when(|_| Cancellation {
+        polls_before_panic: 1,
+        is_ready: false,
+        drop_panics: false,
+    });
+    let mut body = drive(&layer, Script::frames([EVENT]));
+    assert_eq!(body.data(), EVENT);
+    assert!(catch_unwind(AssertUnwindSafe(|| body.poll().is_ready())).is_err());
+    assert!(matches!(body.poll(), Poll::Ready(None)));
+    assert!(matches!(body.poll(), Poll::Ready(None)));
+}

@@ -1,6 +1,6 @@
 //! `Drain::spread_over`, on tokio's paused clock.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -23,7 +23,7 @@ use tower_sse_completion::{Drained, ResponseBody, Shutdown, SseCompletionLayer};
 
 const GRACE: Duration = Duration::from_secs(10);
 const WINDOW: Duration = Duration::from_secs(5);
-/// So many streams end in each second of the window that the window is not shortened.
+/// Number of streams that end in each second of a window that is not shortened.
 const STREAMS: usize = 2000;
 const SECOND: Duration = Duration::from_secs(1);
 /// The time in which reconnects are counted.
@@ -626,12 +626,7 @@ async fn check(operations: Vec<Operation>) {
         assert_eq!(stream.body.rest().bytes(), CLOSE);
     }
     assert_eq!(shutdown.open_streams(), 0);
-    let mut drained = BTreeMap::new();
-    for (number, drain) in drains.into_iter().enumerate() {
-        drained.insert(number, within(drain).await.expect("no panic"));
+    for drain in drains {
+        within(drain).await.expect("no panic");
     }
-    assert!(
-        drained.values().all(|drained| drained.still_open() == 0),
-        "{drained:?}"
-    );
 }

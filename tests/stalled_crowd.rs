@@ -1,5 +1,5 @@
 //! A drain of a server with two thousand clients, of which some do not read and some read too slowly. A separate program,
-//! because the test counts open files.
+//! because the test counts open files. On Linux, because `/proc` has them.
 #![cfg(all(target_os = "linux", not(miri)))]
 
 #[path = "stalled_clients/site.rs"]

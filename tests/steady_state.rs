@@ -5,6 +5,7 @@ use std::{
     future::{self, Future},
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -15,9 +16,10 @@ use testkit::{
     exchange::{cancellation_layer, event_stream},
     script::{AfterScript, Script, data},
 };
+use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service, service_fn};
-use tower_sse_completion::{ResponseBody, Shutdown, SseCompletionLayer};
+use tower_sse_completion::{EventMatch, IdleTimeout, ResponseBody, Shutdown, SseCompletionLayer};
 
 /// Returns the number of allocations of this many polls.
 fn count_allocations(body: &mut (impl Body<Data = Bytes> + Unpin), polls: usize) -> u64 {
@@ -38,6 +40,32 @@ fn c20_forwarded_event_takes_no_allocation() {
         let upstream = Script::new([data("data: first\n\n")])
             .then(AfterScript::Repeat(Bytes::from_static(event.as_bytes())));
         assert_polls_take_no_allocation(&token, upstream);
+    }
+}
+
+#[test]
+fn c20_event_of_a_stream_with_end_marks_takes_no_allocation() {
+    let timeout = IdleTimeout::after(Duration::from_secs(60)).ignoring(EventMatch::event("ping"));
+    let layer = SseCompletionLayer::new()
+        .end_mark(EventMatch::data("[DONE]"))
+        .end_mark(EventMatch::when(|event| event.data() == "done"))
+        .on_end(|_| {});
+    let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+    let _entered = runtime.enter();
+    for layer in [layer.clone(), layer.idle_timeout(timeout)] {
+        for event in [
+            "event: delta\ndata: a long part of an answer\ndata: in two lines\nid: 7\n\n",
+            "data: x\r\n\r\n",
+            "event: ping\rdata\r\r",
+            ":\n",
+        ] {
+            let event = Bytes::from_static(event.as_bytes());
+            let upstream = Script::new([data("data: first\n\n")]).then(AfterScript::Repeat(event));
+            let mut body = Box::pin(event_stream(&layer, upstream));
+            // The reader keeps the memory of the first events.
+            count_allocations(&mut body, 2);
+            assert_eq!(count_allocations(&mut body, 1000), 0);
+        }
     }
 }
 
@@ -77,6 +105,31 @@ fn c20_pending_request_takes_no_allocation() {
     // The first request allocates what all requests share.
     request();
     assert_eq!(request(), 0);
+}
+
+#[tokio::test]
+async fn c18_spread_drain_that_is_dropped_keeps_no_memory() {
+    const STREAMS: usize = 1000 / MIRI_STRIDE;
+    let shutdown = Shutdown::new();
+    let layer = SseCompletionLayer::new()
+        .shutdown(&shutdown)
+        .end_on_drain(|_| true);
+    let mut cx = Context::from_waker(Waker::noop());
+    let _streams = [(); STREAMS].map(|()| {
+        let mut body = Box::pin(event_stream(&layer, Script::silent()));
+        assert!(body.as_mut().poll_frame(&mut cx).is_pending());
+        body
+    });
+    let kept = allocation_counter::measure(|| {
+        let mut drain = shutdown.drain(Duration::MAX).spread_over(Duration::MAX);
+        assert!(Pin::new(&mut drain).poll(&mut cx).is_pending());
+    });
+    assert!(
+        kept.bytes_max > 10 * STREAMS as u64,
+        "the places are sorted"
+    );
+    // The list of drains keeps its capacity.
+    assert!(kept.bytes_current <= 128, "{} bytes", kept.bytes_current);
 }
 
 #[test]

@@ -2,7 +2,9 @@
 //! machine or a throttled container.
 //!
 //! Each test starts its own program once more, with the environment variable [`CHILD`]. The same test in that process drains.
-#![cfg(unix)]
+//!
+//! On Unix, because Windows has no such signals.
+#![cfg(all(unix, not(miri)))]
 
 use std::{
     env,

@@ -1,9 +1,11 @@
-// Tests of the clients for web pages, in Chromium and, for `EventSource`, in Firefox, and of `eventsource` from npm in Node.js.
+// Tests of the clients for web pages, in Chromium and, for `EventSource`, in Firefox, and of those for Node.js.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import { EventSource } from "eventsource";
+import { EventSource as LaunchDarkly } from "launchdarkly-eventsource";
 import puppeteer from "puppeteer-core";
 import { useServer } from "./server.mjs";
 
@@ -32,6 +34,11 @@ const pages = {
       source.onerror = () => journal.push("reconnects");
     },
     situations: { complete: ["one", "two", "reconnects", "three"], shutdown: ["one", "reconnects", "two"] },
+  },
+  "event-source-polyfill": {
+    scripts: [file("event-source-polyfill/src/eventsource.js")],
+    run: watch.toString().replace("Source = EventSource", "Source = EventSourcePolyfill"),
+    situations: feed,
   },
   "fetch-event-source": {
     // Both files export into the same object, and `require` returns that object.
@@ -120,9 +127,9 @@ function datastar(options, situations) {
   };
 }
 
-/** Writes the journal of an `EventSource`: that of the browser in a page, and that of npm in Node.js. */
-function watch(path, journal) {
-  const source = new EventSource(path);
+/** Writes the journal of an `EventSource`, by default that of the browser. */
+function watch(path, journal, Source = EventSource) {
+  const source = new Source(path);
   source.onmessage = ({ data }) => journal.push(data);
   source.onerror = () => journal.push("reconnects");
   source.addEventListener("close", () => {
@@ -162,12 +169,22 @@ for (const [name, { clients, ...options }] of Object.entries(browsers)) {
   });
 }
 
-for (const [situation, expected] of Object.entries(feed)) {
-  test(`eventsource, ${situation}`, { timeout: 60_000 }, async (test) => {
-    const journal = [];
-    const source = watch(`${server.url}/event_source/${situation}`, journal);
-    test.after(() => source.close());
-    while (journal.length < expected.length) await pause(10);
-    assert.deepEqual(journal, expected);
-  });
+for (const [client, Source] of Object.entries({ eventsource: EventSource, "launchdarkly-eventsource": LaunchDarkly })) {
+  for (const [situation, expected] of Object.entries(feed)) {
+    test(`${client}, ${situation}`, { timeout: 60_000 }, async (test) => {
+      const journal = [];
+      const source = watch(`${server.url}/event_source/${situation}`, journal, Source);
+      // LaunchDarkly's client reports no error at the end of a response.
+      source.addEventListener("retrying", () => journal.push("reconnects"));
+      test.after(() => source.close());
+      while (journal.length < expected.length) await pause(10);
+      assert.deepEqual(journal, expected);
+    });
+  }
 }
+
+// A test does not wait that long.
+test("event-source-polyfill reconnects after 45 s of silence", () => {
+  const { path } = file("event-source-polyfill/src/eventsource.js");
+  assert.match(readFileSync(path, "utf8"), /parseDuration\(options\.heartbeatTimeout, 45000\)/);
+});

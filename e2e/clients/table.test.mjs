@@ -1,11 +1,12 @@
-// The table of docs/clients.md has the versions of the tested clients and the layers of the server.
+// docs/clients.md has the versions of the tested clients and the layers of the server.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 const read = (path) => readFileSync(new URL(path, import.meta.url), "utf8");
-const table = read("../../docs/clients.md")
+const page = read("../../docs/clients.md");
+const table = page
   .split("\n")
   .filter((line) => line.startsWith("|"))
   .join("\n");
@@ -27,10 +28,16 @@ function pinned(path, dependency) {
   return Array.from(read(path).matchAll(dependency), ([, name, version]) => `${name}@${version}`);
 }
 
-test("the table has the layers of the server, and no others", () => {
-  const functions = read("../src/bin/clients/table.rs").matchAll(/^fn .*\{\n([^]*?)^\}/gm);
-  const layers = Array.from(functions, ([, body]) => body.replace(/\s/g, "").replaceAll(",)", ")"));
-  assert.ok(layers.length > 0);
-  const quoted = Array.from(table.matchAll(/`(layer\..*?)`/g), ([, layer]) => layer.replace(/\s/g, ""));
-  assert.deepEqual(quoted.sort(), layers.sort());
+test("the page has the layers of the server, no others, and a link to each", () => {
+  const layers = (text) => Array.from(text.matchAll(/^fn \w+\(\) -> SseCompletionLayer \{\n[^]*?^\}/gm), ([layer]) => layer);
+  const [, section] = page.match(/^## Layers\n([^]*?)^## /m);
+  const expected = layers(read("../src/bin/clients/table.rs"));
+  assert.ok(expected.length > 0);
+  assert.deepEqual(layers(section), expected);
+
+  const headings = Array.from(section.matchAll(/^### (.*)/gm), ([, heading]) => heading);
+  assert.equal(headings.length, expected.length);
+  const targets = headings.map((heading) => heading.toLowerCase().replace(/[^a-z0-9 -]/g, "").replaceAll(" ", "-"));
+  const links = new Set(Array.from(table.matchAll(/\]\(#(.*?)\)/g), ([, target]) => target));
+  assert.deepEqual([...links].sort(), targets.sort());
 });

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anthropic
 import httpx
+import httpx2
 import httpx_sse
 import openai
 import pytest
@@ -37,11 +38,32 @@ def responses(url):
             yield event.delta
 
 
+def responses_to_end_mark(url):
+    client = openai.OpenAI(base_url=url, **OPTIONS)
+    with client.responses.create(model="m", input="?", stream=True) as stream:
+        for event in stream:
+            if event.type == "response.output_text.delta":
+                yield event.delta
+            if event.type == "response.completed":
+                return
+
+
 def messages(url):
     client = anthropic.Anthropic(base_url=url, **OPTIONS)
     with client.messages.stream(max_tokens=9, **QUESTION) as stream:
         yield from stream.text_stream
         yield f"({stream.get_final_message().stop_reason})"
+
+
+def messages_to_end_mark(url):
+    client = anthropic.Anthropic(base_url=url, **OPTIONS)
+    with client.messages.create(max_tokens=9, stream=True, **QUESTION) as stream:
+        for event in stream:
+            if event.type == "content_block_delta":
+                yield event.delta.text
+            if event.type == "message_stop":
+                yield "(end_turn)"
+                return
 
 
 OPENAI_ERROR = openai.APIError, "restart", {"message": "restart"}
@@ -62,19 +84,103 @@ CLIENTS = {
 @pytest.mark.parametrize("client", CLIENTS)
 def test_protocol(server, client, situation):
     run, complete, incomplete, closed, by_default = CLIENTS[client]
-    error = {"shutdown": closed, "truncated": closed, "default": by_default}.get(situation)
+    error = {"shutdown": closed, "truncated": closed, "unmarked": closed, "default": by_default}.get(situation)
     if situation in ("complete", "silence"):
         expected = "one two" + complete
     else:
         expected = "one " + ("" if error else incomplete)
 
-    text, seen = "", None
+    assert read(run, f"{server}/{client}/{situation}") == (expected, error)
+
+
+def read(run, url):
+    """Returns the text of the stream at this URL, and the error."""
+    text, error = "", None
     try:
-        for piece in run(f"{server}/{client}/{situation}"):
+        for piece in run(url):
             text += piece
     except Exception as exception:
-        seen = type(exception), str(exception), getattr(exception, "body", None)
-    assert (text, seen) == (expected, error)
+        error = type(exception), str(exception), getattr(exception, "body", None)
+    return text, error
+
+
+# Functions that leave at the end mark. The client for chat completions leaves on its own.
+LEAVE = {"openai": chat_completions, "openai_responses": responses_to_end_mark, "anthropic": messages_to_end_mark}
+
+COMPLETE, LOST = "one two", "one "
+
+
+def end_mark_results(client, variant):
+    """Returns, for each situation, the text, the error, and the ending in the report of the server."""
+    _, complete, incomplete, closed, _ = CLIENTS[client]
+    whole = COMPLETE + complete, None, "completed"
+    results = dict.fromkeys(END_MARK_SITUATIONS, whole)
+    results["shutdown"] = LOST, closed, "cancelled"
+    if variant == "with":
+        return results | {"unmarked": (LOST, closed, "truncated")}
+
+    results |= {
+        "unfinished_mark": (COMPLETE, closed, "truncated"),
+        "leave": (COMPLETE + complete, None, "dropped"),
+        "unmarked": (LOST + incomplete, None, "completed"),
+    }
+    if client == "openai":
+        # The client itself ends at its end mark, and leaves.
+        after_mark = {"failed_after_mark": (None, "failed"), "shutdown_after_mark": (None, "cancelled"), "hang": (None, "dropped")}
+    else:
+        failed = CONNECTION_ERRORS[client]
+        after_mark = {"failed_after_mark": (failed, "failed"), "shutdown_after_mark": (closed, "cancelled"), "hang": (closed, "idle")}
+    return results | {situation: (COMPLETE, *result) for situation, result in after_mark.items()}
+
+
+END_MARK_SITUATIONS = [
+    "complete",
+    "unfinished_mark",
+    "failed_after_mark",
+    "shutdown_after_mark",
+    "hang",
+    "leave",
+    "unmarked",
+    "shutdown",
+]
+
+CUT = "peer closed connection without sending complete message body (incomplete chunked read)"
+CONNECTION_ERRORS = {
+    "openai_responses": (openai.APIConnectionError, "Connection error.", None),
+    # The client does not wrap this error of its HTTP library.
+    "anthropic": (httpx2.RemoteProtocolError, CUT, None),
+}
+
+
+@pytest.mark.parametrize("situation", END_MARK_SITUATIONS)
+@pytest.mark.parametrize("variant", ["with", "without"])
+@pytest.mark.parametrize("client", LEAVE)
+def test_end_mark(server, client, variant, situation):
+    path = f"{client}/{situation}" if variant == "with" else f"without_end_marks/{client}/{situation}"
+    run = LEAVE[client] if situation == "leave" else CLIENTS[client][0]
+    text, error = read(run, f"{server}/{path}")
+    ending = httpx.get(f"{server}/endings/{path}", timeout=30).text
+    assert (text, error, ending) == end_mark_results(client, variant)[situation]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_error_of_the_upstream(server, client):
+    """The close event follows the error, but the client reads no further."""
+    run, *_, closed, _ = CLIENTS[client]
+    text, error = read(run, f"{server}/{client}/upstream_error")
+    assert (text, error[0]) == ("one ", closed[0])
+    assert "overloaded" in error[1]
+    assert "restart" not in error[1]
+
+
+# The error object is not an event. Without the layer, the response looks complete and empty.
+@pytest.mark.parametrize("client", CLIENTS)
+def test_unframed_error(server, client):
+    run, *_, closed, _ = CLIENTS[client]
+    assert read(run, f"{server}/{client}/unframed") == ("", closed)
+    text, error = read(run, f"{server}/{client}/skipped_unframed")
+    # `text_stream` of anthropic is empty, and `get_final_message` asserts that there was a message.
+    assert (text, error and error[0]) == ("", AssertionError if client == "anthropic" else None)
 
 
 def feed(url):

@@ -6,41 +6,52 @@
 //! curl -N http://127.0.0.1:3000/v1/responses -d die            # fails inside an event
 //! curl -N http://127.0.0.1:3000/v1/messages -d stop            # ends between two events
 //! curl -N http://127.0.0.1:3000/v1/messages -d say-nothing
+//! curl -N http://127.0.0.1:3000/v1/messages -d '{"model":"think","stream":true}'   # the head is late
 //! ```
 //!
-//! The SDKs parse the data of every event as JSON, and raise an error object as a typed error. Therefore the close event
-//! is an error object in the shape of the route. It is never the end mark of the API, which states that the response is
-//! complete.
+//! The layer of each route knows the end marks of its API. The SDKs parse the data of every event as JSON, and raise an error object
+//! as a typed error. Therefore the close event is an error object in the shape of the route.
 //!
-//! A client that leaves stops its upstream at once: the server drops the handler or the body of the response, and with
-//! it the connection to the upstream. No task reads the upstream on behalf of a client.
+//! A client that leaves stops its upstream: the server drops the handler or the body of the response, and with it the connection
+//! to the upstream. A dropped body only waits for the next frame, which may be the end.
 
-mod end_mark;
+mod late_head;
 #[path = "../support/listen.rs"]
 mod listen;
 mod models;
+mod read_on;
 
 use std::{error::Error, time::Duration};
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, to_bytes},
     extract::Request,
     handler::Handler,
     http::{StatusCode, header},
     response::Response,
     routing::post,
 };
-use end_mark::{EndMark, require};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use late_head::is_event_stream;
+pub(crate) use late_head::respond_within;
 pub(crate) use models::language_models;
+pub(crate) use read_on::ReadOn;
+use serde::Deserialize;
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 use tower_http::decompression::Decompression;
-use tower_sse_completion::{CloseEvent, Ending, Shutdown, SseCompletionLayer, stop_signal};
+use tower_sse_completion::{
+    CloseEvent, Ending, EventMatch, IdleTimeout, Shutdown, SseCompletionLayer, stop_signal,
+};
+
+/// Time after which the head of a stream is sent, although the upstream has sent none.
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+
+const MAX_REQUEST: usize = 32 * 1024 * 1024;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -55,58 +66,60 @@ async fn main() -> Result<(), Box<dyn Error>> {
     ];
     let listener = listen::listen(&commands).await?;
     let shutdown = Shutdown::new();
-    axum::serve(listener, proxy(&upstream, &shutdown)?)
-        .with_graceful_shutdown(shutdown.after(stop_signal()?))
-        .await?;
-    Ok(())
+    // Responses have time to finish. `Shutdown::close` would end each with an error.
+    let drain = shutdown
+        .drain(Duration::from_secs(30))
+        .after(stop_signal()?);
+    let app = proxy(&upstream, &shutdown, HEAD_LIMIT)?;
+    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.draining());
+    let (served, _) = tokio::join!(server, drain);
+    Ok(served?)
 }
 
 /// Returns an error object with this message, in JSON on one line.
 type ErrorShape = fn(message: &str) -> String;
 
-pub(crate) fn proxy(upstream: &str, shutdown: &Shutdown) -> Result<Router, Box<dyn Error>> {
+pub(crate) fn proxy(
+    upstream: &str,
+    shutdown: &Shutdown,
+    head_limit: Duration,
+) -> Result<Router, Box<dyn Error>> {
     // For an upstream of https, take the connector of hyper-rustls.
     let client = Decompression::new(Client::builder(TokioExecutor::new()).build_http());
+    // Models think for minutes. An upstream that hangs sends nothing, or pings.
+    let idle_timeout = IdleTimeout::after(Duration::from_secs(10 * 60));
     let completion = SseCompletionLayer::new()
         .shutdown(shutdown)
         .close_on_truncated(true)
         .close_on_failed(true)
-        // Models think for minutes. An upstream that hangs never sends anything.
-        .idle_timeout(Duration::from_secs(10 * 60));
+        .keep_alive(Duration::from_secs(15))
+        .idle_timeout(idle_timeout.ignoring(EventMatch::event("ping")));
     let event = CloseEvent::named("error")?;
 
-    let forward_to = |end_mark: Option<EndMark>, error: ErrorShape| {
+    let forward_to = |end_marks: Vec<EventMatch>, error: ErrorShape| {
         let (event, upstream, client) = (event.clone(), upstream.to_owned(), client.clone());
-        let completion = completion
-            .clone()
+        let completion = end_marks
+            .into_iter()
+            .fold(completion.clone(), SseCompletionLayer::end_mark)
             .close_event_with(move |report| event.clone().data(error(reason(report.ending()))));
-        let handler = async move |request| forward(&client, &upstream, end_mark, request).await;
+        let handler =
+            async move |request| respond(client.clone(), &upstream, head_limit, request).await;
         handler.layer(completion)
     };
-    let apis: [(&str, EndMark, ErrorShape); 3] = [
-        ("/v1/chat/completions", is_done, openai_error),
-        ("/v1/responses", is_response_end, openai_error),
-        ("/v1/messages", is_message_stop, anthropic_error),
-    ];
-    // Without an end mark, an upstream that ends between two events counts as complete.
-    let mut router = Router::new().fallback(forward_to(None, openai_error));
-    for (path, end_mark, error) in apis {
-        router = router.route(path, post(forward_to(Some(end_mark), error)));
-    }
-    Ok(router)
-}
+    let done = EventMatch::data("[DONE]");
+    let response_ends = ["completed", "incomplete", "failed"]
+        .map(|state| EventMatch::event(format!("response.{state}")));
+    let message_stop = EventMatch::event("message_stop");
 
-fn is_done(name: &str, value: &str) -> bool {
-    (name, value) == ("data", "[DONE]")
-}
-
-fn is_response_end(name: &str, value: &str) -> bool {
-    let state = value.strip_prefix("response.").unwrap_or_default();
-    name == "event" && ["completed", "incomplete", "failed"].contains(&state)
-}
-
-fn is_message_stop(name: &str, value: &str) -> bool {
-    (name, value) == ("event", "message_stop")
+    let chat_completions = forward_to(vec![done], openai_error);
+    let responses = forward_to(response_ends.to_vec(), openai_error);
+    let messages = forward_to(vec![message_stop], anthropic_error);
+    Ok(Router::new()
+        .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/responses", post(responses))
+        .route("/v1/messages", post(messages))
+        // Without an end mark, an upstream that ends between two events counts as complete.
+        .fallback(forward_to(Vec::new(), openai_error)))
 }
 
 fn openai_error(message: &str) -> String {
@@ -127,17 +140,42 @@ fn reason(ending: Ending) -> &'static str {
     }
 }
 
-async fn forward(
-    client: &Decompression<Client<HttpConnector, Body>>,
+type HttpClient = Decompression<Client<HttpConnector, Body>>;
+
+/// The part of a request that decides whether its response is an event stream.
+#[derive(Deserialize)]
+struct Options {
+    #[serde(default)]
+    stream: bool,
+}
+
+async fn respond(
+    client: HttpClient,
     upstream: &str,
-    end_mark: Option<EndMark>,
+    head_limit: Duration,
     request: Request,
 ) -> Result<Response, StatusCode> {
-    let target = request.uri().path_and_query();
-    let target = target.map_or("/", |target| target.as_str());
+    let (head, body) = request.into_parts();
+    let body = to_bytes(body, MAX_REQUEST).await;
+    let body = body.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE)?;
+    let is_stream = serde_json::from_slice::<Options>(&body).is_ok_and(|options| options.stream);
+    let target = head.uri.path_and_query();
+    let target = format!("{upstream}{}", target.map_or("/", |target| target.as_str()));
+    let response = forward(client, target, Request::from_parts(head, body.into()));
+    match is_stream {
+        true => respond_within(head_limit, response).await,
+        false => response.await,
+    }
+}
+
+async fn forward(
+    client: HttpClient,
+    target: String,
+    request: Request,
+) -> Result<Response, StatusCode> {
     let mut forwarded = Request::builder()
         .method(request.method())
-        .uri(format!("{upstream}{target}"))
+        .uri(target)
         // A compressed stream would pass through the layer untouched. An upstream that compresses nevertheless is
         // decompressed, by one feature of tower-http for each coding.
         .header(header::ACCEPT_ENCODING, "identity");
@@ -153,7 +191,7 @@ async fn forward(
     }
     let forwarded = forwarded.body(request.into_body());
     let forwarded = forwarded.map_err(|_| StatusCode::BAD_REQUEST)?;
-    let response = client.clone().oneshot(forwarded).await;
+    let response = client.oneshot(forwarded).await;
     let mut response = response.map_err(|error| {
         eprintln!("the upstream does not respond: {error:?}");
         StatusCode::BAD_GATEWAY
@@ -163,15 +201,13 @@ async fn forward(
     for name in [header::CONNECTION, header::TRANSFER_ENCODING] {
         response.headers_mut().remove(name);
     }
-    let content_type = response.headers().get(header::CONTENT_TYPE);
-    let is_event_stream =
-        content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
+    let is_event_stream = is_event_stream(response.headers());
     if is_event_stream && response.headers().contains_key(header::CONTENT_ENCODING) {
         eprintln!("the upstream compresses in a coding that this proxy does not decode");
         return Err(StatusCode::BAD_GATEWAY);
     }
-    Ok(response.map(|body| match end_mark {
-        Some(end_mark) if is_event_stream => require(end_mark, Body::new(body)),
-        _ => Body::new(body),
+    Ok(response.map(|body| match Body::new(body) {
+        body if is_event_stream => Body::new(ReadOn::new(body)),
+        body => body,
     }))
 }

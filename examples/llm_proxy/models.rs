@@ -35,6 +35,9 @@ pub(crate) fn language_models() -> Router {
 fn respond([first, last]: [&'static str; 2]) -> MethodRouter {
     post(async move |request: String| {
         let requested = |what| request.contains(what);
+        if requested("think") {
+            time::sleep(Duration::from_secs(30)).await;
+        }
         let chunks = if requested("say-nothing") {
             vec![]
         } else if requested("stop") {

@@ -42,7 +42,7 @@ struct Facts {
     ends_with_end_mark: bool,
 }
 
-/// How a stream ends.
+/// The ending of a stream, and the frames that it keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Outcome {
     ending: Ending,

@@ -19,12 +19,19 @@ use crate::{
 pub(crate) struct Signals {
     /// The first shutdown is in place, because its phase is read with every frame and most streams have one shutdown.
     first: Option<StreamGuard>,
-    others: Vec<StreamGuard>,
     /// The stream ends as soon as one of its shutdowns begins to drain.
     ends_on_drain: bool,
+    /// `None` if the stream has no other signal, so that one check with each frame covers all of them.
+    others: Option<Box<OtherSignals>>,
+}
+
+/// The signals of a stream besides its first shutdown.
+#[derive(Default)]
+struct OtherSignals {
+    shutdowns: Vec<StreamGuard>,
     cancellation: Option<Cancellation>,
     #[cfg(feature = "tokio")]
-    timer: Option<Box<DeadlineTimer>>,
+    timer: Option<DeadlineTimer>,
 }
 
 impl Signals {
@@ -36,7 +43,7 @@ impl Signals {
         let guard = StreamGuard::new(shutdown, self.ends_on_drain);
         match self.first {
             None => self.first = Some(guard),
-            Some(_) => self.others.push(guard),
+            Some(_) => self.others().shutdowns.push(guard),
         }
     }
 
@@ -48,28 +55,29 @@ impl Signals {
 
     /// Adds a cancellation of the user.
     pub(crate) fn add_cancellation(&mut self, added: Cancellation) {
-        self.cancellation = Some(match self.cancellation.take() {
+        let cancellation = &mut self.others().cancellation;
+        *cancellation = Some(match cancellation.take() {
             None => added,
             Some(known) => known.or(added),
         });
     }
 
-    /// Returns `true` if a shutdown has fired. Costs an atomic load for each shutdown.
+    /// Returns `true` if the first shutdown has fired. Costs an atomic load.
     #[inline(always)]
     pub(crate) fn has_fired(&self) -> bool {
         self.first.as_ref().is_some_and(StreamGuard::has_fired)
-            // An empty loop costs more than the check.
-            || !self.others.is_empty() && self.others.iter().any(StreamGuard::has_fired)
     }
 
-    /// Returns `true` if no shutdown, deadline or keep-alive has a signal, and each of them wakes this task when it has one.
+    /// Returns `true` if no shutdown, deadline or keep-alive has a signal, and each of them wakes this task when it has one. For a
+    /// caller that has just seen that the first shutdown has not fired.
     #[inline(always)]
     pub(crate) fn is_waiting(&self, cx: &Context<'_>) -> bool {
-        self.first
-            .as_ref()
-            .is_none_or(|first| first.is_registered(cx))
-            && (self.others.is_empty() || self.others.iter().all(|other| other.is_registered(cx)))
-            && self.is_timer_waiting(cx)
+        let first = self.first.as_ref();
+        first.is_none_or(|first| first.is_registered(cx))
+            && self
+                .others
+                .as_ref()
+                .is_none_or(|others| others.is_waiting(cx))
     }
 
     /// Completes when a shutdown has fired, with the close event of that shutdown.
@@ -85,15 +93,20 @@ impl Signals {
     /// Completes when a cancellation of the user has completed. Must not be polled again after that.
     #[inline(always)]
     pub(crate) fn poll_cancellation(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.cancellation {
+        match &mut self.others {
             None => Poll::Pending,
-            Some(cancellation) => cancellation.poll(cx),
+            Some(others) => match &mut others.cancellation {
+                None => Poll::Pending,
+                Some(cancellation) => cancellation.poll(cx),
+            },
         }
     }
 
     /// Drops the cancellations of the user.
     pub(crate) fn drop_cancellation(&mut self) {
-        self.cancellation = None;
+        if let Some(others) = &mut self.others {
+            others.cancellation = None;
+        }
     }
 
     /// Counts the stream out of its shutdowns.
@@ -104,15 +117,34 @@ impl Signals {
     /// Drops the shutdowns and the deadlines, after which a waiting drain may return.
     pub(crate) fn clear(&mut self) {
         self.first = None;
-        self.others.clear();
-        #[cfg(feature = "tokio")]
-        {
-            self.timer = None;
-        }
+        self.others = None;
     }
 
     fn shutdowns(&mut self) -> impl Iterator<Item = &mut StreamGuard> {
-        self.first.iter_mut().chain(&mut self.others)
+        let others = self.others.iter_mut();
+        let others = others.flat_map(|others| &mut others.shutdowns);
+        self.first.iter_mut().chain(others)
+    }
+
+    fn others(&mut self) -> &mut OtherSignals {
+        self.others.get_or_insert_default()
+    }
+}
+
+impl OtherSignals {
+    #[inline(always)]
+    fn is_waiting(&self, cx: &Context<'_>) -> bool {
+        #[cfg(feature = "tokio")]
+        if !self.timer.as_ref().is_none_or(|timer| timer.is_waiting(cx)) {
+            return false;
+        }
+        let is_waiting =
+            |shutdown: &StreamGuard| !shutdown.has_fired() && shutdown.is_registered(cx);
+        match &*self.shutdowns {
+            // A loop costs more.
+            [second] => is_waiting(second),
+            shutdowns => shutdowns.iter().all(is_waiting),
+        }
     }
 }
 
@@ -123,46 +155,53 @@ impl Signals {
         &mut self,
         deadlines: &'a Deadlines,
     ) -> Option<&'a [EventMatch]> {
-        DeadlineTimer::add(&mut self.timer, deadlines)
+        if deadlines.is_empty() {
+            return None;
+        }
+        DeadlineTimer::add(&mut self.others().timer, deadlines)
     }
 
     /// Returns `true` if data of whole events must be scanned, because the idle timeout depends on the delivered events.
     #[inline(always)]
     pub(crate) fn needs_scan(&self, whole_events: &[u8]) -> bool {
-        let timer = self.timer.as_ref();
+        let timer = self.timer();
         timer.is_some_and(|timer| timer.counts_events() && !surely_delivers(whole_events))
     }
 
     /// Returns `true` if each event must be known to be delivered or not.
     pub(crate) fn counts_events(&self) -> bool {
-        let timer = self.timer.as_ref();
-        timer.is_some_and(|timer| timer.counts_events())
+        let timer = self.timer();
+        timer.is_some_and(DeadlineTimer::counts_events)
     }
 
     /// Records that data is forwarded, and whether the data delivers an event.
     #[inline(always)]
     pub(crate) fn record_forwarded(&mut self, delivered: bool) {
-        if let Some(timer) = &mut self.timer {
+        if let Some(timer) = self.timer_mut() {
             timer.record_forwarded(delivered);
         }
     }
 
     /// Returns the deadline that has passed.
     pub(crate) fn passed_deadline(&self) -> Option<Stop> {
-        self.timer.as_ref()?.passed()
+        self.timer()?.passed()
     }
 
     pub(crate) fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Signal> {
-        match &mut self.timer {
+        match self.timer_mut() {
             Some(timer) => timer.poll(cx),
             None => Poll::Pending,
         }
     }
 
     #[inline(always)]
-    fn is_timer_waiting(&self, cx: &Context<'_>) -> bool {
-        let timer = self.timer.as_ref();
-        timer.is_none_or(|timer| timer.is_waiting(cx))
+    fn timer(&self) -> Option<&DeadlineTimer> {
+        self.others.as_ref()?.timer.as_ref()
+    }
+
+    #[inline(always)]
+    fn timer_mut(&mut self) -> Option<&mut DeadlineTimer> {
+        self.others.as_mut()?.timer.as_mut()
     }
 }
 
@@ -181,9 +220,5 @@ impl Signals {
 
     pub(crate) fn passed_deadline(&self) -> Option<Stop> {
         None
-    }
-
-    fn is_timer_waiting(&self, _cx: &Context<'_>) -> bool {
-        true
     }
 }

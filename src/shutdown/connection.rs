@@ -74,26 +74,29 @@ impl Shutdown {
     /// the connection last are woken, and the server drops the connection. The drain waits for all wrapped connections, idle
     /// ones and those without a stream included.
     ///
-    /// Wrap the connections where the server accepts them, below TLS. With axum, in a listener:
+    /// Wrap the connections where the server accepts them, below TLS. With axum, in a listener, around a `TcpListener`, a
+    /// `UnixListener` or a listener of your own:
     ///
     /// ```
-    /// use std::{io, net::SocketAddr};
+    /// use std::{io, time::Duration};
     /// use axum::serve::Listener;
-    /// use tokio::net::{TcpListener, TcpStream};
     /// use tower_sse_completion::{Connection, Shutdown};
     ///
-    /// struct CutListener {
-    ///     listener: TcpListener,
+    /// /// A listener whose connections a drain can cut.
+    /// struct CutListener<L> {
+    ///     listener: L,
     ///     shutdown: Shutdown,
     /// }
     ///
-    /// impl Listener for CutListener {
-    ///     type Io = Connection<TcpStream>;
-    ///     type Addr = SocketAddr;
+    /// impl<L: Listener> Listener for CutListener<L> {
+    ///     type Io = Connection<L::Io>;
+    ///     type Addr = L::Addr;
     ///
     ///     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-    ///         let (stream, address) = Listener::accept(&mut self.listener).await;
-    ///         (self.shutdown.connection(stream), address)
+    ///         let (io, address) = self.listener.accept().await;
+    ///         let connection = self.shutdown.connection(io);
+    ///         // Disconnects a client that does not read while the server runs.
+    ///         (connection.write_timeout(Duration::from_secs(30)), address)
     ///     }
     ///
     ///     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -101,6 +104,10 @@ impl Shutdown {
     ///     }
     /// }
     /// ```
+    ///
+    /// For `into_make_service_with_connect_info::<SocketAddr>()`, add `.tap_io(|_| ())` of axum's `ListenerExt` to the listener. axum
+    /// implements `Connected` for `SocketAddr` with its own listeners only, and `tap_io` is one of them. A type of your own
+    /// implements `Connected<IncomingStream<'_, CutListener<TcpListener>>>`.
     ///
     /// A call costs one atomic load more than a call of the connection itself. A connection that is wrapped after the
     /// drain fails at once.
@@ -229,7 +236,7 @@ impl<T> Connection<T> {
         let polled = poll(this.io, cx);
         match &polled {
             Poll::Pending => return this.link.poll_write_pending(cx, operation).map(Err),
-            Poll::Ready(Ok(result)) if is_progress(result) => this.link.progressed(operation),
+            Poll::Ready(Ok(result)) if is_progress(result) => this.link.record_progress(operation),
             Poll::Ready(_) => {}
         }
         this.link.register_writer(cx)?;
@@ -385,8 +392,8 @@ impl Link {
         Poll::Ready(())
     }
 
-    /// Notes that a write has accepted bytes, or that a flush has completed.
-    fn progressed(&mut self, progress: Operation) {
+    /// Records that a write has accepted bytes, or that a flush has completed.
+    fn record_progress(&mut self, progress: Operation) {
         if let Stall::Pending { operation, .. } = self.stall {
             // The flush of a socket completes at once, and is no progress of a pending write.
             if progress == Operation::Write || progress == operation {

@@ -301,15 +301,14 @@ impl Running<'_> {
     /// Begins a phase, whose streams end over the window.
     fn begin(&mut self, phase: Phase, window: Duration) {
         let window = window.min(longest_window(self.shared.counts().open_in(phase)));
-        if window.is_zero() {
-            // A phase before this one may be spread still.
-            self.shared.advance(phase, END);
-            return;
-        }
-        self.shared.begin(phase);
+        // A phase before this one may be spread still, so only this one is complete without a window.
+        let first = if window.is_zero() { END } else { 1 };
+        self.shared.advance(phase, first);
         let from = self.shared.position(phase);
-        self.spreads.push(Spread::new(phase, from, window));
-        self.lap();
+        if from < END {
+            self.spreads.push(Spread::new(phase, from, window));
+            self.lap();
+        }
     }
 
     /// Runs until this moment, or until nothing is open.
@@ -375,6 +374,14 @@ impl Running<'_> {
     }
 }
 
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        for spread in &self.spreads {
+            self.shared.forget_order(spread.phase);
+        }
+    }
+}
+
 impl Spread {
     fn new(phase: Phase, from: u32, window: Duration) -> Self {
         Self {
@@ -406,20 +413,20 @@ fn after(time: Duration) -> Option<Instant> {
 }
 
 impl Drained {
-    /// Returns the number of streams that ended during the drain. Streams that are [still open](Self::still_open) one second
-    /// after the grace period do not count, also if their connections are cut then.
+    /// Returns the number of streams that ended during the drain. Streams that are [still open](Self::still_open) when the
+    /// [linger](Drain::linger) is over do not count, even if their connections are cut then.
     pub fn ended(&self) -> usize {
         self.ended
     }
 
-    /// Returns the number of streams that were still open one second after the grace period, although they had been closed.
+    /// Returns the number of streams that were still open when the [linger](Drain::linger) was over, although they had been closed.
     /// Their clients do not read, or read too slowly. If their connections are wrapped, these streams have been cut.
     pub fn still_open(&self) -> usize {
         self.still_open
     }
 
-    /// Returns the number of requests whose responses were still pending when the time after the grace period was over, once for
-    /// each layer with this shutdown that the request has passed.
+    /// Returns the number of requests whose responses were still pending when the [linger](Drain::linger) was over. A request
+    /// counts once for each layer with this shutdown that it has passed.
     pub fn unanswered_requests(&self) -> usize {
         self.unanswered_requests
     }

@@ -12,8 +12,6 @@
 //!   task, and a stream with it.
 
 use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
     fmt, mem,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::PoisonError,
@@ -64,9 +62,15 @@ struct Padded<T>(T);
 #[derive(Default)]
 struct Waiters {
     tasks: Slab<Task>,
-    /// The places and keys of the tasks in the order of their places, while the phase is spread. An entry stays when its waiter is
-    /// dropped.
-    order: Option<BinaryHeap<Reverse<(u32, usize)>>>,
+    /// Exists from the first step of a spread to the last one.
+    order: Option<Order>,
+}
+
+/// The places and keys of tasks in buckets, in the order of their places. An entry stays when its waiter is dropped.
+struct Order {
+    buckets: Vec<Vec<(u32, usize)>>,
+    /// The buckets before this one are empty.
+    first: usize,
 }
 
 struct Task {
@@ -228,14 +232,8 @@ impl Shared {
 
 #[cfg(feature = "tokio")]
 impl Shared {
-    /// Begins a phase that is spread, which ends no stream with a place yet.
-    pub(super) fn begin(&self, phase: Phase) {
-        self.waiters(phase).sort();
-        self.advance(phase, 1);
-    }
-
-    /// Advances a phase that has begun to this position, unless the phase is further on, and wakes the tasks whose places are
-    /// passed.
+    /// Advances a phase to this position, unless the phase is further on, and wakes the tasks whose places are passed. A phase that
+    /// is spread begins with position 1.
     ///
     /// # Panics
     ///
@@ -244,6 +242,12 @@ impl Shared {
         self.positions.0[phase as usize].fetch_max(position, Ordering::SeqCst);
         let due = self.waiters(phase).take_due(position);
         wake_all(due);
+    }
+
+    /// Forgets the order of the places, because no further step is expected. Another step makes the order anew.
+    pub(super) fn forget_order(&self, phase: Phase) {
+        let order = self.waiters(phase).order.take();
+        drop(order);
     }
 
     /// Counts a connection that starts now.
@@ -282,49 +286,68 @@ impl Waiters {
     fn insert(&mut self, place: u32, waker: Waker) -> usize {
         let key = self.tasks.insert(Task { place, waker });
         if let Some(order) = &mut self.order {
-            order.push(Reverse((place, key)));
+            order.insert(place, key);
         }
         key
     }
 
-    /// Puts the tasks in the order of their places. Those that register from now on are added.
-    #[cfg(feature = "tokio")]
-    fn sort(&mut self) {
-        let entries = || {
-            self.tasks
-                .iter()
-                .map(|(key, task)| Reverse((task.place, key)))
-        };
-        if self.order.is_none() {
-            self.order = Some(entries().collect());
-        }
-    }
-
-    /// Removes and returns the wakers whose places this position has passed. Before the [`END`], the tasks have to be sorted.
+    /// Removes and returns the wakers whose places this position has passed.
     fn take_due(&mut self, position: u32) -> impl Iterator<Item = Waker> + use<> {
-        let mut due = Vec::new();
-        let mut rest = Slab::new();
+        let (tasks, mut due, mut rest) = (&mut self.tasks, Vec::new(), Slab::new());
         if position >= END {
             self.order = None;
-            rest = mem::take(&mut self.tasks);
-        } else if let Some(order) = &mut self.order {
-            while let Some(&Reverse((place, key))) = order.peek() {
-                if place >= position {
-                    break;
-                }
-                order.pop();
+            rest = mem::take(tasks);
+        } else if !tasks.is_empty() {
+            let order = self.order.get_or_insert_with(|| Order::of(tasks));
+            order.take_below(position, |key| {
                 // The waiter may have been dropped, and another waiter may have its key.
-                if self
-                    .tasks
-                    .get(key)
-                    .is_some_and(|task| task.place < position)
-                {
-                    due.push(self.tasks.remove(key).waker);
+                if tasks.get(key).is_some_and(|task| task.place < position) {
+                    due.push(tasks.remove(key).waker);
                 }
-            }
+            });
         }
         due.into_iter()
             .chain(rest.into_iter().map(|(_, task)| task.waker))
+    }
+}
+
+impl Order {
+    /// A power of two. A step of a spread reads the places of one bucket or of a few.
+    const BUCKETS: u32 = 1024;
+
+    fn of(tasks: &Slab<Task>) -> Self {
+        let mut order = Self {
+            buckets: vec![Vec::new(); Self::BUCKETS as usize],
+            first: 0,
+        };
+        for (key, task) in tasks {
+            order.insert(task.place, key);
+        }
+        order
+    }
+
+    fn insert(&mut self, place: u32, key: usize) {
+        self.buckets[Self::bucket(place)].push((place, key));
+    }
+
+    /// Removes the places below this position, which is not [`END`].
+    fn take_below(&mut self, position: u32, mut take: impl FnMut(usize)) {
+        let last = Self::bucket(position);
+        // Another drain may be further on.
+        for bucket in self.buckets.iter_mut().take(last + 1).skip(self.first) {
+            bucket.retain(|&(place, key)| {
+                let is_below = place < position;
+                if is_below {
+                    take(key);
+                }
+                !is_below
+            });
+        }
+        self.first = self.first.max(last);
+    }
+
+    fn bucket(place: u32) -> usize {
+        (place / (END / Self::BUCKETS)) as usize
     }
 }
 

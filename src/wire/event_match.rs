@@ -20,9 +20,9 @@ use super::scanner::Lines;
 /// # let _ = layer;
 /// ```
 ///
-/// A stream keeps as much of an event's data as the matches need: for [`data`](Self::data), the length of the longest; for
-/// [`when`](Self::when), up to the [buffer limit](crate::SseCompletionLayer::buffer_limit). Longer data does not match. An event of any
-/// length matches by its type.
+/// A stream keeps no more of an event than the matches need: as many bytes as the longest type and the longest data have, and for
+/// [`when`](Self::when) up to the [buffer limit](crate::SseCompletionLayer::buffer_limit). Events above that limit match by
+/// their type and by their data, but not by a function.
 ///
 /// [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 #[derive(Clone)]
@@ -100,17 +100,30 @@ impl EventMatch {
     /// # let _ = layer;
     /// ```
     ///
-    /// The function is called for every delivered event, by the task that polls the body, so keep it cheap.
+    /// The function is called once for every delivered event whose type and data have up to
+    /// [`buffer_limit`](crate::SseCompletionLayer::buffer_limit) bytes each, unless a match that was added earlier matches. It is
+    /// called by the task that polls the body, so keep it cheap.
     ///
     /// # Panics
     ///
-    /// A panic of the function reaches the server that polls the body, and the stream is reported as failed.
+    /// A panic of the function reaches the server that polls the body, and the stream ends. It is reported as failed.
     pub fn when<F>(matches: F) -> Self
     where
         F: Fn(&SseEvent<'_>) -> bool + Send + Sync + 'static,
     {
         Self {
             kind: Kind::When(Arc::new(matches)),
+        }
+    }
+
+    /// Returns `true` if the other one is the same condition.
+    fn is(&self, other: &Self) -> bool {
+        match (&self.kind, &other.kind) {
+            (Kind::Event(text), Kind::Event(other)) | (Kind::Data(text), Kind::Data(other)) => {
+                text == other
+            }
+            (Kind::When(matches), Kind::When(other)) => Arc::ptr_eq(matches, other),
+            _ => false,
         }
     }
 
@@ -167,9 +180,13 @@ impl EventReader {
         SseEvent::new(&self.event_type, &self.data)
     }
 
-    /// Adds the end marks of a layer.
+    /// Adds the end marks of a layer, each once.
     pub(crate) fn add_end_marks(&mut self, end_marks: &[EventMatch]) {
-        self.end_marks.extend_from_slice(end_marks);
+        for end_mark in end_marks {
+            if !self.end_marks.iter().any(|known| known.is(end_mark)) {
+                self.end_marks.push(end_mark.clone());
+            }
+        }
     }
 
     /// Sets the events that are no traffic for the idle timeout.

@@ -64,7 +64,7 @@ enum Line {
     Comment,
 }
 
-/// What a line end ends.
+/// The unit that a line end ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
     /// Nothing: the LF of a CRLF. The line ended with the CR.
@@ -285,7 +285,17 @@ fn after_line_end(byte: u8) -> Line {
 /// Returns `true` if these bytes end in a blank line whose last byte is an LF, regardless of the bytes before them.
 #[inline(always)]
 pub(crate) fn ends_in_lf_blank_line(bytes: &[u8]) -> bool {
-    bytes.ends_with(b"\n\n") || bytes.ends_with(b"\n\r\n")
+    const LF_LF: u16 = u16::from_ne_bytes(*b"\n\n");
+    const CR_LF: u16 = u16::from_ne_bytes(*b"\r\n");
+
+    let Some((before, last)) = bytes.split_last_chunk::<2>() else {
+        return false;
+    };
+    match u16::from_ne_bytes(*last) {
+        LF_LF => true,
+        CR_LF => before.ends_with(b"\n"),
+        _ => false,
+    }
 }
 
 /// Returns `true` if these bytes end in a blank line regardless of the bytes before them.
@@ -299,15 +309,21 @@ fn ends_in_blank_line(bytes: &[u8]) -> bool {
 
 /// Returns `true` if a `data:` line shows that an event is delivered within these lines, which begin with a whole line and
 /// end in a blank line. Events whose `data` field has no colon are not recognised.
-pub(crate) fn surely_delivers(mut lines: &[u8]) -> bool {
-    while !lines.starts_with(b"data:") {
-        // Lines that end in a CR alone are skipped with the next line.
-        match memchr(b'\n', lines) {
-            Some(end) => lines = &lines[end + 1..],
-            None => return false,
+#[inline(always)]
+pub(crate) fn surely_delivers(lines: &[u8]) -> bool {
+    lines.starts_with(b"data:") || later_line_delivers(lines)
+}
+
+#[inline(never)]
+fn later_line_delivers(mut lines: &[u8]) -> bool {
+    // Lines that end in a CR alone are skipped with the next line.
+    while let Some(end) = memchr(b'\n', lines) {
+        lines = &lines[end + 1..];
+        if lines.starts_with(b"data:") {
+            return true;
         }
     }
-    true
+    false
 }
 
 fn after_first_line(lines: &[u8]) -> &[u8] {

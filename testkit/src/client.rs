@@ -120,23 +120,33 @@ impl Client {
 
     /// Sends a request, and returns the response once its head has arrived, even if the request's body is unfinished.
     pub async fn send(&mut self, method: &str, path: &str, body: Body) -> Response<Incoming> {
+        let response = self.try_send(method, path, body).await;
+        response.expect("a response")
+    }
+
+    /// Sends a request as [`send`](Self::send) does. Returns an error if the connection takes no more requests.
+    pub async fn try_send(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: Body,
+    ) -> hyper::Result<Response<Incoming>> {
         let request = Request::builder()
             .method(method)
             .uri(format!("http://localhost{path}"))
             .header("host", "localhost")
             .body(body)
             .expect("a valid request");
-        let response = match &mut self.requests {
+        match &mut self.requests {
             Requests::Http1(requests) => {
-                requests.ready().await.expect("an open connection");
+                requests.ready().await?;
                 requests.send_request(request).await
             }
             Requests::Http2(requests) => {
-                requests.ready().await.expect("an open connection");
+                requests.ready().await?;
                 requests.send_request(request).await
             }
-        };
-        response.expect("a response")
+        }
     }
 
     /// Shuts down the sending side of the connection.

@@ -1,4 +1,5 @@
-//! The proxy example: an upstream that misbehaves in every way, truncated at every byte.
+//! The proxy example: an upstream that misbehaves in every way, truncated at every byte; late heads, and connections that are used
+//! again.
 
 #[path = "../../examples/llm_proxy/main.rs"]
 #[allow(dead_code, reason = "main is not called")]
@@ -9,15 +10,20 @@ use std::{
     io::{self, Write},
     mem,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
-use axum::{Router, middleware::map_response};
+use axum::{Router, middleware::map_response, response::IntoResponse, serve::ListenerExt};
 use bytes::Bytes;
+use example::ReadOn;
 use flate2::{Compression, write::GzEncoder};
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use testkit::{
     server::{VERSIONS, Version, listen, next_data, receive, send, serve},
@@ -26,10 +32,12 @@ use testkit::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::mpsc,
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep},
 };
+use tower::{Layer, ServiceExt, service_fn};
 use tower_http::compression::{CompressionLayer, predicate::SizeAbove};
-use tower_sse_completion::Shutdown;
+use tower_sse_completion::{Shutdown, SseCompletionLayer};
 
 struct Api {
     path: &'static str,
@@ -151,7 +159,15 @@ async fn respond(mut connection: TcpStream, request: &str, events: &str) -> io::
 }
 
 async fn serve_proxy(upstream: SocketAddr, shutdown: &Shutdown) -> SocketAddr {
-    let proxy = example::proxy(&format!("http://{upstream}"), shutdown);
+    serve_proxy_with_head_limit(upstream, shutdown, Duration::from_secs(3600)).await
+}
+
+async fn serve_proxy_with_head_limit(
+    upstream: SocketAddr,
+    shutdown: &Shutdown,
+    limit: Duration,
+) -> SocketAddr {
+    let proxy = example::proxy(&format!("http://{upstream}"), shutdown, limit);
     serve(proxy.expect("valid options")).await
 }
 
@@ -174,7 +190,7 @@ async fn text(response: Response<Incoming>) -> String {
 
 /// Returns the text that a client receives if the proxy has received this many bytes of the events.
 fn expected(api: &Api, events: &str, bytes: usize, end: UpstreamEnd) -> String {
-    // An event is complete with the CR of its blank line. The layer adds the missing LF before a close event.
+    // An event is complete with the CR of its blank line. The layer adds a missing LF.
     let (blank_line, spare) = match events.contains('\r') {
         true => ("\r\n\r\n", 1),
         false => ("\n\n", 0),
@@ -186,17 +202,41 @@ fn expected(api: &Api, events: &str, bytes: usize, end: UpstreamEnd) -> String {
         .last()
         .unwrap_or(0);
     let is_complete = match api.has_end_mark {
-        true => bytes == events.len(),
+        true => whole_events == events.len(),
         false => end == UpstreamEnd::Stop && 0 < bytes && bytes <= whole_events,
     };
     if is_complete {
-        return events[..bytes].to_owned();
+        let sent = if api.has_end_mark {
+            whole_events
+        } else {
+            bytes
+        };
+        return events[..sent].to_owned();
     }
-    let message = match (api.has_end_mark, bytes, end) {
-        (false, 0, UpstreamEnd::Stop) => "the model has sent nothing",
+    let unfinished = events.as_bytes().get(whole_events..bytes);
+    if end == UpstreamEnd::Stop && unfinished.is_some_and(|event| is_unfinished_mark(api, event)) {
+        let missing = match events.as_bytes()[bytes - 1] {
+            b'\n' => "\n",
+            _ => "\n\n",
+        };
+        return format!("{}{missing}", &events[..bytes]);
+    }
+    let message = match (bytes, end) {
+        (0, UpstreamEnd::Stop) => "the model has sent nothing",
         _ => "the response is incomplete",
     };
     format!("{}{}", &events[..whole_events], (api.error)(message))
+}
+
+/// Returns `true` if this beginning of an event is an end mark without its blank line.
+fn is_unfinished_mark(api: &Api, event: &[u8]) -> bool {
+    if api.path == "/v1/chat/completions" {
+        return event.trim_ascii_end() == b"data: [DONE]";
+    }
+    // The event has its data only with the end of the line of the data.
+    let has_data = event.windows(5).any(|field| field == b"data:");
+    let is_last_event = event.starts_with(b"event:response") || event.starts_with(b"event: mess");
+    is_last_event && has_data && event.ends_with(b"\n") | event.ends_with(b"\r")
 }
 
 /// Truncates every response at every byte. The chunks have one byte, two bytes, or all bytes.
@@ -323,6 +363,7 @@ async fn upstream_of_the_example_misbehaves_on_demand() {
         let error = (api.error)("the response is incomplete");
         assert_eq!(get("stop").await, format!("{first}\n\n{error}"));
         assert_eq!(get("die").await, format!("{first}\n\n{error}"));
+        let error = (api.error)("the model has sent nothing");
         assert_eq!(get("say-nothing").await, error);
     }
 }
@@ -366,6 +407,161 @@ async fn client_that_leaves_stops_the_upstream_before_and_after_the_head() {
 async fn assert_disconnected(mut connection: TcpStream) {
     let read = within(connection.read(&mut [0])).await;
     assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+}
+
+#[tokio::test]
+async fn connections_to_an_upstream_that_ends_after_its_mark_are_used_again() {
+    // The final chunk follows the end mark after 20 ms.
+    let respond = async || {
+        let chunks = stream::iter(["data: [DONE]\n\n", ""]).enumerate();
+        let chunks = chunks.then(async |(index, chunk)| {
+            sleep(Duration::from_millis(20) * u32::from(index > 0)).await;
+            Ok::<_, io::Error>(chunk)
+        });
+        let body = axum::body::Body::from_stream(chunks);
+        ([("content-type", "text/event-stream")], body)
+    };
+    let models = Router::new().fallback(respond);
+    let (listener, address) = listen().await;
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&connections);
+    let listener = listener.tap_io(move |_| {
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    tokio::spawn(async { axum::serve(listener, models).await });
+
+    let address = serve_proxy(address, &Shutdown::new()).await;
+    for _ in 0..30 {
+        let response = post(address, Version::Http1, APIS[0].path, "{}".to_owned()).await;
+        assert_eq!(text(response).await, "data: [DONE]\n\n");
+        sleep(Duration::from_millis(40)).await;
+    }
+    // Without `ReadOn`, nearly every request has a connection of its own.
+    let connections = connections.load(Ordering::Relaxed);
+    assert!(connections <= 10, "{connections}");
+}
+
+/// Returns a body, the sender of its data, and a receiver of the value `true` when the body has been polled to its end.
+fn observed_body() -> (ReadOn, mpsc::Sender<&'static str>, oneshot::Receiver<bool>) {
+    let (sender, receiver) = mpsc::channel(8);
+    let (ended, has_ended) = oneshot::channel();
+    let chunks = stream::unfold((receiver, ended), |(mut receiver, ended)| async {
+        match receiver.recv().await {
+            Some(chunk) => Some((Ok::<_, io::Error>(chunk), (receiver, ended))),
+            None => {
+                let _ = ended.send(true);
+                None
+            }
+        }
+    });
+    let body = ReadOn::new(axum::body::Body::from_stream(chunks));
+    (body, sender, has_ended)
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_body_reads_on_to_the_end() {
+    let (body, sender, has_ended) = observed_body();
+    drop(body);
+    sleep(Duration::from_millis(499)).await;
+    drop(sender);
+    assert_eq!(has_ended.await, Ok(true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_body_waits_half_a_second_for_an_upstream_that_hangs() {
+    let (mut body, sender, has_ended) = observed_body();
+    sender.send("text").await.expect("the body is open");
+    let frame = body.frame().await.expect("a frame").expect("no error");
+    assert_eq!(frame.into_data().expect("data"), "text");
+
+    let dropped_at = Instant::now();
+    drop(body);
+    sender.closed().await;
+    assert_eq!(dropped_at.elapsed(), Duration::from_millis(500));
+    assert!(has_ended.await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_body_ends_an_upstream_that_goes_on() {
+    let (body, sender, has_ended) = observed_body();
+    let dropped_at = Instant::now();
+    drop(body);
+    sender.send("text").await.expect("the body is open");
+    sender.closed().await;
+    assert_eq!(dropped_at.elapsed(), Duration::ZERO);
+    assert!(has_ended.await.is_err());
+}
+
+#[tokio::test]
+async fn late_head_is_sent_before_the_upstream_responds() {
+    let (listener, models) = listen().await;
+    let address = serve_proxy_with_head_limit(models, &Shutdown::new(), Duration::ZERO).await;
+    let api = &APIS[2];
+    for (head, expected) in [
+        (
+            "200 OK\r\ncontent-type: text/event-stream",
+            api.events.to_owned(),
+        ),
+        // The status is lost.
+        (
+            "429 Too Many Requests",
+            (api.error)("the response is incomplete"),
+        ),
+    ] {
+        for version in VERSIONS {
+            let question = r#"{"stream": true}"#.to_owned();
+            let response = within(post(address, version, api.path, question)).await;
+            assert_eq!(response.status(), 200);
+            assert_eq!(response.headers()["content-type"], "text/event-stream");
+
+            let (mut connection, _) = within(listener.accept()).await.expect("the proxy");
+            read_request(&mut connection).await;
+            let late = format!("HTTP/1.1 {head}\r\nconnection: close\r\n\r\n{}", api.events);
+            connection
+                .write_all(late.as_bytes())
+                .await
+                .expect("the proxy reads");
+            drop(connection);
+            assert_eq!(text(response).await, expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn head_is_never_early_for_a_request_without_a_stream() {
+    let (listener, models) = listen().await;
+    let address = serve_proxy_with_head_limit(models, &Shutdown::new(), Duration::ZERO).await;
+    for question in [r#"{"stream": false}"#, r#"{"model": "m"}"#] {
+        let client = post(address, Version::Http1, APIS[0].path, question.to_owned());
+        let refuse = async {
+            let (mut connection, _) = within(listener.accept()).await.expect("the proxy");
+            read_request(&mut connection).await;
+            let refusal = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n";
+            connection
+                .write_all(refusal)
+                .await
+                .expect("the proxy reads");
+            connection
+        };
+        let (response, _connection) = tokio::join!(client, refuse);
+        assert_eq!(response.status(), 429);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn comments_precede_a_late_response() {
+    const EVENTS: &str = "data: [DONE]\n\n";
+    let layer = SseCompletionLayer::new().keep_alive(Duration::from_secs(15));
+    let service = layer.layer(service_fn(async |_: Request<()>| {
+        let response = async {
+            sleep(Duration::from_secs(50)).await;
+            Ok(([("content-type", "text/event-stream")], EVENTS).into_response())
+        };
+        example::respond_within(Duration::from_secs(10), response).await
+    }));
+    let response = service.oneshot(Request::new(())).await.expect("a head");
+    let body = response.into_body().collect().await.expect("no error");
+    assert_eq!(body.to_bytes(), format!(":\n\n:\n\n{EVENTS}"));
 }
 
 #[tokio::test]

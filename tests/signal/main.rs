@@ -5,6 +5,8 @@
 #![cfg(not(miri))]
 
 #[cfg(unix)]
+mod production;
+#[cfg(unix)]
 mod unix;
 #[cfg(windows)]
 mod windows;
@@ -22,8 +24,11 @@ use std::{
 
 use axum::{Router, response::sse::Sse, routing::get};
 use futures_util::{FutureExt, stream};
-use testkit::server::{Version, listen, receive, request};
-use tokio::runtime::Runtime;
+use testkit::{
+    server::{Version, listen, receive, request},
+    wait::within,
+};
+use tokio::{runtime::Runtime, time::sleep};
 use tower_sse_completion::{Shutdown, SseCompletionLayer, stop_signal};
 
 #[cfg(unix)]
@@ -32,6 +37,10 @@ use self::unix::{Child, SIGNALS, send, spawn};
 use self::windows::{Child, SIGNALS, send, spawn};
 
 const CHILD: &str = "STOP_SIGNAL_CHILD";
+
+/// The page whose snippets are in `snippets/`.
+#[cfg(unix)]
+const GUIDE: &str = include_str!("../../docs/shutdown.md");
 
 /// Exit status of a child that ends on its own.
 const ENDED: i32 = 42;
@@ -75,7 +84,20 @@ impl Process {
     }
 
     fn wait(mut self) -> ExitStatus {
-        self.child.wait().expect("a status")
+        runtime().block_on(self.wait_until_ended())
+    }
+
+    /// Waits in a runtime whose tasks run on.
+    async fn wait_until_ended(&mut self) -> ExitStatus {
+        within(async {
+            loop {
+                match self.child.try_wait().expect("a status") {
+                    Some(status) => return status,
+                    None => sleep(Duration::from_millis(2)).await,
+                }
+            }
+        })
+        .await
     }
 }
 

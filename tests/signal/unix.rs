@@ -9,7 +9,7 @@ use std::{
 
 use tower_sse_completion::stop_signal;
 
-use super::{ENDED, Process, block, is_child, runtime, wait_with};
+use super::{ENDED, GUIDE, Process, block, is_child, runtime, wait_with};
 
 pub(super) type Child = process::Child;
 
@@ -162,8 +162,7 @@ fn c20_stop_signal_starts_no_thread() {
     assert_eq!(process.wait().code(), Some(ENDED));
 }
 
-// The snippet of `docs/shutdown.md`.
-include!("any_stop_signal.rs");
+include!("snippets/any_stop_signal.rs");
 
 #[test]
 fn c25_recipe_for_other_signals_completes_at_each_of_them() {
@@ -175,8 +174,7 @@ fn c25_recipe_for_other_signals_completes_at_each_of_them() {
         });
         process::exit(ENDED);
     }
-    let guide = include_str!("../../docs/shutdown.md");
-    assert!(guide.contains(include_str!("any_stop_signal.rs")));
+    assert!(GUIDE.contains(include_str!("snippets/any_stop_signal.rs")));
     for signal in ["INT", "TERM", "QUIT", "HUP"] {
         let mut process =
             Process::start("unix::c25_recipe_for_other_signals_completes_at_each_of_them");

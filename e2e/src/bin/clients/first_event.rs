@@ -34,10 +34,7 @@ use axum::{
     routing::{get, post},
 };
 use futures_util::{StreamExt, stream};
-use tower_sse_completion::{
-    SseCompletionLayer,
-    first_event::{Decision, FirstEventLayer, HeldStream, State},
-};
+use tower_sse_completion::first_event::{Decision, FirstEventLayer, HeldStream, State};
 
 use crate::{samples::Sample, table::CLIENTS};
 
@@ -75,7 +72,7 @@ pub fn routes() -> Router {
                 let request = request.and_modify(|count| *count += 1).or_insert(1);
                 upstream(*sample, situation, *request)
             };
-            let completion = layer(SseCompletionLayer::new().close_on_failed(true));
+            let completion = layer().close_on_failed(true);
             let ungated = Router::new().route("/{*path}", post(respond));
             let gate = FirstEventLayer::new(CEILING, decide);
             routes

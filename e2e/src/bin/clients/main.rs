@@ -14,6 +14,17 @@
 //! | `skipped` | the same, and opts out of the layer |
 //! | `unmarked` | ends between two events, without the protocol's end mark |
 //! | `silence` | is complete, and pauses for longer than the interval of the keep-alive |
+//! | `unframed` | is an error object that is not an event |
+//! | `upstream_error` | ends with an error of the upstream, in an event |
+//! | `skipped_unframed` | the same, and opts out of the layer |
+//! | `unfinished_mark` | is complete, but for the blank line of its end mark |
+//! | `failed_after_mark` | fails after its end mark |
+//! | `shutdown_after_mark` | is closed by a `Shutdown` after its end mark |
+//! | `hang` | stays open after its end mark |
+//! | `leave` | the same, for a client that leaves at the end mark |
+//!
+//! A path below `/without_end_marks` has the layer of the protocol without its end marks. A path below `/endings` waits for the end
+//! of the first stream with the rest of the path, and responds with the ending in its report.
 //!
 //! [`first_event`] has the situations of an upstream that dies before its first event.
 //!
@@ -22,28 +33,37 @@
 mod first_event;
 mod samples;
 mod table;
+mod without_end_marks;
 
-use std::{error::Error, future, io, process, thread, time::Duration};
+use std::{
+    collections::HashMap, error::Error, future, io, process, sync::Arc, thread, time::Duration,
+};
 
 use axum::{
     Router,
     body::Body,
-    extract::Path,
+    extract::{Path, RawQuery},
     http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{Html, IntoResponse, Response},
     routing::{any, get},
 };
 use futures_util::{FutureExt, Stream, StreamExt, stream};
-use tokio::{net::TcpListener, time};
-use tower_sse_completion::{CloseEvent, Shutdown, SkipCompletion, SseCompletionLayer};
+use tokio::{net::TcpListener, sync::watch, time};
+use tower_sse_completion::{CloseEvent, Ending, Shutdown, SkipCompletion, SseCompletionLayer};
 
-use crate::{
-    samples::{AFTER_FEED, Sample},
-    table::CLIENTS,
-};
+use crate::samples::{AFTER_FEED, Sample};
 
 const PAGE: &str = "<!doctype html><title>clients</title><link rel=icon href=data:,><body>";
 const KEEP_ALIVE: Duration = Duration::from_millis(50);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// An error in an event, as the APIs of OpenAI and Anthropic send it.
+const UPSTREAM_ERROR: &str = concat!(
+    "event: error\n",
+    r#"data: {"type":"error","error":{"type":"overloaded_error","message":"overloaded"}}"#,
+    "\n\n",
+);
+/// An error of an upstream that does not frame its errors.
+const UNFRAMED: &str = r#"{"error":{"message":"overloaded"}}"#;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -58,17 +78,71 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// The endings of the first stream of each client in each situation.
+type Endings = watch::Sender<HashMap<String, Ending>>;
+
 fn app() -> Router {
-    let page = first_event::routes().route("/", get(async || Html(PAGE)));
-    CLIENTS.iter().fold(page, |app, (name, layer, sample)| {
-        let respond = async move |Path(path): Path<String>, headers: HeaderMap| {
+    let endings = Arc::new(Endings::default());
+    let reports = Arc::clone(&endings);
+    let ending = async move |Path(path): Path<String>| ending(&reports, &path).await;
+    let mut app = first_event::routes()
+        .route("/", get(async || Html(PAGE)))
+        .route("/endings/{*path}", get(ending));
+    let marked = without_end_marks::CLIENTS;
+    for (name, layer, sample) in table::CLIENTS {
+        let mut layer = layer();
+        if marked.iter().any(|(other, ..)| other == name) {
+            layer = layer.idle_timeout(IDLE_TIMEOUT);
+        }
+        app = app.nest(&format!("/{name}"), client(name, layer, *sample, &endings));
+    }
+    for (name, layer, sample) in marked {
+        let name = format!("without_end_marks/{name}");
+        let layer = layer().idle_timeout(IDLE_TIMEOUT);
+        app = app.nest(&format!("/{name}"), client(&name, layer, *sample, &endings));
+    }
+    app
+}
+
+/// Returns the routes of a client.
+fn client(name: &str, layer: SseCompletionLayer, sample: Sample, endings: &Arc<Endings>) -> Router {
+    let respond =
+        async move |Path(path): Path<String>, RawQuery(query): RawQuery, headers: HeaderMap| {
             let last_id = headers.get("last-event-id").map(HeaderValue::as_bytes);
-            respond(*sample, &path, last_id)
+            // event-source-polyfill sends the ID in the query.
+            let query = query.as_deref().unwrap_or_default();
+            let in_query = query.strip_prefix("lastEventId=").map(str::as_bytes);
+            respond(sample, &path, last_id.or(in_query))
         };
-        let layer = layer(SseCompletionLayer::new().keep_alive(KEEP_ALIVE));
-        let routes = Router::new().route("/{*path}", any(respond)).layer(layer);
-        app.nest(&format!("/{name}"), routes)
-    })
+    let (name, endings) = (name.to_owned(), Arc::clone(endings));
+    let layer = layer.keep_alive(KEEP_ALIVE).on_end_with(move |request| {
+        let path = format!("{name}/{}", situation(request.uri.path()));
+        let endings = Arc::clone(&endings);
+        move |report| {
+            endings.send_modify(|endings| {
+                endings.entry(path).or_insert(report.ending());
+            });
+        }
+    });
+    Router::new().route("/{*path}", any(respond)).layer(layer)
+}
+
+/// Waits for the end of the stream with this client and situation.
+async fn ending(endings: &Endings, path: &str) -> Result<String, StatusCode> {
+    let mut endings = endings.subscribe();
+    let ended = endings.wait_for(|endings| endings.contains_key(path));
+    match time::timeout(Duration::from_secs(20), ended).await {
+        Ok(Ok(endings)) => Ok(endings[path].to_string()),
+        _ => Err(StatusCode::NOT_FOUND),
+    }
+}
+
+/// Returns the first segment of a path.
+fn situation(path: &str) -> &str {
+    path.trim_start_matches('/')
+        .split('/')
+        .next()
+        .unwrap_or_default()
 }
 
 /// Returns the response for the situation that the first segment of the path names. A client that resumes a stream receives the
@@ -79,13 +153,13 @@ fn respond(sample: Sample, path: &str, last_id: Option<&[u8]>) -> Response {
     let close = shutdown.clone();
     let frames = |frames: &[&'static str]| stream::iter(frames.to_vec());
     // The upstream stays silent after the shutdown.
-    let closed = async move { close.close() }.then(|()| future::pending());
-    let situation = path.split('/').next().unwrap_or_default();
+    let closed = stream::once(async move { close.close() }.then(|()| future::pending()));
+    let situation = situation(path);
     let stream = match situation {
         _ if last_id == Some(b"1") => frames(&[half, rest]).chain(stream::pending()).boxed(),
         _ if last_id.is_some() => frames(&[AFTER_FEED]).chain(stream::pending()).boxed(),
         "complete" => frames(&sample).boxed(),
-        "shutdown" | "default" => frames(&[whole, half]).chain(stream::once(closed)).boxed(),
+        "shutdown" | "default" => frames(&[whole, half]).chain(closed).boxed(),
         "truncated" | "skipped" => frames(&[whole, half]).boxed(),
         "unmarked" => frames(&[whole]).boxed(),
         "silence" => {
@@ -95,20 +169,34 @@ fn respond(sample: Sample, path: &str, last_id: Option<&[u8]>) -> Response {
                 .chain(frames(&[half, rest]))
                 .boxed()
         }
+        "unframed" | "skipped_unframed" => frames(&[UNFRAMED]).boxed(),
+        "upstream_error" => frames(&[whole, UPSTREAM_ERROR]).boxed(),
+        "unfinished_mark" => {
+            let rest = rest.strip_suffix('\n').expect("a blank line");
+            frames(&[whole, half, rest]).boxed()
+        }
+        "failed_after_mark" => frames(&sample).boxed(),
+        "shutdown_after_mark" => frames(&sample).chain(closed).boxed(),
+        "hang" | "leave" => frames(&sample).chain(stream::pending()).boxed(),
         _ => return StatusCode::NOT_FOUND.into_response(),
     };
+    let error = (situation == "failed_after_mark").then(|| io::Error::other("failed"));
+    let stream = stream.map(Ok).chain(stream::iter(error.map(Err)));
     let mut response = event_stream(stream);
     shutdown.attach(response.extensions_mut());
     if situation == "default" {
         response.extensions_mut().insert(CloseEvent::new());
     }
-    if situation == "skipped" {
+    if situation.starts_with("skipped") {
         response.extensions_mut().insert(SkipCompletion);
     }
     response
 }
 
-fn event_stream(frames: impl Stream<Item = &'static str> + Send + 'static) -> Response {
-    let body = Body::from_stream(frames.map(Ok::<_, io::Error>));
-    ([(CONTENT_TYPE, "text/event-stream")], body).into_response()
+fn event_stream(frames: impl Stream<Item = io::Result<&'static str>> + Send + 'static) -> Response {
+    (
+        [(CONTENT_TYPE, "text/event-stream")],
+        Body::from_stream(frames),
+    )
+        .into_response()
 }

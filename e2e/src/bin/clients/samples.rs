@@ -113,6 +113,12 @@ pub const AG_UI: Sample = [
     ),
 ];
 
+pub const GRAPHQL_SSE: Sample = [
+    "event: next\ndata: {\"data\":{\"text\":\"one \"}}\n\n",
+    "event: next\ndata: {\"data\":{\"te",
+    "xt\":\"two\"}}\n\nevent: complete\ndata:\n\n",
+];
+
 pub const A2A: Sample = [
     concat!(
         r#"data: {"artifactUpdate":{"taskId":"t","contextId":"c","artifact":{"artifactId":"a","parts":[{"text":"one "}]}}}"#,
