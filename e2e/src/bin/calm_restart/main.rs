@@ -11,7 +11,8 @@
 //! - `restarts`: two instances are restarted in turn while the clients read, over HTTP/1.1 and HTTP/2, directly and behind
 //!   proxies.
 //!
-//! Each prints a Markdown table. The program fails if a stream ends without its close event, or if a client does not return.
+//! Each prints a Markdown table. The program fails if a stream ends without its close event, if a client does not return, or if
+//! the streams of a simulation do not end evenly.
 
 mod audience;
 mod instance;
@@ -37,6 +38,9 @@ const RANGE: Retry = [Duration::from_secs(1), Duration::from_secs(5)];
 /// Reconnection time of streams that end over a window.
 const SHORT: Retry = [Duration::from_millis(100); 2];
 
+/// Maximum peak of a simulated drain, as a multiple of that of even reconnects.
+const MAX_PEAK: f64 = 1.2;
+
 /// Files besides those of the clients.
 const OTHER_FILES: u64 = 1_000;
 
@@ -52,7 +56,12 @@ fn main() -> Result<ExitCode> {
         ["simulation", clients, seconds] => {
             let window = Duration::from_secs(number(seconds)?);
             compare(window, |window, retry| {
-                simulation::run(number(clients)? as usize, window, retry)
+                let outcome = simulation::run(number(clients)? as usize, window, retry)?;
+                // Nothing but the layer decides when the simulated streams end.
+                match !window.is_zero() && outcome.peak_over_even(window, retry) > MAX_PEAK {
+                    true => Err("the streams do not end evenly".into()),
+                    false => Ok(outcome),
+                }
             })?
         }
         ["drain", clients, seconds] => {

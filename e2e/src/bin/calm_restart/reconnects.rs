@@ -31,7 +31,7 @@ impl Outcome {
     }
 
     /// Returns the maximum number of reconnects within any 250 ms.
-    pub fn peak(&self) -> usize {
+    fn peak(&self) -> usize {
         let mut times = self.reconnects.clone();
         times.sort_unstable();
         let in_bucket = |(first, start): (usize, &Duration)| {
@@ -40,28 +40,32 @@ impl Outcome {
         times.iter().enumerate().map(in_bucket).max().unwrap_or(0)
     }
 
+    /// Returns the peak as a multiple of that of reconnects that are even over the window and the range of reconnection times.
+    pub fn peak_over_even(&self, window: Duration, retry: Retry) -> f64 {
+        let spread = window + (retry[1] - retry[0]);
+        let even = self.reconnects.len() as f64 * BUCKET.as_secs_f64() / spread.as_secs_f64();
+        self.peak() as f64 / even
+    }
+
     /// Returns a row of a Markdown table.
     pub fn row(&self, window: Duration, retry: Retry) -> String {
         let reconnects = self.reconnects.len();
         let peak = self.peak();
-        // Reconnects are even over the window and over the range of the reconnection times.
-        let spread = window + (retry[1] - retry[0]);
-        let even = reconnects as f64 * BUCKET.as_secs_f64() / spread.as_secs_f64();
         let mut offline = self.offline.clone();
         offline.sort_unstable();
         let mean = offline.iter().sum::<Duration>() / offline.len().max(1) as u32;
         let last = offline.get(offline.len().saturating_sub(1) * 99 / 100);
-        let retry = match retry[0] == retry[1] {
+        let times = match retry[0] == retry[1] {
             true => format!("{} ms", retry[0].as_millis()),
             false => format!("{} to {} s", retry[0].as_secs(), retry[1].as_secs()),
         };
         format!(
-            "| {reconnects} | {} | {retry} | {peak} | {:.2} | {:.2} s | {:.2} s | {} |",
+            "| {reconnects} | {} | {times} | {peak} | {:.2} | {:.2} s | {:.2} s | {} |",
             match window.is_zero() {
                 true => "none".to_owned(),
                 false => format!("{} s", window.as_secs()),
             },
-            peak as f64 / even,
+            self.peak_over_even(window, retry),
             mean.as_secs_f64(),
             last.copied().unwrap_or_default().as_secs_f64(),
             self.ended - self.closed,

@@ -38,7 +38,7 @@ const PERIOD: Duration = Duration::from_millis(200);
 /// The same for a drain, in which the reconnects matter and not the events.
 const SLOW_PERIOD: Duration = Duration::from_secs(10);
 
-/// Every other restart ends its streams over this time.
+/// Every other restart of an instance ends its streams over this time.
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// Drains one of two instances, each of which half of the clients read over HTTP/1.1.
