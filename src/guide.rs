@@ -26,6 +26,7 @@ pages! {
     clients
     shutdown
     servers
+    migrate
     proxies
     instances
     llm_proxies

@@ -14,7 +14,7 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    http::StatusCode,
+    http::{Method, StatusCode},
     response::{
         IntoResponse, Response,
         sse::{Event, Sse},
@@ -33,7 +33,7 @@ use tokio::{
     sync::Semaphore,
     task::JoinHandle,
 };
-use tower_sse_completion::{Drained, Shutdown, SseCompletionLayer};
+use tower_sse_completion::{Drained, EventMatch, Shutdown, SseCompletionLayer};
 
 /// Longer than a test waits for anything.
 const GRACE: Duration = Duration::from_secs(600);
@@ -183,6 +183,131 @@ async fn c18_drain_waits_for_a_handler_that_responds_during_the_grace() {
             assert_eq!(counts(drained), (1, 0, 0), "{case:?}");
             within(server).await.expect("no panic");
         }
+    }
+}
+
+/// Number of tokens before the end of an answer.
+const TOKENS: usize = 20;
+
+/// The first token of an answer.
+const FIRST_TOKEN: &str = "data: {\"token\":0}\n\n";
+
+/// A gateway to a language model, which responds and sends the tokens after the first when the test permits it.
+#[derive(Clone)]
+struct Gateway {
+    shutdown: Shutdown,
+    /// Requests whose handlers have begun.
+    begun: Arc<AtomicUsize>,
+    /// One permit for each response.
+    respond: Arc<Semaphore>,
+    /// One permit for each token.
+    send: Arc<Semaphore>,
+}
+
+impl Gateway {
+    fn new() -> Self {
+        Self {
+            shutdown: Shutdown::new(),
+            begun: Arc::default(),
+            respond: Arc::new(Semaphore::new(0)),
+            send: Arc::new(Semaphore::new(0)),
+        }
+    }
+
+    async fn answer(self) -> Sse<impl stream::Stream<Item = Result<Event, Infallible>>> {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        self.respond.acquire().await.expect("open").forget();
+        Sse::new(stream::unfold(0, move |token| {
+            let send = Arc::clone(&self.send);
+            async move {
+                if token > 0 {
+                    send.acquire().await.expect("open").forget();
+                }
+                let event = match token {
+                    TOKENS => Event::default().data("[DONE]"),
+                    _ => Event::default().data(format!(r#"{{"token":{token}}}"#)),
+                };
+                Some((Ok(event), token + 1))
+            }
+        }))
+    }
+
+    fn app(&self) -> Router {
+        let layer = SseCompletionLayer::new()
+            .shutdown(&self.shutdown)
+            .end_mark(EventMatch::data("[DONE]"))
+            .end_on_drain(|request| request.method == Method::GET);
+        let gateway = self.clone();
+        let subscription = async || Sse::new(stream::pending::<Result<Event, Infallible>>());
+        let answer = post(move || gateway.clone().answer());
+        Router::new()
+            .route("/v1/responses", answer.get(subscription))
+            .layer(layer)
+    }
+}
+
+#[tokio::test]
+async fn c18_ten_answers_of_a_gateway_are_whole_after_a_drain() {
+    let expected: String = (0..TOKENS)
+        .map(|token| format!("data: {{\"token\":{token}}}\n\n"))
+        .chain(["data: [DONE]\n\n".to_owned()])
+        .collect();
+    for version in VERSIONS {
+        let gateway = Gateway::new();
+        let (listener, address) = listen().await;
+        let server = axum::serve(listener, gateway.app());
+        let server = server.with_graceful_shutdown(gateway.shutdown.draining());
+        let server = tokio::spawn(async { server.await.expect("the server does not fail") });
+
+        // Five answers have begun.
+        let mut answers = Vec::new();
+        for _ in 0..5 {
+            let mut client = Client::connect(address, version).await;
+            gateway.respond.add_permits(1);
+            let response = client.send("POST", "/v1/responses", Body::empty());
+            let response = within(response).await;
+            let mut body = response.into_body();
+            assert_eq!(next_data(&mut body).await, FIRST_TOKEN, "{version:?}");
+            answers.push((client, body));
+        }
+        // Five requests have no head yet.
+        let mut pending = Vec::new();
+        for _ in 0..5 {
+            let mut client = Client::connect(address, version).await;
+            pending.push(tokio::spawn(async move {
+                let response = client.send("POST", "/v1/responses", Body::empty()).await;
+                (client, response.into_body())
+            }));
+        }
+        let mut subscriber = Client::connect(address, version).await;
+        let subscription = subscriber.get("/v1/responses").await.into_body();
+        until(|| gateway.begun.load(Ordering::SeqCst) == 10).await;
+
+        let drain = tokio::spawn(gateway.shutdown.drain(GRACE));
+        until(|| gateway.shutdown.is_draining()).await;
+        let last = within(receive(subscription)).await;
+        assert_eq!(last.text(), "event: close\ndata:\n\n", "{version:?}");
+        settle().await;
+        assert!(!drain.is_finished(), "{version:?}: ten answers are missing");
+
+        gateway.respond.add_permits(5);
+        gateway.send.add_permits(10 * TOKENS);
+        for (client, body) in answers {
+            let rest = within(receive(body)).await;
+            let whole = format!("{FIRST_TOKEN}{}", rest.text());
+            assert_eq!(whole, expected, "{version:?}: begun before the drain");
+            drop(client);
+        }
+        for answer in pending {
+            let (client, body) = within(answer).await.expect("no panic");
+            let whole = within(receive(body)).await;
+            assert_eq!(whole.text(), expected, "{version:?}: begun by the drain");
+            drop(client);
+        }
+        let drained = within(drain).await.expect("no panic");
+        assert_eq!(counts(drained), (11, 0, 0), "{version:?}");
+        assert_eq!(drained.unanswered_requests(), 0, "{version:?}");
+        within(server).await.expect("no panic");
     }
 }
 

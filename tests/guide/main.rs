@@ -1,4 +1,4 @@
-//! The snippets of `docs/shutdown.md`, and its claims about servers, over loopback sockets.
+//! The snippets of the guide, and the claims of `docs/shutdown.md` about servers, over loopback sockets.
 //!
 //! The servers that end although clients do not read are in `tests/signal`.
 
@@ -39,6 +39,8 @@ use tokio::{
     task::JoinHandle,
 };
 use tower_sse_completion::{Drained, Shutdown, SseCompletionLayer};
+
+mod migrate;
 
 mod lame_duck {
     include!("snippets/lame_duck.rs");

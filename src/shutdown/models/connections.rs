@@ -15,7 +15,7 @@ use loom::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{drain, explore};
-use crate::shutdown::{Connection, Shutdown};
+use crate::shutdown::{Connection, Shutdown, phase::StreamGuard};
 
 /// A connection whose reads are ready, whose task then waits for something else: a body that nobody reads, for example.
 struct Busy;
@@ -123,7 +123,7 @@ fn c24_reader_and_writer_in_tasks_of_their_own_fail() {
 fn c24_drain_returns_when_the_last_stream_and_the_last_connection_are_dropped() {
     explore(|| {
         let shutdown = Shutdown::new();
-        let stream = shutdown.count_stream(false);
+        let stream = StreamGuard::new(&shutdown.shared, false);
         let connection = shutdown.connection(Stalled);
         let stream = thread::spawn(move || drop(stream));
         let connection = thread::spawn(move || drop(connection));

@@ -13,7 +13,7 @@ use super::{Task, explore};
 use crate::{
     shutdown::{
         Shutdown,
-        phase::{END, Phase},
+        phase::{END, Phase, StreamGuard},
     },
     wire::close_event::CloseEvent,
 };
@@ -125,7 +125,7 @@ fn c10_task_that_registers_while_a_stream_is_dropped_is_woken() {
 fn c15_streams_that_two_calls_close_get_the_close_event_of_the_first() {
     explore(|| {
         let shutdown = Shutdown::new();
-        let mut stream = shutdown.count_stream(false);
+        let mut stream = StreamGuard::new(&shutdown.shared, false);
         let closing = ["first", "second"].map(|name| {
             let shutdown = shutdown.clone();
             thread::spawn(move || shutdown.close_with(CloseEvent::from_static(name)))
@@ -146,11 +146,11 @@ fn c18_stream_that_starts_during_a_close_ends() {
         let shutdown = Shutdown::new();
         let starts = shutdown.clone();
         let stream = thread::spawn(move || {
-            let mut stream = starts.count_stream(false);
+            let mut stream = StreamGuard::new(&starts.shared, false);
             block_on(poll_fn(|cx| stream.poll_fired(cx)));
         });
         shutdown.close();
-        let mut late = shutdown.count_stream(false);
+        let mut late = StreamGuard::new(&shutdown.shared, false);
         let fired = late.poll_fired(&mut Context::from_waker(Waker::noop()));
         assert_eq!(fired, Poll::Ready(()));
         drop(late);
@@ -171,8 +171,8 @@ fn c18_stream_that_registers_during_a_spread_is_woken() {
     explore(|| {
         let shutdown = Shutdown::new();
         // The places of the first three streams are 0, 0.62 and 0.24.
-        let _first = shutdown.count_stream(false);
-        let streams = [(); 2].map(|()| shutdown.count_stream(false));
+        let _first = StreamGuard::new(&shutdown.shared, false);
+        let streams = [(); 2].map(|()| StreamGuard::new(&shutdown.shared, false));
         let tasks = streams
             .map(|mut stream| thread::spawn(move || block_on(poll_fn(|cx| stream.poll_fired(cx)))));
         spread(&shutdown, Phase::Closed);
@@ -186,8 +186,8 @@ fn c18_stream_that_registers_during_a_spread_is_woken() {
 fn c18_stream_that_is_dropped_during_a_spread_takes_its_waker_and_no_other() {
     explore(|| {
         let shutdown = Shutdown::new();
-        let _first = shutdown.count_stream(false);
-        let [mut other, mut dropped] = [(); 2].map(|()| shutdown.count_stream(false));
+        let _first = StreamGuard::new(&shutdown.shared, false);
+        let [mut other, mut dropped] = [(); 2].map(|()| StreamGuard::new(&shutdown.shared, false));
         let (task, waker) = Task::new();
         let polled = dropped.poll_fired(&mut Context::from_waker(&waker));
         assert!(polled.is_pending());
@@ -208,9 +208,9 @@ fn c18_stream_that_is_dropped_during_a_spread_takes_its_waker_and_no_other() {
 fn c18_two_spreads_at_once_wake_every_stream_once() {
     explore(|| {
         let shutdown = Shutdown::new();
-        let _first = shutdown.count_stream(false);
+        let _first = StreamGuard::new(&shutdown.shared, false);
         let tasks = [(); 2].map(|()| {
-            let mut stream = shutdown.count_stream(false);
+            let mut stream = StreamGuard::new(&shutdown.shared, false);
             let (task, waker) = Task::new();
             let polled = stream.poll_fired(&mut Context::from_waker(&waker));
             assert!(polled.is_pending());
@@ -232,8 +232,8 @@ fn c18_two_spreads_at_once_wake_every_stream_once() {
 fn c18_spread_goes_on_although_another_drain_is_dropped() {
     explore(|| {
         let shutdown = Shutdown::new();
-        let _first = shutdown.count_stream(false);
-        let mut stream = shutdown.count_stream(false);
+        let _first = StreamGuard::new(&shutdown.shared, false);
+        let mut stream = StreamGuard::new(&shutdown.shared, false);
         let other = shutdown.clone();
         let task = thread::spawn(move || block_on(poll_fn(|cx| stream.poll_fired(cx))));
         let dropped = thread::spawn(move || {
@@ -250,10 +250,10 @@ fn c18_spread_goes_on_although_another_drain_is_dropped() {
 fn c18_stream_that_starts_as_a_spread_begins_ends_with_it() {
     explore(|| {
         let shutdown = Shutdown::new();
-        let _first = shutdown.count_stream(false);
+        let _first = StreamGuard::new(&shutdown.shared, false);
         let starts = shutdown.clone();
         let stream = thread::spawn(move || {
-            let mut stream = starts.count_stream(false);
+            let mut stream = StreamGuard::new(&starts.shared, false);
             block_on(poll_fn(|cx| stream.poll_fired(cx)));
         });
         spread(&shutdown, Phase::Closed);
@@ -265,8 +265,9 @@ fn c18_stream_that_starts_as_a_spread_begins_ends_with_it() {
 fn c18_close_during_a_spread_wakes_every_stream() {
     explore(|| {
         let shutdown = Shutdown::new();
-        let _first = shutdown.count_stream(true);
-        let streams = [true, false].map(|ends_on_drain| shutdown.count_stream(ends_on_drain));
+        let _first = StreamGuard::new(&shutdown.shared, true);
+        let streams =
+            [true, false].map(|ends_on_drain| StreamGuard::new(&shutdown.shared, ends_on_drain));
         let tasks = streams
             .map(|mut stream| thread::spawn(move || block_on(poll_fn(|cx| stream.poll_fired(cx)))));
         shutdown.shared.advance(Phase::Draining, 1);
@@ -284,7 +285,7 @@ fn c18_stream_that_becomes_one_that_ends_on_drain_ends_with_the_drain() {
     for is_registered in [false, true] {
         explore(move || {
             let shutdown = Shutdown::new();
-            let mut stream = shutdown.count_stream(false);
+            let mut stream = StreamGuard::new(&shutdown.shared, false);
             let (task, waker) = Task::new();
             if is_registered {
                 let polled = stream.poll_fired(&mut Context::from_waker(&waker));
@@ -310,7 +311,7 @@ fn c18_stream_that_becomes_one_that_ends_on_drain_ends_with_the_drain() {
 fn c18_stream_that_becomes_one_that_ends_on_drain_ends_with_a_close() {
     explore(|| {
         let shutdown = Shutdown::new();
-        let mut stream = shutdown.count_stream(false);
+        let mut stream = StreamGuard::new(&shutdown.shared, false);
         let (task, waker) = Task::new();
         let polled = stream.poll_fired(&mut Context::from_waker(&waker));
         assert!(polled.is_pending());

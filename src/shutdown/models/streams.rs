@@ -16,14 +16,17 @@ use futures_core::Stream;
 use loom::{future::block_on, thread};
 
 use super::{Task, drain, explore};
-use crate::{SseCompletionLayer, shutdown::Shutdown};
+use crate::{
+    SseCompletionLayer,
+    shutdown::{Shutdown, phase::StreamGuard},
+};
 
 #[test]
 fn c18_drain_returns_when_the_last_of_two_streams_is_dropped() {
     explore(|| {
         let shutdown = Shutdown::new();
         let dropping = [(); 2].map(|()| {
-            let stream = shutdown.count_stream(false);
+            let stream = StreamGuard::new(&shutdown.shared, false);
             thread::spawn(move || drop(stream))
         });
         drain(&shutdown);
@@ -38,7 +41,7 @@ fn c18_drain_returns_when_the_last_of_two_streams_is_dropped() {
 fn c18_two_drains_return_when_the_last_stream_is_dropped() {
     explore(|| {
         let shutdown = Shutdown::new();
-        let stream = shutdown.count_stream(false);
+        let stream = StreamGuard::new(&shutdown.shared, false);
         let dropping = thread::spawn(move || drop(stream));
         let drains = [(); 2].map(|()| {
             let shutdown = shutdown.clone();
@@ -55,7 +58,7 @@ fn c18_two_drains_return_when_the_last_stream_is_dropped() {
 fn c18_drain_that_is_dropped_takes_its_waker_and_no_other() {
     explore(|| {
         let shutdown = Shutdown::new();
-        let stream = shutdown.count_stream(false);
+        let stream = StreamGuard::new(&shutdown.shared, false);
         let (task, waker) = Task::new();
         let drops = shutdown.clone();
         let dropped = thread::spawn(move || {
@@ -74,12 +77,12 @@ fn c18_drain_that_is_dropped_takes_its_waker_and_no_other() {
 fn c19_drain_waits_for_the_stream_that_follows_a_request() {
     explore(|| {
         let shutdown = Shutdown::new();
-        shutdown.count_request();
+        shutdown.shared.count_request();
         let (responds, is_reported) = (shutdown.clone(), Arc::<AtomicUsize>::default());
         let reports = Arc::clone(&is_reported);
         let server = thread::spawn(move || {
-            let stream = responds.count_stream(false);
-            responds.release_request();
+            let stream = StreamGuard::new(&responds.shared, false);
+            responds.shared.release_request();
             reports.fetch_add(1, Ordering::SeqCst);
             drop(stream);
         });
@@ -95,7 +98,7 @@ fn c19_drain_waits_for_the_stream_that_follows_a_request() {
 fn c18_stream_that_ends_while_a_drain_counts_is_counted_once() {
     explore(|| {
         let shutdown = Shutdown::new();
-        let streams = [(); 2].map(|()| shutdown.count_stream(false));
+        let streams = [(); 2].map(|()| StreamGuard::new(&shutdown.shared, false));
         let dropping = streams.map(|stream| thread::spawn(move || drop(stream)));
         let (ended, still_open) = shutdown.shared.counts().streams();
         assert_eq!(ended + still_open, 2);
@@ -112,7 +115,7 @@ fn c18_streams_that_follow_each_other_are_not_open_at_once() {
         let starts = shutdown.clone();
         let streams = thread::spawn(move || {
             for _ in 0..2 {
-                drop(starts.count_stream(false));
+                drop(StreamGuard::new(&starts.shared, false));
             }
         });
         assert!(shutdown.open_streams() <= 1);
