@@ -33,6 +33,7 @@ pages! {
     first_event
     mcp
     observability
+    recipes
     testing
     troubleshooting
     policies
