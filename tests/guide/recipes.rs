@@ -1,8 +1,9 @@
-//! The snippets of `docs/recipes.md`.
+//! The snippets of `docs/recipes.md` and `docs/observability.md`.
 
 use std::{
     convert::Infallible,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use axum::{
@@ -18,6 +19,7 @@ use futures_util::stream;
 use http::{Request, StatusCode};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use testkit::driver::Driver;
+use tokio::time::sleep;
 use tower::ServiceExt;
 use tower_sse_completion::Shutdown;
 
@@ -62,6 +64,16 @@ mod reasons {
         log: impl Fn(&'static str) + Send + Sync + 'static,
     ) -> SseCompletionLayer {
         logged(shutdown, log)
+    }
+}
+
+mod first_event_time {
+    include!("snippets/first_event_time.rs");
+
+    pub(crate) fn make(
+        record: impl Fn(Duration) + Clone + Send + Sync + 'static,
+    ) -> SseCompletionLayer {
+        layer(record)
     }
 }
 
@@ -173,4 +185,32 @@ async fn c21_observer_tells_a_logout_from_a_deploy() {
         stopped.collect();
         assert_eq!(*logged.lock().expect("no panic"), ["dropped", expected]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_to_the_first_event_counts_from_the_request() {
+    let page = include_str!("../../docs/observability.md");
+    assert!(page.contains(include_str!("snippets/first_event_time.rs")));
+    const WAIT: Duration = Duration::from_secs(5);
+    let times = Arc::<Mutex<Vec<_>>>::default();
+    let record = {
+        let times = Arc::clone(&times);
+        move |time| times.lock().expect("no panic").push(time)
+    };
+    let events = async || {
+        sleep(WAIT).await;
+        Sse::new(stream::once(async {
+            sleep(WAIT).await;
+            Ok::<_, Infallible>(Event::default().data("1"))
+        }))
+    };
+    let app = Router::new()
+        .route("/", get(events))
+        .layer(first_event_time::make(record));
+    let body = send(&app, "/", ()).await.into_body();
+    axum::body::to_bytes(body, usize::MAX)
+        .await
+        .expect("no error");
+    // Half of the time is spent before the response.
+    assert_eq!(*times.lock().expect("no panic"), [2 * WAIT]);
 }
