@@ -77,6 +77,18 @@ mod first_event_time {
     }
 }
 
+mod usage {
+    include!("snippets/usage.rs");
+
+    pub(crate) fn make(
+        upstream: Body,
+        count: impl FnMut(&Bytes) + Send + Unpin + 'static,
+        limit: Duration,
+    ) -> Body {
+        billed(upstream, count, limit)
+    }
+}
+
 fn routes() -> Router {
     let events = async || Sse::new(stream::pending::<Result<Event, Infallible>>());
     Router::new()
@@ -213,4 +225,40 @@ async fn time_to_the_first_event_counts_from_the_request() {
         .expect("no error");
     // Half of the time is spent before the response.
     assert_eq!(*times.lock().expect("no panic"), [2 * WAIT]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn usage_of_a_model_is_counted_up_to_the_limit_although_the_client_has_left() {
+    assert!(GUIDE.contains(include_str!("snippets/usage.rs")));
+    const PAUSE: Duration = Duration::from_secs(5);
+    for (limit, expected) in [
+        (3 * PAUSE, "data: 1\n\ndata: 2\n\n"),
+        (PAUSE / 2, "data: 1\n\n"),
+    ] {
+        let counted = Arc::<Mutex<String>>::default();
+        let count = {
+            let counted = Arc::clone(&counted);
+            move |data: &axum::body::Bytes| {
+                let text = str::from_utf8(data).expect("text");
+                counted.lock().expect("no panic").push_str(text);
+            }
+        };
+        let events = stream::unfold(1, async |number| {
+            sleep(PAUSE).await;
+            (number < 3).then(|| {
+                (
+                    Ok::<_, Infallible>(format!("data: {number}\n\n")),
+                    number + 1,
+                )
+            })
+        });
+        let mut body = Driver::new(usage::make(Body::from_stream(events), count, limit));
+        body.assert_pending();
+        sleep(PAUSE).await;
+        assert_eq!(body.data(), "data: 1\n\n");
+        body.assert_pending();
+        body.drop_body();
+        sleep(10 * PAUSE).await;
+        assert_eq!(*counted.lock().expect("no panic"), expected, "{limit:?}");
+    }
 }
