@@ -220,6 +220,10 @@ impl Scanner {
                     }
                 }
                 (Line::Start | Line::AfterCr, b':') => self.line = Line::Comment,
+                (Line::Start | Line::AfterCr, _) if bytes[at..].starts_with(b"data:") => {
+                    self.begin_field(Line::Data);
+                    at += 5;
+                }
                 (Line::Start | Line::AfterCr, _) => self.begin_field(Line::Field(0)),
                 (Line::Field(matched), _) => {
                     if DATA.get(usize::from(matched)) == Some(&byte) {
@@ -332,13 +336,16 @@ fn after_first_line(lines: &[u8]) -> &[u8] {
 
 /// Returns the end of the last blank line that is recognised without the bytes before these.
 fn last_blank_line(bytes: &[u8]) -> Option<usize> {
-    let mut line_ends = memrchr2_iter(b'\n', b'\r', bytes).map(|line_end| line_end + 1);
     let is_blank = |end: &usize| ends_in_blank_line(&bytes[..*end]);
-    let near_the_end = line_ends.by_ref().take(LINE_ENDS_SEARCHED).find(is_blank);
-    near_the_end.or_else(|| {
-        // Inside a long event there is none, which a forward search proves faster.
-        has_blank_line(bytes).then(|| line_ends.find(is_blank))?
-    })
+    let mut line_ends = memrchr2_iter(b'\n', b'\r', bytes).map(|line_end| line_end + 1);
+    for _ in 0..LINE_ENDS_SEARCHED {
+        let end = line_ends.next()?;
+        if is_blank(&end) {
+            return Some(end);
+        }
+    }
+    // Inside a long event there is none, which a forward search proves faster.
+    has_blank_line(bytes).then(|| line_ends.find(is_blank))?
 }
 
 fn has_blank_line(bytes: &[u8]) -> bool {
