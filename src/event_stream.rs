@@ -251,7 +251,12 @@ impl EventStream {
                 self.stop(Stop::Cancelled);
                 return self.poll_slow(upstream, cx, None);
             }
-            polled => return self.poll_slow(upstream, cx, Some(polled.map_ok(into_bytes))),
+            polled => {
+                if polled.is_ready() {
+                    self.frames_until_check -= 1;
+                }
+                return self.poll_slow(upstream, cx, Some(polled.map_ok(into_bytes)));
+            }
         };
         self.frames_until_check -= 1;
         let Ok(data) = frame.into_data() else {

@@ -268,6 +268,7 @@ impl Lines for EventReader {
         self.line.clear();
     }
 
+    #[inline]
     fn end_line(&mut self, part: &[u8]) {
         if self.line.is_empty() {
             return self.read_line(part);

@@ -176,6 +176,22 @@ impl Scanner {
         // Start of the current line, or of its part in these bytes.
         let mut start = 0;
         while let Some(&byte) = bytes.get(at) {
+            if L::RECEIVES && self.line == Line::Start && !matches!(byte, b'\n' | b'\r') {
+                if let Some(length) = memchr2(b'\n', b'\r', &bytes[at..]) {
+                    // A whole line, as most lines are.
+                    let (line, line_end) = (&bytes[at..at + length], bytes[at + length]);
+                    lines.end_line(line);
+                    self.in_event |= byte != b':';
+                    self.has_data |= is_data(line);
+                    self.line = after_line_end(line_end);
+                    at += length + 1;
+                    start = at;
+                    if !self.in_event {
+                        scanned.boundary = Some(at);
+                    }
+                    continue;
+                }
+            }
             match (self.line, byte) {
                 (_, b'\n' | b'\r') => {
                     let ended = self.end_line(byte);
@@ -276,6 +292,13 @@ impl Scanner {
         self.in_event = false;
         self.has_data = false;
     }
+}
+
+/// Returns `true` if the line is a `data` field.
+#[inline(always)]
+fn is_data(line: &[u8]) -> bool {
+    let rest = line.strip_prefix(DATA);
+    rest.is_some_and(|rest| matches!(rest, [] | [b':', ..]))
 }
 
 #[inline]
