@@ -122,6 +122,7 @@ impl Stream {
     }
 
     /// Returns `true` if the hints of the body are those of its upstream.
+    #[inline(always)]
     fn passes_through(&self) -> bool {
         match self {
             Self::PassThrough => true,

@@ -251,7 +251,12 @@ impl EventStream {
                 self.stop(Stop::Cancelled);
                 return self.poll_slow(upstream, cx, None);
             }
-            polled => return self.poll_slow(upstream, cx, Some(polled.map_ok(into_bytes))),
+            polled => {
+                if polled.is_ready() {
+                    self.frames_until_check -= 1;
+                }
+                return self.poll_slow(upstream, cx, Some(polled.map_ok(into_bytes)));
+            }
         };
         self.frames_until_check -= 1;
         let Ok(data) = frame.into_data() else {
@@ -261,8 +266,10 @@ impl EventStream {
         if !ends_in_lf_blank_line(&data) || body.is_end_stream() {
             return self.poll_slow(upstream, cx, Some(Poll::Ready(Some(Ok(Frame::data(data))))));
         }
-        if self.reader.is_some() {
-            return self.read_whole_events(upstream, cx, data);
+        if let Some(reader) = &self.reader {
+            if reader.may_match(&data) {
+                return self.read_whole_events(upstream, cx, data);
+            }
         }
         if self.signals.needs_scan(&data) {
             return self.poll_slow(upstream, cx, Some(Poll::Ready(Some(Ok(Frame::data(data))))));

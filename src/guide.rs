@@ -13,6 +13,7 @@ macro_rules! pages {
         #[doc = "[first_event]: self::first_event"]
         #[doc = "[llm_proxies]: self::llm_proxies"]
         #[doc = "[mcp]: self::mcp"]
+        #[doc = "[migrate]: self::migrate"]
         #[doc = "[proxies]: self::proxies"]
         #[doc = "[servers]: self::servers"]
         #[doc = "[shutdown]: self::shutdown"]
@@ -33,6 +34,7 @@ pages! {
     first_event
     mcp
     observability
+    recipes
     testing
     troubleshooting
     policies

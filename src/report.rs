@@ -27,7 +27,7 @@ use crate::clock::Instant;
 #[non_exhaustive]
 pub enum Ending {
     /// The upstream ended after it had delivered an event. With [end marks](crate::SseCompletionLayer::end_mark): an end mark was
-    /// returned.
+    /// returned, even if the body was dropped then.
     Completed,
     /// The upstream ended without an event. Comments and blocks without `data` do not count.
     Empty,
@@ -42,9 +42,9 @@ pub enum Ending {
     Idle,
     /// The upstream returned an error or panicked.
     Failed,
-    /// The server dropped the body before its end: usually because the client left, or because a drain has cut its
-    /// connection. A client that leaves at the last event of its protocol is among them, unless that event is an
-    /// [end mark](crate::SseCompletionLayer::end_mark).
+    /// The server dropped the body before its end, because the client left, a drain has cut the connection, or the server was
+    /// dropped. SDKs that leave at the last event of their protocol, before the response ends, cause this ending for a complete
+    /// response, unless that event is an [end mark](crate::SseCompletionLayer::end_mark).
     Dropped,
 }
 
@@ -159,12 +159,16 @@ impl StreamReport {
         self.counts.bytes_sent
     }
 
-    /// Returns the time from the response to the end of the stream.
+    /// Returns the time from the response to the end of the stream. The time that the handler took to respond is not included.
     pub fn duration(&self) -> Duration {
         self.duration
     }
 
     /// Returns the time from the response to the frame that delivered the first event. `None` if no event was delivered.
+    ///
+    /// The time that the handler took to respond is not included. An observer of
+    /// [`on_end_with`](crate::SseCompletionLayer::on_end_with) that keeps the instant of its request measures from the request:
+    /// the time between the request and the report, minus [`duration`](Self::duration), plus this time.
     pub fn time_to_first_event(&self) -> Option<Duration> {
         self.time_to_first_event
     }

@@ -110,8 +110,9 @@ where
         let may_stream = eligibility::method_allows(request.method());
         if !self.config.reads_request() {
             // Splitting the request would move it, which costs more than the rest of this call.
-            let context = RequestContext::new(&self.config);
-            return ResponseFuture::new(self.inner.call(request), context, may_stream);
+            // The context is made after the call, so that it is made in place.
+            let inner = self.inner.call(request);
+            return ResponseFuture::new(inner, RequestContext::new(&self.config), may_stream);
         }
         let (head, body) = request.into_parts();
         let context = RequestContext::of_request(&self.config, &head);
@@ -137,15 +138,18 @@ pin_project! {
         context: Option<RequestContext>,
         // `false` for methods whose responses have no event stream.
         may_stream: bool,
-        pending: PendingRequest,
+        // The shutdowns of the layer count the request: from the first poll that is pending until the response.
+        is_counted: bool,
     }
-}
 
-/// Counts a request for the shutdowns of its layer, from the first poll that is pending until the response.
-#[derive(Default)]
-struct PendingRequest {
-    /// `None` unless the request is counted.
-    config: Option<Arc<Config>>,
+    impl<F> PinnedDrop for ResponseFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if let (true, Some(context)) = (*this.is_counted, this.context) {
+                release_request(&context.config);
+            }
+        }
+    }
 }
 
 impl<F> ResponseFuture<F> {
@@ -154,7 +158,7 @@ impl<F> ResponseFuture<F> {
             inner,
             context: Some(context),
             may_stream,
-            pending: PendingRequest::default(),
+            is_counted: false,
         }
     }
 }
@@ -169,42 +173,48 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Poll::Ready(result) = this.inner.poll(cx) else {
-            if let Some(context) = this.context {
-                this.pending.count(&context.config);
+            if let (false, Some(context)) = (*this.is_counted, this.context) {
+                count_request(&context.config);
+                *this.is_counted = true;
             }
             return Poll::Pending;
         };
+        let config = match this.context {
+            Some(context) if mem::take(this.is_counted) => Some(Arc::clone(&context.config)),
+            _ => None,
+        };
         // Released once the stream is counted, so that a drain always sees one of them.
-        let _pending = mem::take(this.pending);
-        let response = result?;
-        // A context that is not needed stays here, and is dropped with the future.
-        if *this.may_stream && eligibility::is_event_stream(&response) {
+        let _counted = config.map(CountedRequest);
+        if *this.may_stream && result.as_ref().is_ok_and(eligibility::is_event_stream) {
             if let Some(context) = this.context.take() {
-                return Poll::Ready(Ok(wrap(response, context)));
+                return Poll::Ready(result.map(|response| wrap(response, context)));
             }
         }
-        Poll::Ready(Ok(response.map(ResponseBody::pass_through)))
+        // A context that is not needed stays here, and is dropped with the future.
+        Poll::Ready(result.map(|response| response.map(ResponseBody::pass_through)))
     }
 }
 
-impl PendingRequest {
-    fn count(&mut self, config: &Arc<Config>) {
-        if self.config.is_none() && !config.shutdowns.is_empty() {
-            for shutdown in &config.shutdowns {
-                shutdown.count_request();
-            }
-            self.config = Some(Arc::clone(config));
-        }
-    }
-}
+/// Releases the request when it is dropped.
+struct CountedRequest(Arc<Config>);
 
-impl Drop for PendingRequest {
+impl Drop for CountedRequest {
     fn drop(&mut self) {
-        if let Some(config) = &self.config {
-            for shutdown in &config.shutdowns {
-                shutdown.release_request();
-            }
-        }
+        release_request(&self.0);
+    }
+}
+
+#[cold]
+fn count_request(config: &Config) {
+    for shutdown in &config.shutdowns {
+        shutdown.count_request();
+    }
+}
+
+#[cold]
+fn release_request(config: &Config) {
+    for shutdown in &config.shutdowns {
+        shutdown.release_request();
     }
 }
 

@@ -53,8 +53,6 @@ fn traced(run: impl FnOnce()) -> String {
     String::from_utf8(bytes).expect("text")
 }
 
-/// Returns a runtime whose clock is paused.
-
 fn run_stream(steps: impl IntoIterator<Item = Step>) {
     drive(&SseCompletionLayer::new(), Script::new(steps)).rest();
 }

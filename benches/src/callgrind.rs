@@ -7,10 +7,10 @@ use std::{
     fmt::Display,
     fs,
     hint::black_box,
-    io::{BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::Path,
-    process::{Command, Stdio},
+    process::{ChildStdout, Command, Stdio},
 };
 
 use crate::{process::output, tables::Tables, upstream::Shape, variants::VARIANTS};
@@ -78,15 +78,13 @@ pub fn count(program: &str, arguments: &[&str]) -> Result<Vec<(String, f64)>, Bo
         .args(arguments)
         .stdout(Stdio::piped())
         .spawn()?;
-    let mut names = Vec::new();
-    for line in BufReader::new(child.stdout.take().expect("a pipe")).lines() {
-        let line = line?;
-        match line.strip_prefix("http://") {
-            Some(address) => receive(address)?,
-            None => names.push(line),
-        }
+    let names = read_names(child.stdout.take().expect("a pipe"));
+    if names.is_err() {
+        // A server would wait for its client.
+        child.kill()?;
     }
-    if !child.wait()?.success() {
+    let (status, names) = (child.wait()?, names?);
+    if !status.success() {
         return Err(format!("{program} {arguments:?} failed").into());
     }
     let mut counts = Vec::new();
@@ -114,8 +112,21 @@ pub fn program_path(name: &str) -> String {
     program.display().to_string()
 }
 
+/// Reads the names that a program prints, and the event stream at the address that a server prints.
+fn read_names(output: ChildStdout) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        match line.strip_prefix("http://") {
+            Some(address) => receive(address)?,
+            None => names.push(line),
+        }
+    }
+    Ok(names)
+}
+
 /// Reads an event stream to its end.
-fn receive(address: &str) -> std::io::Result<()> {
+fn receive(address: &str) -> io::Result<()> {
     let mut server = TcpStream::connect(address)?;
     server.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
     server.read_to_end(&mut Vec::new())?;

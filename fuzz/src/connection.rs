@@ -229,20 +229,20 @@ impl Run<'_> {
         };
         let polled = Pin::new(&mut drain.future).poll(&mut Context::from_waker(Waker::noop()));
         let is_idle = self.connections.is_empty();
-        if let Stage::Grace(end) = drain.stage {
-            if is_idle || now >= end {
-                drain.stage = Stage::Linger(Count::from(now));
-            }
+        if let Stage::Grace(end) = drain.stage
+            && (is_idle || now >= end)
+        {
+            drain.stage = Stage::Linger(Count::from(now));
         }
-        if let Stage::Linger(count) = &mut drain.stage {
-            if count.is_over(now) || is_idle {
-                drain.stage = Stage::Cut(Count::from(now));
-                if !self.is_cut {
-                    self.is_cut = true;
-                    drain.cut = self.connections.len();
-                    for judged in &mut self.connections {
-                        judged.model.cut();
-                    }
+        if let Stage::Linger(count) = &mut drain.stage
+            && (count.is_over(now) || is_idle)
+        {
+            drain.stage = Stage::Cut(Count::from(now));
+            if !self.is_cut {
+                self.is_cut = true;
+                drain.cut = self.connections.len();
+                for judged in &mut self.connections {
+                    judged.model.cut();
                 }
             }
         }

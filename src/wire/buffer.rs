@@ -149,6 +149,11 @@ impl EventBuffer {
             Position::InsideEvent => data.len(),
             _ => scanned.boundary.unwrap_or(data.len()),
         };
+        if self.held.is_none() && forwarded == data.len() {
+            let forward = self.forward(data, 1, scanned.delivered, is_end_mark);
+            self.skips_scan = self.delivered && self.position == Position::Boundary;
+            return Some(forward);
+        }
         let joins = self.held_bytes() as usize + forwarded <= MAX_JOINED || self.may_strip();
         let held = match joins {
             true => self.take_held(&data[..forwarded]),

@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, fmt, mem, sync::Arc};
 
+use memchr::memchr;
+
 use super::scanner::Lines;
 
 /// A condition on an event of the upstream.
@@ -53,6 +55,8 @@ pub(crate) struct EventReader {
     limit: usize,
     /// Maximum number of bytes of a type or of data that are kept.
     kept: usize,
+    /// A match needs every event, so lines alone do not rule it out.
+    needs_events: bool,
     /// The current line, if it began in an earlier piece.
     line: Vec<u8>,
     /// Fields of the current event.
@@ -124,6 +128,29 @@ impl EventMatch {
             }
             (Kind::When(matches), Kind::When(other)) => Arc::ptr_eq(matches, other),
             _ => false,
+        }
+    }
+
+    /// Returns `false` if a line with this data or this type rules out that its event matches.
+    #[inline(always)]
+    fn may_match(&self, data: Option<&[u8]>, event_type: Option<&[u8]>) -> bool {
+        let is = |value: Option<&[u8]>, text: &String| {
+            value.is_some_and(|value| value.len() == text.len() && value == text.as_bytes())
+        };
+        match &self.kind {
+            Kind::Event(text) => is(event_type, text),
+            Kind::Data(text) => is(data, text),
+            Kind::When(_) => true,
+        }
+    }
+
+    /// Returns `true` if an event can match without a line of the same value: a function, a text of several lines, or the type of
+    /// events without an `event` field.
+    fn needs_event(&self) -> bool {
+        match &self.kind {
+            Kind::Event(text) => text == "message",
+            Kind::Data(text) => text.contains('\n'),
+            Kind::When(_) => true,
         }
     }
 
@@ -200,7 +227,31 @@ impl EventReader {
         let matches = self.end_marks.iter().chain(&self.ignored);
         let kept = matches.map(|event_match| event_match.kept(limit)).max();
         self.kept = kept.unwrap_or(0);
+        let mut matches = self.end_marks.iter().chain(&self.ignored);
+        self.needs_events = matches.any(EventMatch::needs_event);
         self.limit = limit;
+    }
+
+    /// Returns `false` if no event of this frame can match, as most events do not. The frame begins at a boundary after an LF and
+    /// ends in a blank line.
+    ///
+    /// A type or a text of one line matches only if a line has that value, so no line is copied.
+    #[inline(never)]
+    pub(crate) fn may_match(&self, whole_events: &[u8]) -> bool {
+        if self.needs_events || memchr(b'\r', whole_events).is_some() {
+            return true;
+        }
+        let matches = || self.end_marks.iter().chain(&self.ignored);
+        let mut rest = whole_events;
+        while let Some(end) = memchr(b'\n', rest) {
+            let line = &rest[..end];
+            rest = &rest[end + 1..];
+            let (data, event_type) = (field(line, b"data"), field(line, b"event"));
+            if matches().any(|event_match| event_match.may_match(data, event_type)) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Returns `true` if the stream is complete with an end mark only.
@@ -268,6 +319,7 @@ impl Lines for EventReader {
         self.line.clear();
     }
 
+    #[inline]
     fn end_line(&mut self, part: &[u8]) {
         if self.line.is_empty() {
             return self.read_line(part);
@@ -293,6 +345,7 @@ impl Lines for EventReader {
 }
 
 /// Returns the value of the line if the line is a field of this name.
+#[inline(always)]
 fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     match line.strip_prefix(name)? {
         [] => Some(&[]),

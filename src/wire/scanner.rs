@@ -176,6 +176,22 @@ impl Scanner {
         // Start of the current line, or of its part in these bytes.
         let mut start = 0;
         while let Some(&byte) = bytes.get(at) {
+            if L::RECEIVES && self.line == Line::Start && !matches!(byte, b'\n' | b'\r') {
+                if let Some(length) = memchr2(b'\n', b'\r', &bytes[at..]) {
+                    // A whole line, as most lines are.
+                    let (line, line_end) = (&bytes[at..at + length], bytes[at + length]);
+                    lines.end_line(line);
+                    self.in_event |= byte != b':';
+                    self.has_data |= is_data(line);
+                    self.line = after_line_end(line_end);
+                    at += length + 1;
+                    start = at;
+                    if !self.in_event {
+                        scanned.boundary = Some(at);
+                    }
+                    continue;
+                }
+            }
             match (self.line, byte) {
                 (_, b'\n' | b'\r') => {
                     let ended = self.end_line(byte);
@@ -220,6 +236,10 @@ impl Scanner {
                     }
                 }
                 (Line::Start | Line::AfterCr, b':') => self.line = Line::Comment,
+                (Line::Start | Line::AfterCr, _) if bytes[at..].starts_with(b"data:") => {
+                    self.begin_field(Line::Data);
+                    at += 5;
+                }
                 (Line::Start | Line::AfterCr, _) => self.begin_field(Line::Field(0)),
                 (Line::Field(matched), _) => {
                     if DATA.get(usize::from(matched)) == Some(&byte) {
@@ -274,6 +294,13 @@ impl Scanner {
     }
 }
 
+/// Returns `true` if the line is a `data` field.
+#[inline(always)]
+fn is_data(line: &[u8]) -> bool {
+    let rest = line.strip_prefix(DATA);
+    rest.is_some_and(|rest| matches!(rest, [] | [b':', ..]))
+}
+
 #[inline]
 fn after_line_end(byte: u8) -> Line {
     match byte {
@@ -314,11 +341,21 @@ pub(crate) fn surely_delivers(lines: &[u8]) -> bool {
     lines.starts_with(b"data:") || later_line_delivers(lines)
 }
 
+/// Tests eight bytes at once, because the fields before the data are short. Stops before the last seven bytes, in which no
+/// `data:` line ends in a blank line. Lines that end in a CR alone are skipped with the next line.
 #[inline(never)]
 fn later_line_delivers(mut lines: &[u8]) -> bool {
-    // Lines that end in a CR alone are skipped with the next line.
-    while let Some(end) = memchr(b'\n', lines) {
-        lines = &lines[end + 1..];
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const LFS: u64 = u64::from_ne_bytes([b'\n'; 8]);
+    while let Some((chunk, rest)) = lines.split_first_chunk() {
+        let zero_at_lf = u64::from_le_bytes(*chunk) ^ LFS;
+        // The highest bit of a byte is set if the byte is zero. Above the first zero, the bits may be wrong.
+        let found = zero_at_lf.wrapping_sub(ONES) & !zero_at_lf & (ONES << 7);
+        if found == 0 {
+            lines = rest;
+            continue;
+        }
+        lines = &lines[found.trailing_zeros() as usize / 8 + 1..];
         if lines.starts_with(b"data:") {
             return true;
         }
@@ -332,13 +369,16 @@ fn after_first_line(lines: &[u8]) -> &[u8] {
 
 /// Returns the end of the last blank line that is recognised without the bytes before these.
 fn last_blank_line(bytes: &[u8]) -> Option<usize> {
-    let mut line_ends = memrchr2_iter(b'\n', b'\r', bytes).map(|line_end| line_end + 1);
     let is_blank = |end: &usize| ends_in_blank_line(&bytes[..*end]);
-    let near_the_end = line_ends.by_ref().take(LINE_ENDS_SEARCHED).find(is_blank);
-    near_the_end.or_else(|| {
-        // Inside a long event there is none, which a forward search proves faster.
-        has_blank_line(bytes).then(|| line_ends.find(is_blank))?
-    })
+    let mut line_ends = memrchr2_iter(b'\n', b'\r', bytes).map(|line_end| line_end + 1);
+    for _ in 0..LINE_ENDS_SEARCHED {
+        let end = line_ends.next()?;
+        if is_blank(&end) {
+            return Some(end);
+        }
+    }
+    // Inside a long event there is none, which a forward search proves faster.
+    has_blank_line(bytes).then(|| line_ends.find(is_blank))?
 }
 
 fn has_blank_line(bytes: &[u8]) -> bool {

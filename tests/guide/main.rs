@@ -41,6 +41,7 @@ use tokio::{
 use tower_sse_completion::{Drained, Shutdown, SseCompletionLayer};
 
 mod migrate;
+mod recipes;
 
 mod lame_duck {
     include!("snippets/lame_duck.rs");
