@@ -39,7 +39,7 @@ pub type Inner<U> = BoxCloneSyncService<Request<U>, Response<U>, Infallible>;
 macro_rules! each_layer {
     (|$column:ident, $layer:ident| $expression:expr) => {{
         use ::tower_http::map_response_body::MapResponseBodyLayer;
-        use ::tower_sse_completion::{Shutdown, SseCompletionLayer};
+        use ::tower_sse_completion::{EventMatch, Shutdown, SseCompletionLayer};
         let (shutdown, other) = (Shutdown::new(), Shutdown::new());
         let token = ::tokio_util::sync::CancellationToken::new();
         let none = SseCompletionLayer::new();
@@ -54,6 +54,7 @@ macro_rules! each_layer {
             "two layers" => (one.clone(), one.clone()),
             "token" => none.clone().cancel_when(move |_| token.clone().cancelled_owned()),
             "all options" => $crate::subjects::all_options(&shutdown),
+            "end mark" => one.clone().end_mark(EventMatch::data("[DONE]")),
         );
     }};
     (@ $column:ident, $layer:ident, $expression:expr, $($name:literal => $value:expr,)*) => {
