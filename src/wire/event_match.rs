@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt, mem, sync::Arc};
 
-use memchr::memchr;
+use memchr::memchr2;
 
 use super::scanner::Lines;
 
@@ -131,19 +131,6 @@ impl EventMatch {
         }
     }
 
-    /// Returns `false` if a line with this data or this type rules out that its event matches.
-    #[inline(always)]
-    fn may_match(&self, data: Option<&[u8]>, event_type: Option<&[u8]>) -> bool {
-        let is = |value: Option<&[u8]>, text: &String| {
-            value.is_some_and(|value| value.len() == text.len() && value == text.as_bytes())
-        };
-        match &self.kind {
-            Kind::Event(text) => is(event_type, text),
-            Kind::Data(text) => is(data, text),
-            Kind::When(_) => true,
-        }
-    }
-
     /// Returns `true` if an event can match without a line of the same value: a function, a text of several lines, or the type of
     /// events without an `event` field.
     fn needs_event(&self) -> bool {
@@ -235,23 +222,53 @@ impl EventReader {
     /// Returns `false` if no event of this frame can match, as most events do not. The frame begins at a boundary after an LF and
     /// ends in a blank line.
     ///
-    /// A type or a text of one line matches only if a line has that value, so no line is copied.
+    /// A type or a text of one line matches only if a line has that value, so no line is copied. Frames with a lone CR are read.
     #[inline(never)]
     pub(crate) fn may_match(&self, whole_events: &[u8]) -> bool {
-        if self.needs_events || memchr(b'\r', whole_events).is_some() {
+        if self.needs_events {
             return true;
         }
-        let matches = || self.end_marks.iter().chain(&self.ignored);
         let mut rest = whole_events;
-        while let Some(end) = memchr(b'\n', rest) {
-            let line = &rest[..end];
-            rest = &rest[end + 1..];
-            let (data, event_type) = (field(line, b"data"), field(line, b"event"));
-            if matches().any(|event_match| event_match.may_match(data, event_type)) {
-                return true;
-            }
+        loop {
+            rest = match rest {
+                [] => return false,
+                [b'\n', rest @ ..] | [b'\r', b'\n', rest @ ..] => rest,
+                _ => {
+                    let Some(end) = memchr2(b'\n', b'\r', rest) else {
+                        return true;
+                    };
+                    let (line, rest) = rest.split_at(end);
+                    let may_match = match line {
+                        // A lone CR.
+                        [] => true,
+                        [b'd', ..] => {
+                            field(line, b"data").is_some_and(|data| self.has_data_match(data))
+                        }
+                        [b'e', ..] => {
+                            field(line, b"event").is_some_and(|name| self.has_type_match(name))
+                        }
+                        _ => false,
+                    };
+                    if may_match {
+                        return true;
+                    }
+                    match rest {
+                        [b'\n', rest @ ..] | [b'\r', b'\n', rest @ ..] => rest,
+                        _ => return true,
+                    }
+                }
+            };
         }
-        false
+    }
+
+    fn has_data_match(&self, value: &[u8]) -> bool {
+        let is = |event_match: &EventMatch| matches!(&event_match.kind, Kind::Data(data) if data.as_bytes() == value);
+        self.end_marks.iter().any(is) || self.ignored.iter().any(is)
+    }
+
+    fn has_type_match(&self, value: &[u8]) -> bool {
+        let is = |event_match: &EventMatch| matches!(&event_match.kind, Kind::Event(name) if name.as_bytes() == value);
+        self.end_marks.iter().any(is) || self.ignored.iter().any(is)
     }
 
     /// Returns `true` if the stream is complete with an end mark only.
