@@ -73,7 +73,7 @@ enum Stream {
     PassThrough,
     /// The body has not been polled. If a layer around this one takes the state, the body is a pass-through.
     Unpolled(Slot),
-    // Boxed, because every response is moved several times, and most are no event streams.
+    // Boxed, because every response is moved several times, and few are event streams.
     Polled(Box<EventStream>),
 }
 

@@ -348,8 +348,8 @@ impl SseCompletionLayer {
         self.configure(|config| config.deadlines.max_age = Some(ages))
     }
 
-    /// Ends a stream that has delivered no event for this time, with a close event. Comments are no events. An [`IdleTimeout`] can
-    /// leave other events out of account, such as pings.
+    /// Ends a stream that has delivered no event for this time, with a close event. Comments do not count. An [`IdleTimeout`]
+    /// can leave events out of account, such as pings.
     ///
     /// Frames that the upstream has ready by then are still forwarded, as for [`max_age`](Self::max_age). A timeout of zero
     /// ends the stream as soon as it starts.

@@ -203,7 +203,7 @@ impl EventReader {
         }
     }
 
-    /// Sets the events that are no traffic for the idle timeout.
+    /// Sets the events that do not reset the idle timeout.
     #[cfg(feature = "tokio")]
     pub(crate) fn set_ignored(&mut self, ignored: &[EventMatch]) {
         self.ignored = ignored.to_vec();
