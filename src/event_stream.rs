@@ -279,7 +279,7 @@ impl EventStream {
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
-    /// Checks whether the stream is stopped, when that is due.
+    /// Polls for a stop, and returns `false` if the stream was stopped now or earlier.
     #[cold]
     fn is_streaming(&mut self, cx: &mut Context<'_>) -> bool {
         matches!(self.phase, Phase::Streaming) && self.poll_stop(cx).is_pending()

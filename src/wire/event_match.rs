@@ -209,7 +209,8 @@ impl EventReader {
         self.ignored = ignored.to_vec();
     }
 
-    /// Sets the buffer limit, after the last match is added.
+    /// Sets the buffer limit, and from the matches what is kept of an event and whether all events are read. Called after the last
+    /// match is added.
     pub(crate) fn set_buffer_limit(&mut self, limit: usize) {
         let matches = self.end_marks.iter().chain(&self.ignored);
         let kept = matches.map(|event_match| event_match.kept(limit)).max();
