@@ -235,7 +235,7 @@ impl EventStream {
         if !self.events.skips_scan() || self.signals.has_fired() {
             return self.poll_slow(upstream, cx, None);
         }
-        if self.frames_until_check == 0 && !self.is_streaming(cx) {
+        if self.frames_until_check == 0 && (!self.is_streaming() || self.poll_stop(cx).is_ready()) {
             return self.poll_slow(upstream, cx, None);
         }
         let Some(mut body) = upstream.as_mut().open() else {
@@ -279,10 +279,8 @@ impl EventStream {
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
-    /// Polls for a stop, and returns `false` if the stream was stopped now or earlier.
-    #[cold]
-    fn is_streaming(&mut self, cx: &mut Context<'_>) -> bool {
-        matches!(self.phase, Phase::Streaming) && self.poll_stop(cx).is_pending()
+    fn is_streaming(&self) -> bool {
+        matches!(self.phase, Phase::Streaming)
     }
 
     /// Reads a frame of whole events.
@@ -519,7 +517,7 @@ impl EventStream {
         if is_end_mark {
             return ControlFlow::Break(self.finish_with_end_mark(upstream, data));
         }
-        if matches!(self.phase, Phase::Streaming) && upstream.is_end_stream() {
+        if self.is_streaming() && upstream.is_end_stream() {
             self.finish_with_upstream(cx);
         }
         ControlFlow::Break(Poll::Ready(Some(Ok(Frame::data(data)))))
@@ -550,7 +548,8 @@ impl EventStream {
         ControlFlow::Break(Poll::Pending)
     }
 
-    /// Checks between two ready frames whether the stream is stopped.
+    /// Checks the signals before a frame of an upstream that may be ready. Completes if one of them stops the stream.
+    #[cold]
     fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.poll_cancelled(cx).is_ready() {
             return Poll::Ready(());

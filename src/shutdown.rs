@@ -166,12 +166,16 @@ impl Shutdown {
     /// stops accepting connections. The drain itself ends no stream before its grace period is over, except for those that
     /// [end on drain](crate::SseCompletionLayer::end_on_drain).
     pub fn draining(&self) -> Draining {
-        Draining::new(&self.shared)
+        Draining {
+            waiter: Waiter::new(&self.shared, Phase::Draining),
+        }
     }
 
     /// Returns a future that completes when the shutdown [closes](Self::is_closed).
     pub fn closed(&self) -> Closed {
-        Closed::new(&self.shared)
+        Closed {
+            waiter: Waiter::new(&self.shared, Phase::Closed),
+        }
     }
 
     /// Returns the number of open streams: from the response until the last frame of the stream has been returned, or its
@@ -212,22 +216,6 @@ impl fmt::Debug for Shutdown {
             .field("is_closed", &self.is_closed())
             .field("open_streams", &self.open_streams())
             .finish_non_exhaustive()
-    }
-}
-
-impl Draining {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        Self {
-            waiter: Waiter::new(shared, Phase::Draining),
-        }
-    }
-}
-
-impl Closed {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        Self {
-            waiter: Waiter::new(shared, Phase::Closed),
-        }
     }
 }
 

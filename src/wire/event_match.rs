@@ -177,9 +177,8 @@ impl EventReader {
     /// Reads one whole event, without a byte order mark.
     #[cfg(feature = "tokio")]
     pub(crate) fn read_event(event: &[u8]) -> Self {
-        let kept = event.len();
         let mut reader = Self {
-            kept,
+            kept: event.len(),
             ..Self::default()
         };
         // A CRLF is split into a line end and a blank line, which is no field.
@@ -198,6 +197,7 @@ impl EventReader {
     pub(crate) fn add_end_marks(&mut self, end_marks: &[EventMatch]) {
         for end_mark in end_marks {
             if !self.end_marks.iter().any(|known| known.is(end_mark)) {
+                self.needs_events |= end_mark.needs_event();
                 self.end_marks.push(end_mark.clone());
             }
         }
@@ -206,17 +206,15 @@ impl EventReader {
     /// Sets the events that do not reset the idle timeout.
     #[cfg(feature = "tokio")]
     pub(crate) fn set_ignored(&mut self, ignored: &[EventMatch]) {
+        self.needs_events |= ignored.iter().any(EventMatch::needs_event);
         self.ignored = ignored.to_vec();
     }
 
-    /// Sets the buffer limit, and from the matches what is kept of an event and whether all events are read. Called after the last
-    /// match is added.
+    /// Sets the buffer limit. Called after the last match is added, because the matches decide how many bytes are kept.
     pub(crate) fn set_buffer_limit(&mut self, limit: usize) {
         let matches = self.end_marks.iter().chain(&self.ignored);
         let kept = matches.map(|event_match| event_match.kept(limit)).max();
         self.kept = kept.unwrap_or(0);
-        let mut matches = self.end_marks.iter().chain(&self.ignored);
-        self.needs_events = matches.any(EventMatch::needs_event);
         self.limit = limit;
     }
 
@@ -242,12 +240,12 @@ impl EventReader {
                     let may_match = match line {
                         // A lone CR.
                         [] => true,
-                        [b'd', ..] => {
-                            field(line, b"data").is_some_and(|data| self.has_data_match(data))
-                        }
-                        [b'e', ..] => {
-                            field(line, b"event").is_some_and(|name| self.has_type_match(name))
-                        }
+                        [b'd', ..] => field(line, b"data").is_some_and(|value| {
+                            self.any_match(|kind| matches!(kind, Kind::Data(data) if data.as_bytes() == value))
+                        }),
+                        [b'e', ..] => field(line, b"event").is_some_and(|value| {
+                            self.any_match(|kind| matches!(kind, Kind::Event(name) if name.as_bytes() == value))
+                        }),
                         _ => false,
                     };
                     if may_match {
@@ -262,13 +260,9 @@ impl EventReader {
         }
     }
 
-    fn has_data_match(&self, value: &[u8]) -> bool {
-        let is = |event_match: &EventMatch| matches!(&event_match.kind, Kind::Data(data) if data.as_bytes() == value);
-        self.end_marks.iter().any(is) || self.ignored.iter().any(is)
-    }
-
-    fn has_type_match(&self, value: &[u8]) -> bool {
-        let is = |event_match: &EventMatch| matches!(&event_match.kind, Kind::Event(name) if name.as_bytes() == value);
+    #[inline(always)]
+    fn any_match(&self, is: impl Fn(&Kind) -> bool) -> bool {
+        let is = |event_match: &EventMatch| is(&event_match.kind);
         self.end_marks.iter().any(is) || self.ignored.iter().any(is)
     }
 
