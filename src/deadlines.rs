@@ -216,6 +216,7 @@ impl DeadlineTimer {
             expires_at: None,
             idle: None,
             keep_alive: None,
+            // Reset when it is first polled.
             timer: Box::pin(sleep_until(now)),
             waker: None,
         });
@@ -245,7 +246,6 @@ impl DeadlineTimer {
                 .get_or_insert_with(|| (added, comment.clone()));
             *keep_alive = keep_alive.earliest(added);
         }
-        deadlines.reset();
         *stream = Some(deadlines);
         ignored
     }

@@ -9,7 +9,7 @@ use std::{
 
 use http::request::Parts;
 
-use crate::clock::Instant;
+use crate::{clock::Instant, wire::close_event::CloseEvent};
 
 /// The ending of an event stream.
 ///
@@ -86,17 +86,17 @@ impl fmt::Display for Ending {
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_sse_completion::{Ending, StreamReport};
+/// use tower_sse_completion::{CloseEvent, Ending, StreamReport};
 ///
 /// let report = StreamReport::new(Ending::Cancelled)
-///     .with_close_event_sent(true)
+///     .with_close_event(CloseEvent::new())
 ///     .with_duration(Duration::from_secs(3));
 /// assert_eq!(report.bytes_sent(), 0);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamReport {
     ending: Ending,
-    close_event_sent: bool,
+    close_event: Option<CloseEvent>,
     counts: Counts,
     duration: Duration,
     time_to_first_event: Option<Duration>,
@@ -120,7 +120,7 @@ impl StreamReport {
     pub(crate) fn of(ending: Ending, counts: Counts) -> Self {
         Self {
             ending,
-            close_event_sent: false,
+            close_event: None,
             counts,
             duration: Duration::ZERO,
             time_to_first_event: None,
@@ -132,9 +132,30 @@ impl StreamReport {
         self.ending
     }
 
-    /// Returns `true` if the layer has sent a close event.
+    /// Returns the close event that the layer has sent.
+    ///
+    /// A shutdown that ends a stream decides its close event, unless the response has one. Therefore an observer can distinguish the
+    /// reasons for which streams are cancelled:
+    ///
+    /// ```
+    /// use tower_sse_completion::{CloseEvent, Ending, StreamReport};
+    ///
+    /// fn reason(report: &StreamReport) -> &str {
+    ///     report.close_event().map_or(report.ending().as_str(), CloseEvent::name)
+    /// }
+    ///
+    /// let report = StreamReport::new(Ending::Cancelled);
+    /// assert_eq!(reason(&report), "cancelled");
+    /// let report = report.with_close_event(CloseEvent::from_static("logged-out"));
+    /// assert_eq!(reason(&report), "logged-out");
+    /// ```
+    pub fn close_event(&self) -> Option<&CloseEvent> {
+        self.close_event.as_ref()
+    }
+
+    /// Returns `true` if the layer has sent a [close event](Self::close_event).
     pub fn close_event_sent(&self) -> bool {
-        self.close_event_sent
+        self.close_event.is_some()
     }
 
     /// Returns `true` if an event of the upstream was delivered: its blank line was forwarded, and it has a `data` field.
@@ -173,10 +194,10 @@ impl StreamReport {
         self.time_to_first_event
     }
 
-    /// Sets [`close_event_sent`](Self::close_event_sent).
+    /// Sets [`close_event`](Self::close_event).
     #[must_use]
-    pub fn with_close_event_sent(mut self, sent: bool) -> Self {
-        self.close_event_sent = sent;
+    pub fn with_close_event(mut self, event: CloseEvent) -> Self {
+        self.close_event = Some(event);
         self
     }
 
@@ -249,7 +270,7 @@ pub(crate) struct Recorder {
     time_to_first_event: Option<Duration>,
     /// The ending, once it is decided. The last frame may still have to be returned.
     ending: Option<Ending>,
-    close_event_sent: bool,
+    close_event: Option<CloseEvent>,
     /// Code of the user has panicked, so the stream has failed.
     panicked: bool,
 }
@@ -264,7 +285,7 @@ impl Recorder {
             polled: false,
             time_to_first_event: None,
             ending: None,
-            close_event_sent: false,
+            close_event: None,
             panicked: false,
         })
     }
@@ -288,23 +309,23 @@ impl Recorder {
     }
 
     /// Sets the ending, unless code of the user has panicked.
-    pub(crate) fn set_ending(&mut self, ending: Ending, close_event_sent: bool) {
+    pub(crate) fn set_ending(&mut self, ending: Ending, close_event: Option<CloseEvent>) {
         if !self.panicked {
             self.ending = Some(ending);
-            self.close_event_sent = close_event_sent;
+            self.close_event = close_event;
         }
     }
 
     /// Records a panic of the upstream, of the cancellation or of an event match.
     pub(crate) fn record_panic(&mut self) {
-        self.set_ending(Ending::Failed, false);
+        self.set_ending(Ending::Failed, None);
         self.panicked = true;
     }
 
     /// Returns the report of a stream that is about to end like this.
     pub(crate) fn report(&self, ending: Ending, counts: Counts) -> StreamReport {
         StreamReport {
-            close_event_sent: self.close_event_sent,
+            close_event: self.close_event.clone(),
             duration: self.started.elapsed(),
             time_to_first_event: self.time_to_first_event,
             ..StreamReport::of(ending, counts)
@@ -460,7 +481,7 @@ fn trace(report: &StreamReport) {
                 target: "tower_sse_completion",
                 tracing::Level::$level,
                 sse.ending = report.ending().as_str(),
-                sse.close_event_sent = report.close_event_sent(),
+                sse.close_event = report.close_event().map(CloseEvent::name),
                 sse.delivered = report.delivered(),
                 sse.data_frames = report.data_frames(),
                 sse.bytes_received = report.bytes_received(),

@@ -311,7 +311,7 @@ fn report_can_be_built() {
     assert_eq!(report.time_to_first_event(), None);
     let built = report
         .clone()
-        .with_close_event_sent(true)
+        .with_close_event(CloseEvent::new())
         .with_delivered(true)
         .with_data_frames(1)
         .with_bytes_received(2)

@@ -72,7 +72,6 @@ fn stream_is_traced_once_in_the_span_of_its_request() {
     );
     for field in [
         "sse.ending=\"completed\"",
-        "sse.close_event_sent=false",
         "sse.delivered=true",
         "sse.data_frames=1",
         "sse.bytes_received=9",
@@ -83,6 +82,7 @@ fn stream_is_traced_once_in_the_span_of_its_request() {
         assert!(text.contains(field), "{field} is missing: {text}");
     }
     assert!(!text.contains("error.type"), "{text}");
+    assert!(!text.contains("sse.close_event"), "{text}");
 }
 
 #[test]
@@ -93,6 +93,7 @@ fn level_depends_on_the_ending_and_the_text_of_an_error_is_not_logged() {
     assert!(!text.contains("password"), "{text}");
     let text = traced(|| run_stream([]));
     assert!(text.contains("DEBUG"), "{text}");
+    assert!(text.contains("sse.close_event=\"close\""), "{text}");
     let text = traced(|| {
         let layer = SseCompletionLayer::new().cancel_when(|_| std::future::ready(()));
         drive(&layer, Script::new([])).rest();

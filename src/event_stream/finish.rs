@@ -127,7 +127,7 @@ impl EventStream {
             facts.ends_with_end_mark = self.ends_with_end_mark();
         }
         let outcome = Outcome::decide(stop, end, facts, &self.settings.close_policy);
-        self.set_ending(outcome.ending, false);
+        self.set_ending(outcome.ending, None);
         let close_event = outcome
             .closes
             .then(|| self.make_close_event(outcome.ending));
@@ -135,10 +135,10 @@ impl EventStream {
 
         let first = match close_event {
             Some(event) => {
-                let event = event.encode(self.events.ends_in_cr());
-                self.events.record_added(&event);
-                self.set_ending(outcome.ending, true);
-                Some(event)
+                let encoded = event.encode(self.events.ends_in_cr());
+                self.events.record_added(&encoded);
+                self.set_ending(outcome.ending, Some(event));
+                Some(encoded)
             }
             None if facts.ends_with_end_mark => {
                 if let Some(recorder) = &mut self.recorder {
@@ -224,7 +224,7 @@ impl EventStream {
             return;
         }
         self.set_phase(Phase::Finished);
-        self.set_ending(outcome.ending, false);
+        self.set_ending(outcome.ending, None);
         self.complete();
     }
 
@@ -234,7 +234,7 @@ impl EventStream {
         upstream: Pin<&mut Upstream<B>>,
         mut data: Bytes,
     ) -> PollFrame<Bytes, B::Error> {
-        self.set_ending(Ending::Completed, false);
+        self.set_ending(Ending::Completed, None);
         self.set_phase(Phase::Ending { yields: false });
         self.drop_upstream(upstream);
         if self.events.ends_in_cr() {
@@ -250,10 +250,10 @@ impl EventStream {
     fn ends_with_end_mark(&mut self) -> bool {
         let is_in_line = self.events.has_unfinished_line();
         match &mut self.reader {
-            Some(reader) if self.events.has_unfinished_event() => {
+            Some(reader) => {
                 fail_on_panic(&mut self.recorder, || reader.ends_with_end_mark(is_in_line))
             }
-            _ => false,
+            None => false,
         }
     }
 
@@ -297,9 +297,9 @@ impl EventStream {
         self.frames_until_check = 0;
     }
 
-    fn set_ending(&mut self, ending: Ending, close_event_sent: bool) {
+    fn set_ending(&mut self, ending: Ending, close_event: Option<CloseEvent>) {
         if let Some(recorder) = &mut self.recorder {
-            recorder.set_ending(ending, close_event_sent);
+            recorder.set_ending(ending, close_event);
         }
     }
 

@@ -166,6 +166,12 @@ impl CloseEvent {
         Ok(self.with(|custom| custom.retry = Some(retry)))
     }
 
+    /// Returns the name: the type of the event.
+    pub fn name(&self) -> &str {
+        let (name, _, _) = self.fields();
+        name
+    }
+
     /// Returns the bytes for one stream. With `after_cr`, they begin with the LF that completes a line end.
     pub(crate) fn encode(&self, after_cr: bool) -> Bytes {
         let mut encoded = match &self.kind {

@@ -21,7 +21,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use testkit::driver::Driver;
 use tokio::time::sleep;
 use tower::ServiceExt;
-use tower_sse_completion::Shutdown;
+use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer};
 
 const GUIDE: &str = include_str!("../../docs/recipes.md");
 
@@ -59,11 +59,8 @@ mod latency {
 mod reasons {
     include!("snippets/reasons.rs");
 
-    pub(crate) fn make(
-        shutdown: &Shutdown,
-        log: impl Fn(&'static str) + Send + Sync + 'static,
-    ) -> SseCompletionLayer {
-        logged(shutdown, log)
+    pub(crate) fn of(report: &StreamReport) -> String {
+        reason(report).to_owned()
     }
 }
 
@@ -172,13 +169,13 @@ async fn streams_are_in_no_latency_histogram_and_have_a_label_for_their_route() 
 #[tokio::test]
 async fn c21_observer_tells_a_logout_from_a_deploy() {
     assert!(GUIDE.contains(include_str!("snippets/reasons.rs")));
-    for (is_logout, expected) in [(true, "logout"), (false, "deploy")] {
+    for expected in ["logged-out", "restart"] {
         let (shutdown, session) = (Shutdown::new(), Shutdown::new());
         let logged = Arc::<Mutex<Vec<_>>>::default();
-        let log = {
+        let layer = SseCompletionLayer::new().shutdown(&shutdown).on_end({
             let logged = Arc::clone(&logged);
-            move |reason| logged.lock().expect("no panic").push(reason)
-        };
+            move |report| logged.lock().expect("no panic").push(reasons::of(report))
+        });
         let of_session = session.clone();
         let events = async move || {
             let events = stream::pending::<Result<Event, Infallible>>();
@@ -187,13 +184,16 @@ async fn c21_observer_tells_a_logout_from_a_deploy() {
             response
         };
         let app = Router::new().route("/", get(events));
-        let app = app.layer(reasons::make(&shutdown, log));
+        let app = app.layer(layer);
         let mut left = Driver::new(send(&app, "/", ()).await.into_body());
         left.assert_pending();
         left.drop_body();
         let mut stopped = Driver::new(send(&app, "/", ()).await.into_body());
         stopped.assert_pending();
-        if is_logout { &session } else { &shutdown }.close();
+        match expected {
+            "restart" => shutdown.close_with(CloseEvent::from_static("restart")),
+            _ => session.close_with(CloseEvent::from_static("logged-out")),
+        }
         stopped.collect();
         assert_eq!(*logged.lock().expect("no panic"), ["dropped", expected]);
     }

@@ -1,19 +1,7 @@
-use tower_sse_completion::{Ending, Shutdown, SseCompletionLayer, StreamReport};
+use tower_sse_completion::{CloseEvent, StreamReport};
 
-fn logged(
-    shutdown: &Shutdown,
-    log: impl Fn(&'static str) + Send + Sync + 'static,
-) -> SseCompletionLayer {
-    let process = shutdown.clone();
-    let layer = SseCompletionLayer::new().shutdown(shutdown);
-    layer.on_end(move |report| log(reason(report, &process)))
-}
-
-fn reason(report: &StreamReport, process: &Shutdown) -> &'static str {
-    match report.ending() {
-        // Other shutdowns of the stream are those of its session.
-        Ending::Cancelled if process.is_draining() => "deploy",
-        Ending::Cancelled => "logout",
-        ending => ending.as_str(),
-    }
+/// Returns `logged-out`, `restart`, or the ending of a stream without a close event.
+fn reason(report: &StreamReport) -> &str {
+    let close_event = report.close_event();
+    close_event.map_or(report.ending().as_str(), CloseEvent::name)
 }
