@@ -1,9 +1,8 @@
-//! The service: forwards each request, and the future of its response.
+//! Service and response future: forward each request, and wrap the body of its response.
 
 use std::{
     fmt,
     future::Future,
-    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -110,7 +109,7 @@ where
         let may_stream = eligibility::method_allows(request.method());
         if !self.config.reads_request() {
             // Splitting the request would move it, which costs more than the rest of this call.
-            // The context is made after the call, so that it is made in place.
+            // The context is built after the call, in place.
             let inner = self.inner.call(request);
             return ResponseFuture::new(inner, RequestContext::new(&self.config), may_stream);
         }
@@ -134,21 +133,12 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        // `None` once it is used.
+        // Taken when the response is wrapped.
         context: Option<RequestContext>,
         // `false` for methods whose responses have no event stream.
         may_stream: bool,
-        // The shutdowns of the layer count the request: from the first poll that is pending until the response.
-        is_counted: bool,
-    }
-
-    impl<F> PinnedDrop for ResponseFuture<F> {
-        fn drop(this: Pin<&mut Self>) {
-            let this = this.project();
-            if let (true, Some(context)) = (*this.is_counted, this.context) {
-                release_request(&context.config);
-            }
-        }
+        // From the first poll that is pending until the response.
+        counted: Option<CountedRequest>,
     }
 }
 
@@ -158,7 +148,7 @@ impl<F> ResponseFuture<F> {
             inner,
             context: Some(context),
             may_stream,
-            is_counted: false,
+            counted: None,
         }
     }
 }
@@ -173,48 +163,42 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Poll::Ready(result) = this.inner.poll(cx) else {
-            if let (false, Some(context)) = (*this.is_counted, this.context) {
-                count_request(&context.config);
-                *this.is_counted = true;
+            if let (None, Some(context)) = (&this.counted, this.context) {
+                *this.counted = Some(CountedRequest::new(&context.config));
             }
             return Poll::Pending;
         };
-        let config = match this.context {
-            Some(context) if mem::take(this.is_counted) => Some(Arc::clone(&context.config)),
-            _ => None,
-        };
-        // Released once the stream is counted, so that a drain always sees one of them.
-        let _counted = config.map(CountedRequest);
+        // Released after the stream has been counted, so a drain always sees the request or the stream.
+        let _counted = this.counted.take();
         if *this.may_stream && result.as_ref().is_ok_and(eligibility::is_event_stream) {
             if let Some(context) = this.context.take() {
                 return Poll::Ready(result.map(|response| wrap(response, context)));
             }
         }
-        // A context that is not needed stays here, and is dropped with the future.
+        // An unused context is dropped with the future.
         Poll::Ready(result.map(|response| response.map(ResponseBody::pass_through)))
     }
 }
 
-/// Releases the request when it is dropped.
+/// A pending request that the shutdowns of a layer count.
 struct CountedRequest(Arc<Config>);
 
+impl CountedRequest {
+    #[cold]
+    fn new(config: &Arc<Config>) -> Self {
+        for shutdown in &config.shutdowns {
+            shutdown.count_request();
+        }
+        Self(Arc::clone(config))
+    }
+}
+
 impl Drop for CountedRequest {
+    #[cold]
     fn drop(&mut self) {
-        release_request(&self.0);
-    }
-}
-
-#[cold]
-fn count_request(config: &Config) {
-    for shutdown in &config.shutdowns {
-        shutdown.count_request();
-    }
-}
-
-#[cold]
-fn release_request(config: &Config) {
-    for shutdown in &config.shutdowns {
-        shutdown.release_request();
+        for shutdown in &self.0.shutdowns {
+            shutdown.release_request();
+        }
     }
 }
 
@@ -224,7 +208,7 @@ impl<F> fmt::Debug for ResponseFuture<F> {
     }
 }
 
-/// Wraps the body, and takes the state of the stream from a layer inside of this one.
+/// Wraps the body, with the state of an inner layer's stream if there is one.
 #[cold]
 fn wrap<B: Body>(response: Response<B>, context: RequestContext) -> Response<ResponseBody<B>> {
     let (mut head, upstream) = response.into_parts();

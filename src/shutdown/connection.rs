@@ -47,7 +47,7 @@ struct Link {
 enum Stall {
     /// No write is pending, or there is no timeout.
     None,
-    /// A write is pending. The operation is the one that was pending first.
+    /// A write is pending. `operation` was pending when the timer started.
     Pending {
         operation: Operation,
         timer: Pin<Box<Sleep>>,
@@ -71,8 +71,8 @@ impl Shutdown {
     /// A server does not poll the body of a connection whose client has stopped reading. Therefore no layer can end that
     /// stream, and the server waits for that client. A wrapped connection is transparent until the drain is over. From then
     /// on, every read and write fails with [`ConnectionAborted`](io::ErrorKind::ConnectionAborted), the tasks that have polled
-    /// the connection last are woken, and the server drops the connection. The drain waits for all wrapped connections, idle
-    /// ones and those without a stream included.
+    /// the connection last are woken, and the server drops the connection. The drain waits for all wrapped connections,
+    /// including idle connections and connections without a stream.
     ///
     /// Wrap the connections where the server accepts them, below TLS. With axum, in a listener, around a `TcpListener`, a
     /// `UnixListener` or a listener of your own:
@@ -143,7 +143,7 @@ impl<T> Connection<T> {
     /// With a limit, a write that is pending panics outside of a tokio runtime, or if the runtime's timer is disabled.
     #[must_use]
     pub fn write_timeout(mut self, limit: Duration) -> Self {
-        self.link.set_write_timeout(limit);
+        self.link.write_timeout = Some(limit);
         self
     }
 
@@ -170,26 +170,6 @@ impl<T: AsyncRead> AsyncRead for Connection<T> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.link.is_clear() {
-            return self.poll_read_slow(cx, buffer);
-        }
-        let this = self.project();
-        let polled = this.io.poll_read(cx, buffer);
-        if this.link.is_reader_registered(cx) {
-            return polled;
-        }
-        this.link.register_reader(cx)?;
-        polled
-    }
-}
-
-impl<T: AsyncRead> Connection<T> {
-    #[cold]
-    fn poll_read_slow(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
         let this = self.project();
         this.link.check()?;
         let polled = this.io.poll_read(cx, buffer);
@@ -208,38 +188,15 @@ impl<T> Connection<T> {
         is_progress: impl FnOnce(&R) -> bool,
         poll: impl FnOnce(Pin<&mut T>, &mut Context<'_>) -> Poll<io::Result<R>>,
     ) -> Poll<io::Result<R>> {
-        if !self.link.is_clear() {
-            return self.poll_output_slow(cx, operation, is_progress, poll);
-        }
-        let this = self.project();
-        let polled = poll(this.io, cx);
-        if polled.is_pending() {
-            return this.link.poll_write_pending(cx, operation).map(Err);
-        }
-        if this.link.is_writer_registered(cx) {
-            return polled;
-        }
-        this.link.register_writer(cx)?;
-        polled
-    }
-
-    #[cold]
-    fn poll_output_slow<R>(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        operation: Operation,
-        is_progress: impl FnOnce(&R) -> bool,
-        poll: impl FnOnce(Pin<&mut T>, &mut Context<'_>) -> Poll<io::Result<R>>,
-    ) -> Poll<io::Result<R>> {
         let this = self.project();
         this.link.check()?;
         let polled = poll(this.io, cx);
+        this.link.register_writer(cx)?;
         match &polled {
-            Poll::Pending => return this.link.poll_write_pending(cx, operation).map(Err),
+            Poll::Pending => return this.link.poll_timeout(cx, operation).map(Err),
             Poll::Ready(Ok(result)) if is_progress(result) => this.link.record_progress(operation),
             Poll::Ready(_) => {}
         }
-        this.link.register_writer(cx)?;
         polled
     }
 }
@@ -295,17 +252,8 @@ impl Link {
         }
     }
 
-    fn set_write_timeout(&mut self, limit: Duration) {
-        self.write_timeout = Some(limit);
-    }
-
-    /// Returns `true` if the connection works and no write is timed, as nearly always.
-    #[inline(always)]
-    fn is_clear(&self) -> bool {
-        matches!(self.stall, Stall::None) && !self.reader.shared().has_begun(Phase::Cut)
-    }
-
-    /// Fails once the connection is cut or has timed out.
+    /// Returns an error once the connection is cut or has timed out.
+    #[inline]
     fn check(&self) -> Result<(), Error> {
         let has_timed_out = matches!(self.stall, Stall::TimedOut);
         match has_timed_out || self.reader.shared().has_begun(Phase::Cut) {
@@ -323,26 +271,14 @@ impl Link {
             ),
             _ => Error::new(
                 ErrorKind::ConnectionAborted,
-                "the server has shut down and has cut the connection",
+                "the connection was cut by the shutdown of the server",
             ),
         }
     }
 
-    /// Returns `true` if this task, which reads, is woken when the connection fails.
-    #[inline(always)]
-    fn is_reader_registered(&self, cx: &Context<'_>) -> bool {
-        self.reader.is_registered(cx)
-    }
-
-    /// Returns `true` if this task, which writes, is woken when the connection fails.
-    #[inline(always)]
-    fn is_writer_registered(&self, cx: &Context<'_>) -> bool {
-        self.writer.is_registered(cx)
-    }
-
-    /// Registers the task of a read, even if the read is ready: the task may next wait for something else than the connection,
+    /// Registers the task of a read, even if the read is ready: the task may next wait for something other than the connection,
     /// such as a handler. Fails if the connection has been cut in the meantime.
-    #[cold]
+    #[inline]
     fn register_reader(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         match self.reader.poll_registered(cx) {
             Poll::Pending => Ok(()),
@@ -351,7 +287,7 @@ impl Link {
     }
 
     /// Registers the task of a write as [`register_reader`](Self::register_reader) does that of a read.
-    #[cold]
+    #[inline]
     fn register_writer(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         match self.writer.poll_registered(cx) {
             Poll::Pending => Ok(()),
@@ -359,16 +295,9 @@ impl Link {
         }
     }
 
-    /// Completes with an error when the connection is cut, or when the timeout is over. Called when a write is pending.
-    fn poll_write_pending(&mut self, cx: &mut Context<'_>, operation: Operation) -> Poll<Error> {
-        if self.writer.poll_registered(cx).is_ready() || self.poll_timeout(cx, operation).is_ready()
-        {
-            return Poll::Ready(self.error());
-        }
-        Poll::Pending
-    }
-
-    fn poll_timeout(&mut self, cx: &mut Context<'_>, operation: Operation) -> Poll<()> {
+    /// Completes with an error when a write has been pending for too long.
+    #[cold]
+    fn poll_timeout(&mut self, cx: &mut Context<'_>, operation: Operation) -> Poll<Error> {
         let Some(limit) = self.write_timeout else {
             return Poll::Pending;
         };
@@ -389,10 +318,11 @@ impl Link {
             self.stall = Stall::TimedOut;
             self.reader.wake();
         }
-        Poll::Ready(())
+        Poll::Ready(self.error())
     }
 
     /// Records that a write has accepted bytes, or that a flush has completed.
+    #[inline]
     fn record_progress(&mut self, progress: Operation) {
         if let Stall::Pending { operation, .. } = self.stall {
             // The flush of a socket completes at once, and is no progress of a pending write.
