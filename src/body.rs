@@ -1,13 +1,9 @@
 //! The response body: an event stream, or anything else unchanged.
 
-use std::{
-    fmt, mem,
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::{fmt, mem, pin::Pin, task::Context};
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::{
@@ -18,8 +14,8 @@ use crate::{
 pin_project! {
     /// Response body of [`SseCompletion`](crate::SseCompletion).
     ///
-    /// `B` is the body of the inner service. The data of the body is [`Bytes`], and its error is the error of the upstream: the
-    /// body of the inner service. A response that is not an event stream passes through unchanged. The default is a pass-through
+    /// `B` is the upstream: the body of the inner service. The data type is [`Bytes`], and the error type is that of the upstream. A
+    /// response that is not an event stream passes through unchanged. The default is a pass-through
     /// of the upstream's default, so that layers that make their own responses, such as CORS and authorization, can wrap this
     /// layer.
     ///
@@ -30,9 +26,9 @@ pin_project! {
     ///
     /// | state | what is polled | next state |
     /// |---|---|---|
-    /// | streaming | the upstream; the cancellations and the deadlines when the upstream is pending, and before every 32nd frame that is ready | stopping, when a cancellation has fired or a deadline has passed; ending, when the upstream has ended or failed; finished, when the upstream says so with its last frame |
+    /// | streaming | the upstream; the cancellations and the deadlines when the upstream is pending, and before every 32nd frame that is ready | stopping, when a cancellation has fired or a deadline has passed; ending, when the upstream has ended or failed; finished, when the upstream's `is_end_stream` is `true` after its last frame |
     /// | stopping | the upstream, for up to 32 frames that it has ready | ending |
-    /// | finished | the upstream, if the server polls again | done |
+    /// | finished | the upstream, if the server polls again | done, when the upstream ends or fails |
     /// | ending | nothing: the upstream is dropped. The buffered bytes or the close event are returned, then the trailers or the error | done |
     /// | done | nothing | |
     ///
@@ -121,7 +117,7 @@ impl Stream {
         }
     }
 
-    /// Returns `true` if the hints of the body are those of its upstream.
+    /// Returns `true` if the body returns the hints of its upstream.
     #[inline(always)]
     fn passes_through(&self) -> bool {
         match self {
@@ -141,10 +137,7 @@ where
 
     // Inlined into the poll of an outer layer, where this body is a pass-through.
     #[inline(always)]
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PollFrame<Bytes, B::Error> {
         let this = self.project();
         if let Stream::Polled(stream) = this.stream {
             return stream.poll_frame(this.upstream, cx);

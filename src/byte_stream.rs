@@ -23,7 +23,7 @@ pin_project! {
     /// A stream of bytes that ends like a wrapped response. Returned by [`SseCompletionLayer::byte_stream`].
     ///
     /// The stream buffers, closes and reports as a [`ResponseBody`](crate::ResponseBody) does. Its items are whole events if
-    /// those of the upstream are, and its error is the error of the upstream.
+    /// the items of the upstream are, and its error is the error of the upstream.
     ///
     /// The stream is `Unpin` if the upstream is. Otherwise pin it, for example with `std::pin::pin!`.
     ///

@@ -11,6 +11,6 @@ pub(crate) use std::time::Instant;
     not(all(target_family = "wasm", target_os = "unknown"))
 ))]
 pub(crate) use tokio::time::Instant;
-/// The clock of the JavaScript host. Those of std and tokio panic on this target.
+/// The clock of the JavaScript host. The clocks of std and tokio panic on this target.
 #[cfg(all(target_family = "wasm", target_os = "unknown"))]
 pub(crate) use web_time::Instant;

@@ -32,7 +32,7 @@ pub(crate) struct Config {
     pub(crate) settings: Arc<Settings>,
 }
 
-/// Settings of which the innermost layer that sets one decides for the stream.
+/// Settings for which the innermost layer takes precedence. `None` means not set.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settings {
     pub(crate) close_event: Option<CloseEventSource>,
@@ -41,7 +41,7 @@ pub(crate) struct Settings {
     pub(crate) buffer_limit: Option<usize>,
 }
 
-/// The ends of an upstream at which a close event is due. `None` is the default.
+/// Ends of the upstream after which a close event is written. `None` means not set.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ClosePolicy {
     pub(crate) on_empty: Option<bool>,
@@ -61,7 +61,7 @@ pub(crate) enum CloseEventSource {
 
 /// A future of the user whose completion cancels a stream.
 ///
-/// The lock is never taken. It makes the future `Sync`, so that a body is `Sync` if its upstream is.
+/// The mutex is never locked. Its only purpose is to make the future `Sync`, so that a body is `Sync` if its upstream is.
 pub(crate) struct Cancellation(Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>);
 
 pub(crate) type MakeCancellation = dyn Fn(&Parts) -> Cancellation + Send + Sync;
@@ -82,7 +82,7 @@ impl Cancellation {
         }))
     }
 
-    /// Must not be called again after the future has completed.
+    /// Polls the future. Must not be called after the future has completed.
     #[inline(always)]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let future = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -107,8 +107,8 @@ impl Config {
 }
 
 impl Settings {
-    /// Returns the settings of two layers around one stream, of which this one is the inner.
-    pub(crate) fn inside(&self, outer: &Self) -> Self {
+    /// Merges the settings of two layers around one stream. `self` is the inner layer.
+    pub(crate) fn merge_outer(&self, outer: &Self) -> Self {
         let (inner, of_outer) = (&self.close_policy, &outer.close_policy);
         Self {
             close_event: self.close_event.clone().or(outer.close_event.clone()),
@@ -126,12 +126,12 @@ impl Settings {
         self.buffer_limit.unwrap_or(DEFAULT_BUFFER_LIMIT)
     }
 
-    /// Returns `true` if streams have a close event, unless the response of a stream brings one.
+    /// Returns `false` after `close_event(None)`. A `CloseEvent` in the extensions of a response is still sent.
     pub(crate) fn has_close_event(&self) -> bool {
         !matches!(self.close_event, Some(CloseEventSource::None))
     }
 
-    /// Returns `true` if a stream has to be recorded for its close event.
+    /// Returns `true` if the close event is made from the report of the stream.
     pub(crate) fn close_event_needs_report(&self) -> bool {
         matches!(self.close_event, Some(CloseEventSource::PerStream(_)))
     }

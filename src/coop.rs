@@ -22,7 +22,7 @@ pub(crate) fn poll_unconstrained<F: Future>(future: F, cx: &mut Context<'_>) -> 
 }
 
 /// Returns `true` if a future that is pending has been polled within the budget, so that a second poll would change nothing.
-/// Without the feature `tokio` the budget is unknown.
+/// Without the feature `tokio` the budget is unknown, and the result is `false`.
 pub(crate) fn has_budget_remaining() -> bool {
     #[cfg(feature = "tokio")]
     return tokio::task::coop::has_budget_remaining();

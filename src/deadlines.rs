@@ -79,8 +79,8 @@ impl KeepAlive {
 
     /// Sets whether a blank line follows the comment. The default is `true`.
     ///
-    /// Without it the comment is one or two bytes shorter, and some clients that do not follow the HTML standard do not take
-    /// it for an empty message.
+    /// Without the blank line, the comment is one byte shorter, and some clients that do not follow the HTML standard report no empty
+    /// message.
     #[must_use]
     pub fn blank_line(mut self, blank_line: bool) -> Self {
         self.blank_line = blank_line;
@@ -110,7 +110,7 @@ impl From<Duration> for KeepAlive {
     }
 }
 
-/// The time without events after which a stream ends. Pass it to [`idle_timeout`](crate::SseCompletionLayer::idle_timeout),
+/// Maximum time without an event before a stream ends, and the events that do not count. Pass it to [`idle_timeout`](crate::SseCompletionLayer::idle_timeout),
 /// which also takes a duration alone.
 ///
 /// ```
@@ -155,9 +155,9 @@ struct Timeout {
     last_activity: Instant,
 }
 
-/// A signal that is due.
+/// A deadline or a comment that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Signal {
+pub(crate) enum Due {
     /// A deadline has passed.
     Stop(Stop),
     /// The stream has been silent. This comment is sent if the client is at a boundary.
@@ -171,7 +171,7 @@ const MIN_KEEP_ALIVE: Duration = Duration::from_millis(1);
 const NEVER: Duration = Duration::from_secs(1_000_000_000);
 
 impl IdleTimeout {
-    /// Returns a timeout that every event but a comment resets.
+    /// Returns a timeout that every delivered event resets.
     pub fn after(timeout: Duration) -> Self {
         Self {
             timeout,
@@ -179,7 +179,7 @@ impl IdleTimeout {
         }
     }
 
-    /// Leaves matching events out of account: they do not reset the timeout. Several matches add up.
+    /// Ignores matching events: they do not reset the timeout. Can be called several times.
     ///
     /// If several layers around a stream have an idle timeout, the shortest holds, with the events that it ignores.
     #[must_use]
@@ -196,7 +196,7 @@ impl From<Duration> for IdleTimeout {
 }
 
 impl Deadlines {
-    /// Returns `true` if the layer has nothing to time.
+    /// Returns `true` if the layer has neither a deadline nor a keep-alive.
     pub(crate) fn is_empty(&self) -> bool {
         self.max_age.is_none() && self.idle_timeout.is_none() && self.keep_alive.is_none()
     }
@@ -276,20 +276,23 @@ impl DeadlineTimer {
         if self.expires_at.is_some_and(|at| at <= now) {
             return Some(Stop::Expired);
         }
-        let is_idle = self.idle.as_ref().is_some_and(|idle| idle.at() <= now);
+        let is_idle = self
+            .idle
+            .as_ref()
+            .is_some_and(|idle| idle.deadline() <= now);
         is_idle.then_some(Stop::Idle)
     }
 
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Signal> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Due> {
         loop {
             if let Some(stop) = self.passed() {
-                return Poll::Ready(Signal::Stop(stop));
+                return Poll::Ready(Due::Stop(stop));
             }
             if let Some((keep_alive, comment)) = &mut self.keep_alive {
                 let now = Instant::now();
-                if keep_alive.at() <= now {
+                if keep_alive.deadline() <= now {
                     keep_alive.last_activity = now;
-                    return Poll::Ready(Signal::KeepAlive(comment.clone()));
+                    return Poll::Ready(Due::KeepAlive(comment.clone()));
                 }
             }
             // Deadlines only move later, so the timer may fire early. That costs one spurious wake-up; the timer is then reset.
@@ -313,9 +316,9 @@ impl DeadlineTimer {
 
     /// Sets the timer to the earliest deadline.
     fn reset(&mut self) {
-        let idle = self.idle.as_ref().map(Timeout::at);
+        let idle = self.idle.as_ref().map(Timeout::deadline);
         let keep_alive = self.keep_alive.as_ref();
-        let keep_alive = keep_alive.map(|(keep_alive, _)| keep_alive.at());
+        let keep_alive = keep_alive.map(|(keep_alive, _)| keep_alive.deadline());
         let deadlines = [self.expires_at, idle, keep_alive];
         if let Some(next) = deadlines.into_iter().flatten().min() {
             self.timer.as_mut().reset(next);
@@ -339,14 +342,14 @@ impl Timeout {
     /// Joins the timeouts of two layers. Until the next activity, each counts from the response that its layer has seen.
     fn earliest(self, other: Self) -> Self {
         let timeout = self.timeout.min(other.timeout);
-        let first = self.at().min(other.at());
+        let first = self.deadline().min(other.deadline());
         Self {
             timeout,
             last_activity: first.checked_sub(timeout).unwrap_or(other.last_activity),
         }
     }
 
-    fn at(&self) -> Instant {
+    fn deadline(&self) -> Instant {
         after(self.last_activity, self.timeout)
     }
 }

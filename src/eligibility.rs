@@ -46,7 +46,7 @@ pub(crate) fn is_event_stream<B>(response: &Response<B>) -> bool {
 }
 
 pub(crate) fn remove_stale_headers(headers: &mut HeaderMap) {
-    // Most responses have none of them, and few headers: comparing those costs less than five removals.
+    // Most responses have few headers, and none of these. Comparing the names costs less than five removals.
     if headers.keys().any(|name| STALE.contains(name)) {
         for name in &STALE {
             headers.remove(name);
@@ -54,7 +54,7 @@ pub(crate) fn remove_stale_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// 204 and 205 have no body, and 206 carries a part of one.
+/// Returns `true` for a 2xx status with a whole body: 204 and 205 have none, 206 has a part.
 fn status_allows(status: StatusCode) -> bool {
     status.is_success()
         && !matches!(
@@ -63,7 +63,8 @@ fn status_allows(status: StatusCode) -> bool {
         )
 }
 
-/// Extracts the MIME type as browsers do ([Fetch standard, 2.2.2][fetch]): the last valid value wins.
+/// Returns `true` if the MIME type, extracted as browsers do ([Fetch standard, 2.2.2][fetch]: the last valid value), is
+/// `text/event-stream`.
 ///
 /// [fetch]: https://fetch.spec.whatwg.org/#concept-header-extract-mime-type
 fn has_event_stream_type(headers: &HeaderMap) -> bool {
@@ -91,7 +92,7 @@ fn last_type_is_event_stream(headers: &HeaderMap) -> bool {
     valid.last().is_some_and(is_event_stream_type)
 }
 
-/// Compares the essence, in any case. Parameters do not matter.
+/// Returns `true` if the essence of this MIME type is `text/event-stream`, in any case and with any parameters.
 fn is_event_stream_type(value: &[u8]) -> bool {
     let value = value.trim_ascii_start();
     let Some((essence, rest)) = value.split_at_checked(EVENT_STREAM.len()) else {
@@ -134,7 +135,8 @@ fn split_at_commas(values: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// `none` is not a registered coding. Servers send it to keep proxies from compressing, and browsers ignore it.
+/// Returns `true` if no coding but `identity` and `none` is applied. `none` is not registered: servers send it to keep proxies from
+/// compressing, and browsers ignore it.
 fn is_unencoded(headers: &HeaderMap) -> bool {
     headers
         .get_all(CONTENT_ENCODING)

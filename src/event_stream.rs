@@ -4,9 +4,11 @@
 //! |---|---|---|---|---|
 //! | streaming | polled | when the upstream is pending, before the first and every 32nd ready frame, when the upstream ends | as the cancellations, except at the end | stopping, finished, ending |
 //! | stopping | polled for up to 32 ready frames | at the end, after a deadline | – | ending |
-//! | finished | polled if the server polls | – | – | done |
+//! | finished | polled if the server polls | – | – | done, when the upstream ends |
 //! | ending | dropped | – | – | done |
 //! | done | dropped | – | – | |
+//!
+//! After a panic of the user's code, the stream is done.
 //!
 //! `finish.rs` decides how a stream ends, and in which order. `signals.rs` has everything that can stop a stream besides its
 //! upstream.
@@ -15,7 +17,7 @@ mod finish;
 pub(crate) mod signals;
 
 use std::{
-    future, mem,
+    mem,
     ops::ControlFlow,
     pin::Pin,
     sync::Arc,
@@ -29,11 +31,11 @@ use pin_project_lite::pin_project;
 
 use self::{finish::UpstreamEnd, signals::Signals};
 #[cfg(feature = "tokio")]
-use crate::deadlines::Signal;
+use crate::deadlines::Due;
 use crate::{
     config::{Cancellation, Config, Settings},
     coop,
-    report::{ObserveOnce, Recorder, RequestSpan, Stop},
+    report::{Ending, ObserveOnce, Recorder, RequestSpan, Stop},
     shutdown::phase::{Attached, Shared},
     sync,
     wire::{
@@ -46,18 +48,29 @@ use crate::{
 
 /// State of one wrapped stream, besides its upstream.
 pub(crate) struct EventStream {
-    phase: Phase,
-    /// Ready frames until the cancellations and the deadlines are checked. Zero unless the stream is streaming.
-    frames_until_check: u8,
+    progress: Progress,
     events: EventBuffer,
-    /// Reads the events, if the stream has end marks, or an idle timeout that leaves events out of account.
+    /// Parser of the events. `None` if the stream has neither end marks nor ignored events.
     reader: Option<Box<EventReader>>,
     signals: Signals,
     settings: Arc<Settings>,
     /// Close event of the response, or of the shutdown that has fired.
     close_event: Option<CloseEvent>,
-    /// `None` if nobody receives the report, and once the report is made.
+}
+
+/// The state that a panic of the user's code changes.
+struct Progress {
+    phase: Phase,
+    /// Number of ready frames before the next check of the cancellations and the deadlines: at least one when the upstream of a
+    /// stream that is streaming is polled. Zero in every other phase.
+    frames_until_check: u8,
+    /// `None` if no report is needed, or after the report has been made.
     recorder: Option<Box<Recorder>>,
+}
+
+/// Ends a stream when it is dropped, while code of the user panics.
+struct PanicGuard<'a> {
+    progress: &'a mut Progress,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -69,14 +82,14 @@ enum Phase {
         stop: Stop,
         frames_left: u8,
         /// The upstream has been polled once more after the cooperative budget was exhausted.
-        repolled: bool,
+        was_repolled: bool,
     },
-    /// `is_end_stream` returned `true` with the last frame, so the stream has been reported. If the server polls anyway, frames
-    /// pass through.
+    /// `is_end_stream` returned `true` with the last frame, so the stream has been reported. If the server polls anyway, the
+    /// upstream passes through until it ends.
     Finished,
     /// The upstream has been dropped. Its tail is returned, then `None`.
     Ending {
-        /// An error of the upstream waits for the next poll of the task, so that the server can flush the frames that it has.
+        /// The next poll wakes the task and returns `Pending`, so that the server can flush before it receives the error.
         yields: bool,
     },
     Done,
@@ -94,20 +107,16 @@ pin_project! {
             #[pin]
             body: B,
         },
-        /// The upstream has been dropped. The tail is returned next.
+        /// The upstream has been dropped. Its tail is returned next.
         Tail { tail: Box<Tail<B::Error>> },
         Ended,
     }
 }
 
 /// Trailers or error that ended the upstream.
-#[derive(Debug)]
-pub(crate) enum Tail<E> {
-    Trailers(Frame<Bytes>),
-    Error(E),
-}
+type Tail<E> = Result<Frame<Bytes>, E>;
 
-/// Data of a request that a layer keeps for the stream of the response.
+/// Data of one request that its event stream needs.
 pub(crate) struct RequestContext {
     pub(crate) config: Arc<Config>,
     cancellation: Option<Cancellation>,
@@ -119,13 +128,13 @@ pub(crate) struct RequestContext {
 /// Return type of [`Body::poll_frame`].
 pub(crate) type PollFrame<D, E> = Poll<Option<Result<Frame<D>, E>>>;
 
-/// Breaks with the result for the server, or continues with the next frame.
+/// `Break` returns a result to the server. `Continue` takes the next step of the loop.
 type Step<E> = ControlFlow<PollFrame<Bytes, E>>;
 
 /// Maximum number of upstream frames processed in one poll before yielding.
 const FRAMES_PER_POLL: usize = 64;
 
-/// The cancellations and the deadlines are checked before every frame of this number that is ready.
+/// Number of ready frames between two checks of the cancellations and the deadlines.
 const FRAMES_PER_CHECK: u8 = 32;
 
 /// Maximum number of frames that are forwarded after the stream has been stopped.
@@ -135,23 +144,24 @@ impl EventStream {
     /// Starts a stream with the configuration of the innermost layer. `response` holds the extensions of its response.
     pub(crate) fn start(request: RequestContext, response: &Extensions) -> Box<Self> {
         let mut stream = Box::new(Self {
-            phase: Phase::Streaming,
-            frames_until_check: 0,
+            progress: Progress {
+                phase: Phase::Streaming,
+                frames_until_check: 0,
+                recorder: None,
+            },
             events: EventBuffer::new(),
             reader: None,
             signals: Signals::default(),
             settings: Arc::clone(&request.config.settings),
             close_event: None,
-            recorder: None,
         });
         stream.add(request, response);
         stream
     }
 
-    /// Joins an outer layer, before the first poll: adds its signals and its observer. Settings of the layers inside take
-    /// precedence.
+    /// Adds the signals and the observer of an outer layer, before the first poll. Settings of inner layers take precedence.
     pub(crate) fn join(&mut self, request: RequestContext, response: &Extensions) {
-        self.settings = Arc::new(self.settings.inside(&request.config.settings));
+        self.settings = Arc::new(self.settings.merge_outer(&request.config.settings));
         self.add(request, response);
     }
 
@@ -184,13 +194,14 @@ impl EventStream {
             }
         }
         if let Some(reader) = &mut self.reader {
-            reader.set_buffer_limit(self.settings.buffer_limit());
+            reader.prepare(self.settings.buffer_limit());
         }
         self.close_event = response.get().cloned();
 
         let observer = config.observer.for_stream(observer);
         if observer.is_some() || RequestSpan::IS_ON || self.settings.close_event_needs_report() {
-            let recorder = self.recorder.get_or_insert_with(|| Recorder::new(span));
+            let recorder = &mut self.progress.recorder;
+            let recorder = recorder.get_or_insert_with(|| Recorder::new(span));
             if let Some(observer) = observer {
                 recorder.add_observer(observer);
             }
@@ -207,11 +218,11 @@ impl EventStream {
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        matches!(self.phase, Phase::Finished | Phase::Done)
+        matches!(self.progress.phase, Phase::Finished | Phase::Done)
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
-        match self.phase {
+        match self.progress.phase {
             // A close event makes the stream longer, a cancellation makes it shorter.
             Phase::Streaming | Phase::Stopping { .. } | Phase::Finished => SizeHint::default(),
             // Trailers and errors are no data.
@@ -221,8 +232,8 @@ impl EventStream {
 
     /// Polls the stream.
     ///
-    /// These lines are the fast path: they forward a frame that ends in a blank line, or return `Pending`, without entering the
-    /// state machine.
+    /// The body of this function is the fast path: it forwards a frame that ends in a blank line, or returns `Pending`, without
+    /// entering the state machine.
     #[inline(always)]
     pub(crate) fn poll_frame<B>(
         &mut self,
@@ -235,17 +246,21 @@ impl EventStream {
         if !self.events.skips_scan() || self.signals.has_fired() {
             return self.poll_slow(upstream, cx, None);
         }
-        if self.frames_until_check == 0 && (!self.is_streaming() || self.poll_stop(cx).is_ready()) {
+        let is_check_due = self.progress.frames_until_check == 0;
+        if is_check_due && (!self.is_streaming() || self.poll_signals(cx).is_ready()) {
             return self.poll_slow(upstream, cx, None);
         }
         let Some(mut body) = upstream.as_mut().open() else {
             return self.poll_slow(upstream, cx, None);
         };
-        let frame = match fail_on_panic(&mut self.recorder, || body.as_mut().poll_frame(cx)) {
+        let guard = self.progress.guard();
+        let polled = body.as_mut().poll_frame(cx);
+        guard.disarm();
+        let frame = match polled {
             Poll::Ready(Some(Ok(frame))) if frame.is_data() => frame,
             Poll::Pending if self.signals.is_waiting(cx) => {
-                if self.poll_cancellation(cx).is_pending() {
-                    self.frames_until_check = FRAMES_PER_CHECK;
+                if self.poll_user_cancellation(cx).is_pending() {
+                    self.progress.frames_until_check = FRAMES_PER_CHECK;
                     return Poll::Pending;
                 }
                 self.stop(Stop::Cancelled);
@@ -253,25 +268,24 @@ impl EventStream {
             }
             polled => {
                 if polled.is_ready() {
-                    self.frames_until_check -= 1;
+                    self.progress.frames_until_check -= 1;
                 }
                 return self.poll_slow(upstream, cx, Some(polled.map_ok(into_bytes)));
             }
         };
-        self.frames_until_check -= 1;
+        self.progress.frames_until_check -= 1;
         let Ok(data) = frame.into_data() else {
             return self.poll_slow(upstream, cx, None);
         };
+        let guard = self.progress.guard();
         let data: Bytes = data.into();
-        if !ends_in_lf_blank_line(&data) || body.is_end_stream() {
-            return self.poll_slow(upstream, cx, Some(Poll::Ready(Some(Ok(Frame::data(data))))));
-        }
-        if let Some(reader) = &self.reader {
-            if reader.may_match(&data) {
-                return self.read_whole_events(upstream, cx, data);
-            }
-        }
-        if self.signals.needs_scan(&data) {
+        let is_last = body.is_end_stream();
+        guard.disarm();
+        let needs_scan = is_last
+            || !ends_in_lf_blank_line(&data)
+            || matches!(&self.reader, Some(reader) if reader.may_match(&data))
+            || self.signals.needs_scan(&data);
+        if needs_scan {
             return self.poll_slow(upstream, cx, Some(Poll::Ready(Some(Ok(Frame::data(data))))));
         }
         self.signals.record_forwarded(true);
@@ -280,27 +294,10 @@ impl EventStream {
     }
 
     fn is_streaming(&self) -> bool {
-        matches!(self.phase, Phase::Streaming)
+        matches!(self.progress.phase, Phase::Streaming)
     }
 
-    /// Reads a frame of whole events.
-    #[inline(never)]
-    fn read_whole_events<B>(
-        &mut self,
-        mut upstream: Pin<&mut Upstream<B>>,
-        cx: &mut Context<'_>,
-        data: Bytes,
-    ) -> PollFrame<Bytes, B::Error>
-    where
-        B: Body<Data: Into<Bytes>>,
-    {
-        match self.on_data(upstream.as_mut(), cx, data) {
-            ControlFlow::Break(result) => result,
-            ControlFlow::Continue(()) => self.poll_slow(upstream, cx, None),
-        }
-    }
-
-    /// Polls the stream in any phase. `polled` is the last result of the upstream if it has not been handled yet.
+    /// Polls the stream in any phase. `polled` is a result of the upstream that has not been handled.
     #[inline(never)]
     pub(crate) fn poll_slow<B>(
         &mut self,
@@ -311,7 +308,7 @@ impl EventStream {
     where
         B: Body<Data: Into<Bytes>>,
     {
-        if let Some(recorder) = &mut self.recorder {
+        if let Some(recorder) = &mut self.progress.recorder {
             recorder.record_poll();
         }
         for _ in 0..FRAMES_PER_POLL {
@@ -338,16 +335,16 @@ impl EventStream {
         if let Some(forward) = self.events.next_queued() {
             return self.forward(upstream, cx, forward);
         }
-        match self.phase {
+        match self.progress.phase {
             Phase::Streaming => self.poll_streaming(upstream, cx),
             Phase::Stopping {
+                stop,
                 frames_left,
-                repolled,
-                ..
-            } => self.poll_stopping(upstream, cx, frames_left, repolled),
+                was_repolled,
+            } => self.poll_stopping(upstream, cx, stop, frames_left, was_repolled),
             Phase::Finished => ControlFlow::Break(self.poll_finished(upstream, cx)),
             Phase::Ending { yields } => ControlFlow::Break(self.poll_tail(upstream, cx, yields)),
-            Phase::Done => ControlFlow::Break(self.end(upstream)),
+            Phase::Done => ControlFlow::Break(self.poll_done(upstream)),
         }
     }
 
@@ -359,13 +356,15 @@ impl EventStream {
     where
         B: Body<Data: Into<Bytes>>,
     {
-        let is_check_due = self.frames_until_check == 0 || self.signals.has_fired();
-        if is_check_due && self.poll_stop(cx).is_ready() {
+        let is_check_due = self.progress.frames_until_check == 0 || self.signals.has_fired();
+        if is_check_due && self.poll_signals(cx).is_ready() {
             return ControlFlow::Continue(());
         }
-        let polled = fail_on_panic(&mut self.recorder, || upstream.as_mut().poll_frame(cx));
+        let guard = self.progress.guard();
+        let polled = upstream.as_mut().poll_frame(cx);
+        guard.disarm();
         if polled.is_ready() {
-            self.frames_until_check -= 1;
+            self.progress.frames_until_check -= 1;
         }
         self.on_polled(upstream, cx, polled)
     }
@@ -376,6 +375,7 @@ impl EventStream {
         &mut self,
         mut upstream: Pin<&mut Upstream<B>>,
         cx: &mut Context<'_>,
+        stop: Stop,
         frames_left: u8,
         was_repolled: bool,
     ) -> Step<B::Error>
@@ -383,33 +383,31 @@ impl EventStream {
         B: Body<Data: Into<Bytes>>,
     {
         if frames_left == 0 {
-            let end = match upstream.is_end_stream() {
+            let end = match self.is_at_end(&upstream) {
                 true => UpstreamEnd::Eof,
                 false => UpstreamEnd::Open,
             };
             return ControlFlow::Break(self.finish(upstream, cx, end, None));
         }
-        let polled = fail_on_panic(&mut self.recorder, || upstream.as_mut().poll_frame(cx));
-        let Phase::Stopping {
-            frames_left,
-            repolled,
-            ..
-        } = &mut self.phase
-        else {
-            return ControlFlow::Continue(());
+        let guard = self.progress.guard();
+        let polled = upstream.as_mut().poll_frame(cx);
+        guard.disarm();
+        let is_ready = polled.is_ready();
+        if !is_ready && (was_repolled || coop::has_budget_remaining()) {
+            return ControlFlow::Break(self.finish(upstream, cx, UpstreamEnd::Open, None));
+        }
+        self.progress.phase = Phase::Stopping {
+            stop,
+            frames_left: frames_left - u8::from(is_ready),
+            was_repolled: was_repolled || !is_ready,
         };
-        if polled.is_ready() {
-            *frames_left -= 1;
+        if is_ready {
             return self.on_polled(upstream, cx, polled);
         }
-        // With the budget exhausted, the upstream may have a message although it is pending. It is polled within the budget,
-        // because the budget may be all that bounds that poll: of a filter over a channel, for example.
-        if !was_repolled && !coop::has_budget_remaining() {
-            *repolled = true;
-            cx.waker().wake_by_ref();
-            return ControlFlow::Break(Poll::Pending);
-        }
-        ControlFlow::Break(self.finish(upstream, cx, UpstreamEnd::Open, None))
+        // With the budget exhausted, the upstream may have a message although it is pending. The second poll stays within the
+        // budget: for an upstream such as a filter over a channel, the budget may be the only bound of a poll.
+        cx.waker().wake_by_ref();
+        ControlFlow::Break(Poll::Pending)
     }
 
     /// Polls an upstream whose `is_end_stream` has returned `true`.
@@ -423,7 +421,7 @@ impl EventStream {
     {
         let polled = upstream.as_mut().poll_frame(cx);
         if let Poll::Ready(None | Some(Err(_))) = polled {
-            self.phase = Phase::Done;
+            self.progress.phase = Phase::Done;
             upstream.set(Upstream::Ended);
         }
         polled
@@ -442,7 +440,7 @@ impl EventStream {
             Poll::Ready(Some(Ok(frame))) => return self.on_frame(upstream, cx, frame),
             Poll::Pending => return self.on_pending(cx),
             Poll::Ready(Some(Err(error))) => {
-                self.finish(upstream, cx, UpstreamEnd::Error, Some(Tail::Error(error)))
+                self.finish(upstream, cx, UpstreamEnd::Error, Some(Err(error)))
             }
             Poll::Ready(None) => self.finish(upstream, cx, UpstreamEnd::Eof, None),
         };
@@ -463,11 +461,8 @@ impl EventStream {
             Err(frame) => frame,
         };
         ControlFlow::Break(match frame.is_trailers() {
-            true => {
-                let tail = Some(Tail::Trailers(frame));
-                self.finish(upstream, cx, UpstreamEnd::Trailers, tail)
-            }
-            // A kind of frame that this version does not handle.
+            true => self.finish(upstream, cx, UpstreamEnd::Trailers, Some(Ok(frame))),
+            // Frames of unknown kinds pass through.
             false => Poll::Ready(Some(Ok(frame))),
         })
     }
@@ -480,13 +475,11 @@ impl EventStream {
     ) -> Step<B::Error> {
         let limit = self.settings.buffer_limit();
         let detects_delivery = self.signals.counts_events();
-        // The matches of the reader may be code of the user. A panic loses the frame, so the stream has ended then.
-        let phase = mem::replace(&mut self.phase, Phase::Done);
-        let forward = fail_on_panic(&mut self.recorder, || {
-            let reader = self.reader.as_deref_mut();
-            self.events.push(data, limit, detects_delivery, reader)
-        });
-        self.phase = phase;
+        let reader = self.reader.as_deref_mut();
+        // A match of the reader may be a function of the user.
+        let guard = self.progress.guard();
+        let forward = self.events.push(data, limit, detects_delivery, reader);
+        guard.disarm();
         match forward {
             Some(forward) => self.forward(upstream, cx, forward),
             None => ControlFlow::Continue(()),
@@ -510,51 +503,58 @@ impl EventStream {
         };
         self.signals.record_forwarded(is_traffic);
         if delivered {
-            if let Some(recorder) = &mut self.recorder {
+            if let Some(recorder) = &mut self.progress.recorder {
                 recorder.record_delivery();
             }
         }
         if is_end_mark {
             return ControlFlow::Break(self.finish_with_end_mark(upstream, data));
         }
-        if self.is_streaming() && upstream.is_end_stream() {
-            self.finish_with_upstream(cx);
+        if self.is_streaming() && self.is_at_end(&upstream) {
+            self.finish_if_last(cx);
         }
         ControlFlow::Break(Poll::Ready(Some(Ok(Frame::data(data)))))
     }
 
-    /// The upstream is pending, so the stream waits for its signals.
+    fn is_at_end<B: Body>(&mut self, upstream: &Upstream<B>) -> bool {
+        let guard = self.progress.guard();
+        let is_at_end = upstream.is_end_stream();
+        guard.disarm();
+        is_at_end
+    }
+
+    /// Polls the signals of a stream whose upstream is pending, and returns a keep-alive comment that is due.
     fn on_pending<E>(&mut self, cx: &mut Context<'_>) -> Step<E> {
-        if self.poll_cancelled(cx).is_ready() {
+        if self.poll_cancellations(cx).is_ready() {
             return ControlFlow::Continue(());
         }
-        self.frames_until_check = FRAMES_PER_CHECK;
+        self.progress.frames_until_check = FRAMES_PER_CHECK;
         #[cfg(feature = "tokio")]
         loop {
             match self.signals.poll_timer(cx) {
-                Poll::Ready(Signal::Stop(stop)) => {
+                Poll::Ready(Due::Stop(stop)) => {
                     self.stop(stop);
                     return ControlFlow::Continue(());
                 }
-                Poll::Ready(Signal::KeepAlive(comment)) if self.events.may_comment() => {
+                Poll::Ready(Due::KeepAlive(comment)) if self.events.may_comment() => {
                     self.events.record_comment(&comment);
                     return ControlFlow::Break(Poll::Ready(Some(Ok(Frame::data(comment)))));
                 }
-                // Inside an event there is no place for a comment.
-                Poll::Ready(Signal::KeepAlive(_)) => {}
+                // No comment is sent inside an event.
+                Poll::Ready(Due::KeepAlive(_)) => {}
                 Poll::Pending => break,
             }
         }
         ControlFlow::Break(Poll::Pending)
     }
 
-    /// Checks the signals before a frame of an upstream that may be ready. Completes if one of them stops the stream.
+    /// Polls the cancellations, and checks the deadlines. Ready if the stream has been stopped.
     #[cold]
-    fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.poll_cancelled(cx).is_ready() {
+    fn poll_signals(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.poll_cancellations(cx).is_ready() {
             return Poll::Ready(());
         }
-        self.frames_until_check = FRAMES_PER_CHECK;
+        self.progress.frames_until_check = FRAMES_PER_CHECK;
         match self.signals.passed_deadline() {
             Some(stop) => {
                 self.stop(stop);
@@ -565,13 +565,13 @@ impl EventStream {
     }
 
     /// Polls the shutdowns and the cancellations of the user, and stops the stream if one has fired.
-    fn poll_cancelled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_cancellations(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.signals.poll_shutdowns(cx) {
             Poll::Ready(event) if self.settings.has_close_event() => {
                 self.close_event = self.close_event.take().or(event);
             }
             Poll::Ready(_) => {}
-            Poll::Pending if self.poll_cancellation(cx).is_pending() => return Poll::Pending,
+            Poll::Pending if self.poll_user_cancellation(cx).is_pending() => return Poll::Pending,
             Poll::Pending => {}
         }
         self.stop(Stop::Cancelled);
@@ -579,40 +579,63 @@ impl EventStream {
     }
 
     #[inline(always)]
-    fn poll_cancellation(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        fail_on_panic(&mut self.recorder, || self.signals.poll_cancellation(cx))
-    }
-
-    /// Returns the reason for which the stream has been stopped. The cancellations are polled regardless of the cooperative
-    /// budget, because there is no further poll.
-    fn stop_at_end(&mut self, cx: &mut Context<'_>) -> Option<Stop> {
-        let stop = match self.phase {
-            Phase::Stopping { stop, .. } => Some(stop),
-            _ => None,
-        };
-        if stop == Some(Stop::Cancelled) {
-            return stop;
-        }
-        // If a cancellation panics, the stream has ended: the upstream must not be polled again.
-        let phase = mem::replace(&mut self.phase, Phase::Done);
-        self.frames_until_check = 0;
-        let cancelled = future::poll_fn(|cx| self.poll_cancelled(cx));
-        match coop::poll_unconstrained(cancelled, cx) {
-            Poll::Ready(()) => Some(Stop::Cancelled),
-            Poll::Pending => {
-                self.phase = phase;
-                stop
-            }
-        }
+    fn poll_user_cancellation(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let guard = self.progress.guard();
+        let polled = self.signals.poll_cancellation(cx);
+        guard.disarm();
+        polled
     }
 
     fn stop(&mut self, stop: Stop) {
-        self.phase = Phase::Stopping {
+        self.progress.set_phase(Phase::Stopping {
             stop,
             frames_left: FRAMES_AFTER_STOP,
-            repolled: false,
-        };
+            was_repolled: false,
+        });
+    }
+}
+
+impl Progress {
+    /// Guards a call of the user's code, until the guard is [disarmed](PanicGuard::disarm).
+    #[inline(always)]
+    fn guard(&mut self) -> PanicGuard<'_> {
+        PanicGuard { progress: self }
+    }
+
+    /// Ends the stream, which is reported as failed.
+    #[inline(always)]
+    fn fail(&mut self) {
+        self.set_phase(Phase::Done);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record_panic();
+        }
+    }
+
+    /// Sets another phase than `Streaming`.
+    fn set_phase(&mut self, phase: Phase) {
+        self.phase = phase;
         self.frames_until_check = 0;
+    }
+
+    fn set_ending(&mut self, ending: Ending, close_event: Option<CloseEvent>) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.set_ending(ending, close_event);
+        }
+    }
+}
+
+impl PanicGuard<'_> {
+    #[inline(always)]
+    fn disarm(self) {
+        mem::forget(self);
+    }
+}
+
+impl Drop for PanicGuard<'_> {
+    // Inlined, so that the guard is not stored in memory.
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.progress.fail();
     }
 }
 
@@ -656,7 +679,7 @@ impl<B: Body> Upstream<B> {
 }
 
 impl RequestContext {
-    /// Keeps nothing of the request itself.
+    /// Context for a layer whose closures do not read the request.
     pub(crate) fn new(config: &Arc<Config>) -> Self {
         Self {
             config: Arc::clone(config),
@@ -667,7 +690,7 @@ impl RequestContext {
         }
     }
 
-    /// Calls the closures of the layer that read the head of the request.
+    /// Context with the results of the layer's closures, which are called with the head.
     pub(crate) fn of_request(config: &Arc<Config>, head: &Parts) -> Self {
         let ends_on_drain = config.ends_on_drain.as_ref();
         let cancellations = config.cancellations.iter().map(|make| make(head));
@@ -684,23 +707,4 @@ impl RequestContext {
 #[inline]
 fn into_bytes(frame: Frame<impl Into<Bytes>>) -> Frame<Bytes> {
     frame.map_data(Into::into)
-}
-
-/// Runs code of the user. If it panics, the stream is reported as failed.
-#[inline(always)]
-fn fail_on_panic<T>(recorder: &mut Option<Box<Recorder>>, run: impl FnOnce() -> T) -> T {
-    struct Guard<'a>(&'a mut Option<Box<Recorder>>);
-
-    impl Drop for Guard<'_> {
-        fn drop(&mut self) {
-            if let Some(recorder) = self.0 {
-                recorder.record_panic();
-            }
-        }
-    }
-
-    let guard = Guard(recorder);
-    let output = run();
-    mem::forget(guard);
-    output
 }

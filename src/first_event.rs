@@ -1,7 +1,7 @@
 //! Holds the head of an event stream until its first event.
 //!
 //! The status of a response is final once its head has been sent. If the upstream of a gateway dies after that and before its
-//! first event, the client has a 200, which it does not retry. [`FirstEventLayer`] holds the head and the frames of a stream
+//! first event, the client has received a 200, and does not retry. [`FirstEventLayer`] holds the head and the frames of a stream
 //! until an event has been delivered. Until then, a function can replace the response:
 //!
 //! ```
@@ -59,6 +59,7 @@ use tower_service::Service;
 
 use crate::{
     eligibility,
+    event_stream::PollFrame,
     shutdown::{Closed, Shutdown},
     wire::{
         event_match::{EventReader, SseEvent},
@@ -112,9 +113,9 @@ pub enum State<'a> {
     Truncated,
     /// The upstream has failed.
     Failed(&'a (dyn Error + 'static)),
-    /// The ceiling has passed, and the upstream is pending.
+    /// The ceiling has passed, and the upstream is pending or has returned 32 frames in one poll.
     TimedOut,
-    /// A shutdown of the layer has closed, and the upstream is pending.
+    /// A shutdown of the layer has closed, and the upstream is pending or has returned 32 frames in one poll.
     Cancelled,
     /// The held frames have reached the buffer limit.
     Full,
@@ -123,7 +124,7 @@ pub enum State<'a> {
 /// Decision about a held stream.
 #[derive(Debug)]
 pub enum Decision {
-    /// Returns this response instead. The stream is dropped.
+    /// Drops the stream, and returns this response.
     Respond(Response<Bytes>),
     /// Returns the response of the inner service. The held frames come first.
     Forward,
@@ -142,7 +143,7 @@ impl FirstEventLayer {
     ///
     /// The function is called with each event until it forwards or replaces the stream, and otherwise when the upstream ends or
     /// fails, when the [buffer limit](Self::buffer_limit) is reached, or when the ceiling has passed since the response of
-    /// the inner service. Frames that the upstream has ready take precedence over the ceiling. The task that polls the response
+    /// the inner service. Up to 32 frames that the upstream has ready take precedence over the ceiling and a shutdown. The task that polls the response
     /// future calls the function, which must not block.
     ///
     /// # Panics
@@ -189,7 +190,7 @@ impl<'a> HeldStream<'a> {
         self.head
     }
 
-    /// Returns the bytes of all held frames. They are copied unless they are in one frame.
+    /// Returns the bytes of all held frames. The bytes are copied unless they are in one frame.
     pub fn bytes(&self) -> Bytes {
         bytes_in(self.frames, &(0..usize::MAX))
     }
@@ -279,10 +280,10 @@ where
     }
 }
 
-/// A response that is held, and what ends the wait.
+/// A held response, with the shutdowns and the ceiling that end the wait.
 struct Gate<B: Body> {
     head: Parts,
-    stream: Stream<B>,
+    stream: HeldFrames<B>,
     layer: Arc<FirstEventLayer>,
     scanner: Scanner,
     /// Range of the bytes after the last boundary.
@@ -295,7 +296,7 @@ struct Gate<B: Body> {
 }
 
 /// Held frames, and the upstream that they came from.
-struct Stream<B: Body> {
+struct HeldFrames<B: Body> {
     frames: VecDeque<Frame<Bytes>>,
     /// End or error of the upstream, which follows the frames.
     end: Option<Result<(), B::Error>>,
@@ -311,7 +312,7 @@ where
         let (head, upstream) = response.into_parts();
         Self {
             head,
-            stream: Stream {
+            stream: HeldFrames {
                 frames: VecDeque::new(),
                 end: None,
                 has_yielded: false,
@@ -428,9 +429,9 @@ where
     }
 }
 
-impl<B: Body<Data: Into<Bytes>>> Stream<B> {
+impl<B: Body<Data: Into<Bytes>>> HeldFrames<B> {
     #[inline]
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame<Bytes, B::Error> {
         if let Some(frame) = self.frames.pop_front() {
             if self.frames.is_empty() {
                 self.frames.shrink_to_fit();
@@ -491,7 +492,7 @@ pin_project! {
             upstream: B,
         },
         Held {
-            stream: Stream<B>,
+            stream: HeldFrames<B>,
         },
         // The data is `None` once it has been returned.
         Replaced {
@@ -515,10 +516,7 @@ where
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PollFrame<Bytes, B::Error> {
         match self.project().kind.project() {
             KindProjection::PassThrough { upstream } => poll_bytes(upstream, cx),
             KindProjection::Held { stream } => stream.poll_frame(cx),
@@ -599,10 +597,7 @@ fn bytes_in(frames: &VecDeque<Frame<Bytes>>, range: &Range<usize>) -> Bytes {
     }
 }
 
-fn poll_bytes<B>(
-    body: Pin<&mut B>,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, B::Error>>>
+fn poll_bytes<B>(body: Pin<&mut B>, cx: &mut Context<'_>) -> PollFrame<Bytes, B::Error>
 where
     B: Body<Data: Into<Bytes>>,
 {

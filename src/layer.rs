@@ -32,8 +32,9 @@ use crate::{
 /// # let _ = layer;
 /// ```
 ///
-/// [`cancel_when`](Self::cancel_when) and [`shutdown`](Self::shutdown) add to what the layer has. Every other method replaces
-/// what was set before: the last of [`on_end`](Self::on_end) and [`on_end_with`](Self::on_end_with) is used, for example.
+/// [`cancel_when`](Self::cancel_when), [`shutdown`](Self::shutdown) and [`end_mark`](Self::end_mark) add to the configuration of the
+/// layer. Every other method replaces the previous value: for example, the last of [`on_end`](Self::on_end) and
+/// [`on_end_with`](Self::on_end_with) is used.
 #[derive(Debug, Clone, Default)]
 #[must_use = "a layer does nothing until it wraps a service"]
 pub struct SseCompletionLayer {
@@ -108,10 +109,10 @@ impl SseCompletionLayer {
         self.configure(|config| config.add_shutdown(shutdown.shared()))
     }
 
-    /// Sets which streams end as soon as a [drain](Shutdown::draining) of one of their shutdowns begins, without the grace
-    /// period, or over a window from then on. The default is none.
+    /// Selects streams that end when a [drain](Shutdown::drain) of one of their shutdowns begins, instead of after the grace period.
+    /// The default is none.
     ///
-    /// For streams that never finish, such as subscriptions. The function receives the head of every request, even if
+    /// Use it for streams that never finish, such as subscriptions. The function receives the head of every request, even if
     /// the response is not an event stream, and returns `true` if the stream ends with the drain. If several layers wrap one
     /// stream, the choice of one layer holds for the shutdowns of all.
     ///
@@ -197,12 +198,12 @@ impl SseCompletionLayer {
 
     /// Sets the close event. The default is [`CloseEvent::new`].
     ///
-    /// A [`CloseEvent`] in the extensions of a response replaces it for that stream. So does the event of a shutdown that was
-    /// closed or drained with one, if that shutdown ends the stream.
+    /// A [`CloseEvent`] in the extensions of a response takes precedence, as does the close event of the shutdown that ends the
+    /// stream.
     ///
     /// With `None`, streams have no close event, for protocols whose clients refuse unknown events. A stream that is stopped then
     /// ends cleanly after its last whole event; an end, a truncation and an error of the upstream are forwarded as they are. The
-    /// event of a shutdown is not used. A [`CloseEvent`] in the extensions of a response is.
+    /// event of a shutdown is not used. A [`CloseEvent`] in the extensions of a response is still sent.
     ///
     /// ```
     /// use tower_sse_completion::SseCompletionLayer;
@@ -260,19 +261,19 @@ impl SseCompletionLayer {
     /// # let _ = layer;
     /// ```
     ///
-    /// Not for MCP, where the stream of a response may end with any message.
+    /// Do not set an end mark for MCP, where a response may end with any message.
     pub fn end_mark(self, end_mark: EventMatch) -> Self {
         self.configure(|config| config.end_marks.push(end_mark))
     }
 
-    /// Sets whether a stream is closed that ends without an event. The default is `true`.
+    /// Sets whether a stream that ends without an event is closed. The default is `true`.
     ///
     /// An upstream that ends inside its first event is [truncated](Self::close_on_truncated), not empty.
     pub fn close_on_empty(self, close: bool) -> Self {
         self.set(|settings| settings.close_policy.on_empty = Some(close))
     }
 
-    /// Sets whether a stream is closed that ends on its own after an event. The default is `false`, because protocol clients
+    /// Sets whether a stream that ends on its own after an event is closed. The default is `false`, because protocol clients
     /// treat an event after their own last event as an error.
     pub fn close_on_completed(self, close: bool) -> Self {
         self.set(|settings| settings.close_policy.on_completed = Some(close))
@@ -281,7 +282,7 @@ impl SseCompletionLayer {
     /// Sets whether the close event replaces the unfinished event of an upstream that ends inside an event. The default is
     /// `false`: the stream is forwarded as it is, because lenient clients accept a last event without its blank line.
     ///
-    /// For proxies. A truncated response without a length and without chunks looks like a complete response.
+    /// Use it in proxies: without a length or a final chunk, HTTP cannot tell a truncated response from a complete one.
     pub fn close_on_truncated(self, close: bool) -> Self {
         self.set(|settings| settings.close_policy.on_truncated = Some(close))
     }
@@ -349,7 +350,7 @@ impl SseCompletionLayer {
     }
 
     /// Ends a stream that has delivered no event for this time, with a close event. Comments do not count. An [`IdleTimeout`]
-    /// can leave events out of account, such as pings.
+    /// can ignore events, such as pings.
     ///
     /// Frames that the upstream has ready by then are still forwarded, as for [`max_age`](Self::max_age). A timeout of zero
     /// ends the stream as soon as it starts.
@@ -361,13 +362,13 @@ impl SseCompletionLayer {
         self.configure(|config| config.deadlines.idle_timeout = Some(timeout.into()))
     }
 
-    /// Sends a comment when nothing has been sent for an interval, so that proxies do not close the connection. For handlers
-    /// that send no comments themselves.
+    /// Sends a comment when nothing has been sent for an interval, so that proxies do not close the connection. Use it
+    /// for handlers that send no comments themselves.
     ///
     /// The comment is sent at an event boundary only, never between a CR and an LF. [`KeepAlive`] sets its text and its shape.
     ///
-    /// A byte order mark at the start of the upstream is dropped after such a comment. It is only ignored at the very start of
-    /// a stream, and would become a part of the first field name.
+    /// A byte order mark at the start of the upstream is dropped after such a comment. Clients ignore a byte order mark only at the
+    /// very start of a stream, and would read it as part of the first field name.
     ///
     /// # Panics
     ///

@@ -42,24 +42,24 @@
 //!
 //! # Guarantees
 //!
-//! `CONTRACT.md` in the package states them clause by clause, and each clause has tests. In short:
+//! `CONTRACT.md` states the guarantees of the crate, clause by clause. In short:
 //!
 //! - **Whole events.** A close event is never written inside another event, regardless of the upstream's frames. An unfinished
-//!   event is buffered until its end arrives, and discarded if the stream is closed before that. Therefore a client sees a
-//!   prefix of the events that it would have seen, then at most the close event. An event above the
+//!   event is buffered until its rest arrives. If the stream is closed first, the buffered bytes are discarded. The client receives
+//!   a prefix of the upstream's events, followed by at most the close event. An event above the
 //!   [buffer limit](SseCompletionLayer::buffer_limit) is forwarded as it arrives, and a stream that is cancelled inside it
 //!   ends without a close event.
-//! - **Promptness.** A cancellation wakes the stream and ends it, regardless of how long the upstream stays silent and how much
-//!   it has ready. Up to 32 frames that are ready are forwarded first.
-//! - **Pass-through.** A stream that has delivered an event and ends on its own is not changed, and neither is a response
-//!   that is not an event stream: the same bytes, frames, trailers, hints and errors.
-//! - **Cost.** A frame of whole events, as the encoders of frameworks make it, takes no allocation, no lock and no copy.
+//! - **Promptness.** A cancellation wakes and ends the stream, even if the upstream is silent or always ready. Up to 32 frames that are ready are forwarded first.
+//! - **Pass-through.** A stream that has delivered an event and ends on its own is not changed, unless an option requests it,
+//!   and neither is a response that is not an event stream: the same bytes, frames, trailers, hints and errors.
+//! - **Cost.** A frame of whole events, as the encoders of frameworks make it, is forwarded without an allocation, a lock or a
+//!   copy.
 //!
 //! # Wrapped responses
 //!
 //! A response is wrapped if its `Content-Type` is `text/event-stream`, its status is 2xx other than 204, 205 and 206, its
 //! `Content-Encoding` is absent, `identity` or `none`, the request method is neither `HEAD` nor `CONNECT`, and the handler has
-//! not opted out with [`SkipCompletion`]. It loses `Content-Length` and the headers that digest its bytes.
+//! not opted out with [`SkipCompletion`]. A wrapped response loses `Content-Length` and the headers that digest its bytes.
 //!
 //! # Browsers
 //!
@@ -75,8 +75,9 @@
 //! `tower::ServiceBuilder`, after it with axum's `Router::layer`. A body that has been compressed already passes through
 //! unchanged.
 //!
-//! Several of these layers around one stream act as one layer in the place of the outermost: every shutdown, cancellation and
-//! observer counts, and the innermost layer that sets an option decides the option. The layers find each other by an extension
+//! Several of these layers around one stream act as one layer in the place of the outermost: every shutdown, cancellation,
+//! end mark and observer counts, the earliest deadline and the shortest interval hold, and for every other option the innermost
+//! layer that sets it. The layers find each other by an extension
 //! of the response, which middleware between them must keep.
 //!
 //! # Body type change
@@ -114,7 +115,7 @@
 //!   numbers of the JavaScript host. The feature needs tokio's timer, which that target lacks.
 //! - `signal`: [`stop_signal`], a future that completes at Ctrl-C and SIGTERM.
 //! - `tracing`: an event for every stream that has ended, with the target `tower_sse_completion`, inside the span that was
-//!   current when its request arrived. Its fields are those of [`StreamReport`] with the prefix `sse.`, and
+//!   current when its request arrived. Its fields are those of [`StreamReport`] with the prefix `sse.` (of the close event: its name), and
 //!   `http.response.body.size` (the bytes that were sent) and `error.type` as in the semantic conventions of OpenTelemetry.
 //!
 //! [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html
@@ -142,7 +143,7 @@ mod shutdown;
 mod signal;
 mod slot;
 mod sync;
-/// The bytes of an event stream. Nothing here is a future.
+/// Scanning, buffering and matching of the bytes of an event stream. Contains no futures.
 mod wire {
     pub(crate) mod buffer;
     pub(crate) mod close_event;

@@ -38,12 +38,12 @@ pub enum Ending {
     Cancelled,
     /// The stream reached its maximum age.
     Expired,
-    /// No event was delivered for the idle timeout, besides those that the timeout ignores.
+    /// No event that counts was delivered for the idle timeout.
     Idle,
     /// The upstream returned an error or panicked.
     Failed,
     /// The server dropped the body before its end, because the client left, a drain has cut the connection, or the server was
-    /// dropped. SDKs that leave at the last event of their protocol, before the response ends, cause this ending for a complete
+    /// dropped. SDKs that disconnect at the last event of their protocol, before the response ends, cause this ending for a complete
     /// response, unless that event is an [end mark](crate::SseCompletionLayer::end_mark).
     Dropped,
 }
@@ -97,14 +97,14 @@ impl fmt::Display for Ending {
 pub struct StreamReport {
     ending: Ending,
     close_event: Option<CloseEvent>,
-    counts: Counts,
+    totals: Totals,
     duration: Duration,
     time_to_first_event: Option<Duration>,
 }
 
-/// Counts of the frames and bytes of a stream.
+/// Totals of the frames and bytes of a stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
+pub(crate) struct Totals {
     pub(crate) delivered: bool,
     pub(crate) data_frames: u64,
     pub(crate) bytes_received: u64,
@@ -114,14 +114,14 @@ pub(crate) struct Counts {
 impl StreamReport {
     /// Returns the report of a stream that ended like this, at once and without a byte. The other methods set the rest.
     pub fn new(ending: Ending) -> Self {
-        Self::of(ending, Counts::default())
+        Self::with_totals(ending, Totals::default())
     }
 
-    pub(crate) fn of(ending: Ending, counts: Counts) -> Self {
+    pub(crate) fn with_totals(ending: Ending, totals: Totals) -> Self {
         Self {
             ending,
             close_event: None,
-            counts,
+            totals,
             duration: Duration::ZERO,
             time_to_first_event: None,
         }
@@ -160,24 +160,24 @@ impl StreamReport {
 
     /// Returns `true` if an event of the upstream was delivered: its blank line was forwarded, and it has a `data` field.
     pub fn delivered(&self) -> bool {
-        self.counts.delivered
+        self.totals.delivered
     }
 
     /// Returns the number of the upstream's data frames that were forwarded, in whole or in part. Empty frames do not count,
     /// nor do the close event and keep-alive comments.
     pub fn data_frames(&self) -> u64 {
-        self.counts.data_frames
+        self.totals.data_frames
     }
 
-    /// Returns the number of bytes that the upstream has returned. Those of an unfinished event that was discarded count.
+    /// Returns the number of bytes that the upstream has returned. Bytes of an unfinished event that was discarded count.
     pub fn bytes_received(&self) -> u64 {
-        self.counts.bytes_received
+        self.totals.bytes_received
     }
 
-    /// Returns the number of bytes that the body has returned to the server. Those of the close event and of keep-alive
+    /// Returns the number of bytes that the body has returned to the server. Bytes of the close event and of keep-alive
     /// comments count.
     pub fn bytes_sent(&self) -> u64 {
-        self.counts.bytes_sent
+        self.totals.bytes_sent
     }
 
     /// Returns the time from the response to the end of the stream. The time that the handler took to respond is not included.
@@ -204,28 +204,28 @@ impl StreamReport {
     /// Sets [`delivered`](Self::delivered).
     #[must_use]
     pub fn with_delivered(mut self, delivered: bool) -> Self {
-        self.counts.delivered = delivered;
+        self.totals.delivered = delivered;
         self
     }
 
     /// Sets [`data_frames`](Self::data_frames).
     #[must_use]
     pub fn with_data_frames(mut self, frames: u64) -> Self {
-        self.counts.data_frames = frames;
+        self.totals.data_frames = frames;
         self
     }
 
     /// Sets [`bytes_received`](Self::bytes_received).
     #[must_use]
     pub fn with_bytes_received(mut self, bytes: u64) -> Self {
-        self.counts.bytes_received = bytes;
+        self.totals.bytes_received = bytes;
         self
     }
 
     /// Sets [`bytes_sent`](Self::bytes_sent).
     #[must_use]
     pub fn with_bytes_sent(mut self, bytes: u64) -> Self {
-        self.counts.bytes_sent = bytes;
+        self.totals.bytes_sent = bytes;
         self
     }
 
@@ -265,7 +265,7 @@ pub(crate) struct Recorder {
     observers: Vec<StreamObserver>,
     span: RequestSpan,
     started: Instant,
-    /// A body that is dropped without a poll is not reported.
+    /// `true` once the body has been polled. Other bodies are not reported.
     polled: bool,
     time_to_first_event: Option<Duration>,
     /// The ending, once it is decided. The last frame may still have to be returned.
@@ -292,7 +292,7 @@ impl Recorder {
 
     /// Adds an observer, unless several layers have the same one.
     pub(crate) fn add_observer(&mut self, observer: StreamObserver) {
-        if !self.observers.iter().any(|known| known.is(&observer)) {
+        if !self.observers.iter().any(|known| known.is_same(&observer)) {
             self.observers.push(observer);
         }
     }
@@ -323,20 +323,20 @@ impl Recorder {
     }
 
     /// Returns the report of a stream that is about to end like this.
-    pub(crate) fn report(&self, ending: Ending, counts: Counts) -> StreamReport {
+    pub(crate) fn report(&self, ending: Ending, totals: Totals) -> StreamReport {
         StreamReport {
             close_event: self.close_event.clone(),
             duration: self.started.elapsed(),
             time_to_first_event: self.time_to_first_event,
-            ..StreamReport::of(ending, counts)
+            ..StreamReport::with_totals(ending, totals)
         }
     }
 
     /// Reports the stream to every observer.
-    pub(crate) fn finish(self, counts: Counts) {
+    pub(crate) fn finish(self, totals: Totals) {
         let report = self.polled.then(|| {
             let ending = self.ending.unwrap_or(Ending::Dropped);
-            self.report(ending, counts)
+            self.report(ending, totals)
         });
         // A stream may end while a panic unwinds, when a second panic would abort the process. The panic hook has reported the
         // panic of an observer, of its destructor or of a subscriber.
@@ -398,7 +398,7 @@ impl LayerObserver {
         }
     }
 
-    /// Returns the observer of a stream, which is that of its request if there is one.
+    /// Returns the observer of a stream: that of its request, or else that of the layer.
     pub(crate) fn for_stream(
         &self,
         of_request: Option<Box<ObserveOnce>>,
@@ -412,7 +412,7 @@ impl LayerObserver {
 }
 
 impl StreamObserver {
-    fn is(&self, other: &Self) -> bool {
+    fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Shared(observe), Self::Shared(other)) => Arc::ptr_eq(observe, other),
             _ => false,

@@ -45,11 +45,11 @@ use crate::{slot::Slot, sync::Arc, wire::close_event::CloseEvent};
 /// # }
 /// ```
 ///
-/// If every clone is dropped and none was closed, no stream is ended.
+/// Dropping every clone ends no stream.
 ///
 /// # Streams of one user
 ///
-/// [`attach`](Self::attach) a `Shutdown` to a response, and it ends that stream too. Keep one for each session, and
+/// [`attach`](Self::attach) a `Shutdown` to a response to end its stream too. Keep one `Shutdown` for each session, and
 /// [`close_with`](Self::close_with) ends the streams of that session with an event that states the reason. A shutdown that has closed
 /// stays closed: the next session of the user needs a new one.
 ///
@@ -100,14 +100,14 @@ impl Shutdown {
     ///
     /// # Panics
     ///
-    /// Passes on the first panic of a task's waker, after every other task has been woken. The wakers of tokio do not panic.
+    /// If a waker panics, the remaining tasks are woken before the panic resumes. The wakers of tokio do not panic.
     pub fn close(&self) {
         self.shared.enter(Phase::Closed);
     }
 
     /// Ends every stream now, with this close event unless the response has a [`CloseEvent`] in its extensions.
     ///
-    /// If it is called several times, the event of the first call is used.
+    /// Later calls do not replace the event.
     ///
     /// # Panics
     ///
@@ -120,8 +120,7 @@ impl Shutdown {
     /// Attaches this shutdown to a response: it ends that stream, beside the shutdowns of the layer and any other that is
     /// attached.
     ///
-    /// The stream ends with the close event of the shutdown that ends it: of the layer's, if several have closed before the stream is
-    /// polled. Attaching a shutdown twice is the same as once. A `Shutdown` that is inserted into the extensions without this
+    /// The stream ends with the close event of the shutdown that ends it. Attaching a shutdown twice is the same as once. A `Shutdown` that is inserted into the extensions without this
     /// method has no effect.
     ///
     /// ```
@@ -155,14 +154,14 @@ impl Shutdown {
 
     /// Returns `true` once the shutdown has closed. From then on, a stream that starts ends at once.
     ///
-    /// A drain whose streams end [over a window](Drain::spread_over) closes at the begin of that window.
+    /// A drain whose streams end [over a window](Drain::spread_over) closes at the start of that window.
     pub fn is_closed(&self) -> bool {
         self.shared.has_begun(Phase::Closed)
     }
 
     /// Returns a future that completes when a drain begins or the shutdown closes.
     ///
-    /// For code of the user, such as a handler that ends its stream with an event of its own, or the signal at which a server
+    /// Use it for code of your own, such as a handler that ends its stream with an event of its own, or the signal at which a server
     /// stops accepting connections. The drain itself ends no stream before its grace period is over, except for those that
     /// [end on drain](crate::SseCompletionLayer::end_on_drain).
     pub fn draining(&self) -> Draining {

@@ -115,6 +115,19 @@ async fn c11_message_that_a_channel_queued_before_the_cancellation_is_forwarded(
 
 #[cfg(feature = "tokio")]
 #[tokio::test]
+async fn c11_upstream_is_polled_only_once_more_if_the_budget_stays_spent() {
+    let upstream = Script::silent();
+    let log = upstream.log();
+    let mut body = drive(&cancellation_layer(&cancelled()), upstream);
+    spend_budget();
+    assert!(body.poll().is_pending());
+    assert_eq!(body.wakes(), 1);
+    assert_eq!(body.data(), CLOSE);
+    assert_eq!(log.polls(), 2);
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test]
 async fn c11_cancellation_is_seen_if_the_upstream_ends_with_the_budget_spent() {
     for end_stream in [EndStream::Unknown, EndStream::Known] {
         let (send, receive) = tokio::sync::watch::channel(false);

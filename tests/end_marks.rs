@@ -1481,3 +1481,53 @@ async fn c16_and_c22_shortest_idle_timeout_holds_with_the_events_that_it_ignores
         assert_eq!(idle_at, expected);
     }
 }
+
+#[test]
+fn c26_function_receives_events_without_a_buffer_limit() {
+    let (reports, layer) = marked(EventMatch::when(|event| event.data() == "[DONE]"));
+    let upstream = Script::frames([EVENT, "data: [DO", "NE]\n\n"]).then(AfterScript::Pending);
+    let output = drive(&layer.buffer_limit(usize::MAX), upstream).rest();
+    assert_eq!(output.text(), format!("{EVENT}{MARK}"));
+    assert_eq!(ending(&reports), Ending::Completed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c26_function_of_several_options_is_called_once_for_an_event() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = {
+        let calls = Arc::clone(&calls);
+        EventMatch::when(move |event| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            event.data() == "[DONE]"
+        })
+    };
+    let timeout = || {
+        let timeout = IdleTimeout::after(SECOND);
+        timeout.ignoring(counted.clone()).ignoring(counted.clone())
+    };
+    for (is_mark, layer) in [
+        (false, SseCompletionLayer::new().idle_timeout(timeout())),
+        (
+            true,
+            SseCompletionLayer::new()
+                .idle_timeout(timeout())
+                .end_mark(counted.clone()),
+        ),
+    ] {
+        calls.store(0, Ordering::Relaxed);
+        let upstream = Script::frames([EVENT, MARK]).then(AfterScript::Pending);
+        let mut body = drive(&layer, upstream);
+        body.ready_data();
+        assert_eq!(calls.load(Ordering::Relaxed), 2, "mark: {is_mark}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c26_ignored_events_are_not_tested_for_an_end_mark() {
+    let (reports, layer) = marked(done());
+    let ignored = EventMatch::when(|_| panic!("an intended panic"));
+    let layer = layer.idle_timeout(IdleTimeout::after(SECOND).ignoring(ignored));
+    let output = drive(&layer, Script::frames([MARK]).then(AfterScript::Pending)).rest();
+    assert_eq!(output.text(), MARK);
+    assert_eq!(ending(&reports), Ending::Completed);
+}

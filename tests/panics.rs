@@ -1,6 +1,7 @@
 //! Panics in code of the user: of the upstream, of the cancellation, of the observer and of a waker.
 
 use std::{
+    convert::Infallible,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
@@ -12,14 +13,14 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http_body::Body;
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame};
 use testkit::{
     MIRI_STRIDE,
     driver::Driver,
     exchange::{drive, event_stream},
     reports::Reports,
-    script::{AfterScript, Script, Step, data},
+    script::{AfterScript, EndStream, Script, Step, data},
 };
 use tower::layer::util::Stack;
 use tower_sse_completion::{Ending, ResponseBody, Shutdown, SseCompletionLayer};
@@ -281,4 +282,110 @@ fn c13_upstream_that_has_ended_is_not_polled_again_after_a_panic_of_the_cancella
     assert!(catch_unwind(AssertUnwindSafe(|| body.poll().is_ready())).is_err());
     assert!(matches!(body.poll(), Poll::Ready(None)));
     assert!(matches!(body.poll(), Poll::Ready(None)));
+}
+
+/// Calls into the upstream that panic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Poll,
+    IsEndStream,
+    Conversion,
+}
+
+/// Data whose conversion into `Bytes` may panic.
+struct Data(Bytes, bool);
+
+impl Buf for Data {
+    fn remaining(&self) -> usize {
+        self.0.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.0.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.0.advance(count);
+    }
+}
+
+impl From<Data> for Bytes {
+    fn from(Data(bytes, panics): Data) -> Self {
+        assert!(!panics, "an intended panic");
+        bytes
+    }
+}
+
+/// An endless upstream that panics once, with its frame of this number.
+struct PanicsOnce {
+    call: Call,
+    frame: usize,
+    polls: usize,
+}
+
+impl Body for PanicsOnce {
+    type Data = Data;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Data>, Infallible>>> {
+        self.polls += 1;
+        let panics = self.polls == self.frame;
+        assert!(!(panics && self.call == Call::Poll), "an intended panic");
+        let data = Data(EVENT.into(), panics && self.call == Call::Conversion);
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let panics = self.polls == self.frame && self.call == Call::IsEndStream;
+        assert!(!panics, "an intended panic");
+        false
+    }
+}
+
+#[test]
+fn c21_panic_of_the_upstream_in_a_poll_ends_the_stream_as_failed() {
+    for call in [Call::Poll, Call::IsEndStream, Call::Conversion] {
+        // With the first frame, and with one that needs no scan.
+        for frame in [1, 3] {
+            let case = format!("{call:?}, frame {frame}");
+            let (shutdown, reports) = (Shutdown::new(), Reports::default());
+            let layer = SseCompletionLayer::new()
+                .shutdown(&shutdown)
+                .on_end(reports.observer());
+            let polls = 0;
+            let mut body = drive(&layer, PanicsOnce { call, frame, polls });
+            for _ in 1..frame {
+                assert_eq!(body.data(), EVENT, "{case}");
+            }
+            let polled = catch_unwind(AssertUnwindSafe(|| body.poll().is_ready()));
+            assert!(polled.is_err(), "{case}: the server observes the panic");
+            shutdown.close();
+            assert!(matches!(body.poll(), Poll::Ready(None)), "{case}");
+            let report = reports.only();
+            assert_eq!(report.ending(), Ending::Failed, "{case}");
+            assert!(!report.close_event_sent(), "{case}");
+            assert_eq!(shutdown.open_streams(), 0, "{case}");
+        }
+    }
+}
+
+#[test]
+fn c21_panic_in_the_destructor_of_the_cancellation_is_failed_with_the_last_frame() {
+    let reports = Reports::default();
+    let layer = SseCompletionLayer::new()
+        .on_end(reports.observer())
+        .cancel_when(|_| Cancellation {
+            polls_before_panic: 9,
+            is_ready: false,
+            drop_panics: true,
+        });
+    let upstream = Script::frames([EVENT]).end_stream(EndStream::Known);
+    assert!(
+        run(drive(&layer, upstream), 10),
+        "the server observes the panic"
+    );
+    assert_eq!(reports.only().ending(), Ending::Failed);
 }

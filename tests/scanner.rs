@@ -421,7 +421,7 @@ impl Reading {
             events,
         };
         reading.reader.add_end_marks(&[end_mark]);
-        reading.reader.set_buffer_limit(1024);
+        reading.reader.prepare(1024);
         for byte in stream {
             reading.read(&[*byte]);
         }

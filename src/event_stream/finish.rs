@@ -1,6 +1,7 @@
 //! The end of a stream: how it ends, whether a close event is due, and the order in which it ends.
 
 use std::{
+    future,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -8,9 +9,10 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame};
 
-use super::{EventStream, Phase, PollFrame, Tail, Upstream, UpstreamReplaced, fail_on_panic};
+use super::{EventStream, Phase, PollFrame, Tail, Upstream, UpstreamReplaced};
 use crate::{
     config::{CloseEventSource, ClosePolicy},
+    coop,
     report::{Ending, Stop, StreamReport},
     wire::close_event::CloseEvent,
 };
@@ -25,7 +27,7 @@ pub(super) enum UpstreamEnd {
     Error,
 }
 
-/// The facts about a stream that decide its end, besides the stop and the end of the upstream.
+/// State of a stream that decides its outcome, besides the stop and the end of the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Facts {
     /// An event has been delivered.
@@ -36,7 +38,7 @@ struct Facts {
     is_inside_event: bool,
     /// The stream has a close event.
     has_close_event: bool,
-    /// The stream is complete with an end mark only.
+    /// The stream has end marks, and is complete only with one of them.
     expects_end_mark: bool,
     /// The last event is an end mark, although it lacks its blank line.
     ends_with_end_mark: bool,
@@ -46,7 +48,7 @@ struct Facts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Outcome {
     ending: Ending,
-    /// The close event is sent. It replaces the bytes that are held and an error of the upstream.
+    /// The close event is sent, in place of held bytes and of an error.
     closes: bool,
     /// The bytes that are held and an error of the upstream are forwarded.
     keeps_rest: bool,
@@ -119,15 +121,15 @@ impl EventStream {
         end: UpstreamEnd,
         tail: Option<Tail<B::Error>>,
     ) -> PollFrame<Bytes, B::Error> {
-        let stop = self.stop_at_end(cx);
+        let stop = self.poll_last_stop(cx);
         // If code of the user panics below, the stream has ended.
-        self.set_phase(Phase::Done);
+        self.progress.set_phase(Phase::Done);
         let mut facts = self.facts();
         if matches!(end, UpstreamEnd::Eof | UpstreamEnd::Trailers) {
-            facts.ends_with_end_mark = self.ends_with_end_mark();
+            facts.ends_with_end_mark = self.read_last_event();
         }
         let outcome = Outcome::decide(stop, end, facts, &self.settings.close_policy);
-        self.set_ending(outcome.ending, None);
+        self.progress.set_ending(outcome.ending, None);
         let close_event = outcome
             .closes
             .then(|| self.make_close_event(outcome.ending));
@@ -137,11 +139,11 @@ impl EventStream {
             Some(event) => {
                 let encoded = event.encode(self.events.ends_in_cr());
                 self.events.record_added(&encoded);
-                self.set_ending(outcome.ending, Some(event));
+                self.progress.set_ending(outcome.ending, Some(event));
                 Some(encoded)
             }
             None if facts.ends_with_end_mark => {
-                if let Some(recorder) = &mut self.recorder {
+                if let Some(recorder) = &mut self.progress.recorder {
                     recorder.record_delivery();
                 }
                 Some(self.events.forward_completed())
@@ -150,8 +152,25 @@ impl EventStream {
             None => None,
         };
         self.events.discard_held();
-        let tail = tail.filter(|tail| outcome.keeps_rest || matches!(tail, Tail::Trailers(_)));
+        let tail = tail.filter(|tail| outcome.keeps_rest || tail.is_ok());
         self.return_last(upstream, cx, first, tail)
+    }
+
+    /// Returns the reason for which the stream has been stopped. The cancellations are polled for the last time, regardless of the
+    /// cooperative budget.
+    fn poll_last_stop(&mut self, cx: &mut Context<'_>) -> Option<Stop> {
+        let stop = match self.progress.phase {
+            Phase::Stopping { stop, .. } => Some(stop),
+            _ => None,
+        };
+        if stop == Some(Stop::Cancelled) {
+            return stop;
+        }
+        let cancelled = future::poll_fn(|cx| self.poll_cancellations(cx));
+        match coop::poll_unconstrained(cancelled, cx) {
+            Poll::Ready(()) => Some(Stop::Cancelled),
+            Poll::Pending => stop,
+        }
     }
 
     /// Returns the first of the last frames: the close event or held bytes, the trailers or the error, or `None`.
@@ -162,7 +181,7 @@ impl EventStream {
         first: Option<Bytes>,
         tail: Option<Tail<B::Error>>,
     ) -> PollFrame<Bytes, B::Error> {
-        let is_error = matches!(tail, Some(Tail::Error(_)));
+        let is_error = matches!(tail, Some(Err(_)));
         match tail {
             Some(tail) => upstream.set(Upstream::Tail {
                 tail: Box::new(tail),
@@ -170,8 +189,8 @@ impl EventStream {
             None => self.complete(),
         }
         if let Some(data) = first {
-            // `None` follows, although the end is known already: outer middleware detects the end by that poll.
-            self.set_phase(Phase::Ending { yields: is_error });
+            // `is_end_stream` is `false` until `None` is returned, because outer middleware detects the end by that poll.
+            self.progress.set_phase(Phase::Ending { yields: is_error });
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         let yields = is_error && self.events.has_sent();
@@ -186,22 +205,22 @@ impl EventStream {
         yields: bool,
     ) -> PollFrame<Bytes, B::Error> {
         if yields {
-            self.set_phase(Phase::Ending { yields: false });
+            self.progress.set_phase(Phase::Ending { yields: false });
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        self.set_phase(Phase::Done);
+        self.progress.set_phase(Phase::Done);
         match upstream.project_replace(Upstream::Ended) {
             UpstreamReplaced::Tail { tail } => {
                 self.complete();
-                Poll::Ready(Some(tail.into_result()))
+                Poll::Ready(Some(*tail))
             }
             UpstreamReplaced::Open { .. } | UpstreamReplaced::Ended => Poll::Ready(None),
         }
     }
 
-    /// Returns the end of a stream that is polled after its end, which may have been a panic.
-    pub(super) fn end<B: Body>(
+    /// Returns `None`. After a panic, also drops the upstream and completes the stream.
+    pub(super) fn poll_done<B: Body>(
         &mut self,
         upstream: Pin<&mut Upstream<B>>,
     ) -> PollFrame<Bytes, B::Error> {
@@ -210,9 +229,9 @@ impl EventStream {
         Poll::Ready(None)
     }
 
-    /// Ends the stream with the frame that is being forwarded, because `is_end_stream` of the upstream is `true`: a server may
-    /// not poll again. The stream goes on if a close event is due, or bytes are held.
-    pub(super) fn finish_with_upstream(&mut self, cx: &mut Context<'_>) {
+    /// Ends the stream with the frame that is being forwarded, unless something follows it: held bytes, an end mark without its
+    /// blank line, or a close event. The upstream's `is_end_stream` is `true`, so a server may not poll again.
+    pub(super) fn finish_if_last(&mut self, cx: &mut Context<'_>) {
         let facts = self.facts();
         let may_end_with_end_mark = facts.expects_end_mark && facts.has_unfinished_event;
         if self.events.is_holding() || may_end_with_end_mark {
@@ -220,11 +239,12 @@ impl EventStream {
         }
         let policy = &self.settings.close_policy;
         let outcome = Outcome::decide(None, UpstreamEnd::Eof, facts, policy);
-        if outcome.closes || self.stop_at_end(cx).is_some() {
+        if outcome.closes || self.poll_last_stop(cx).is_some() {
             return;
         }
-        self.set_phase(Phase::Finished);
-        self.set_ending(outcome.ending, None);
+        self.progress.set_ending(outcome.ending, None);
+        self.drop_cancellation();
+        self.progress.set_phase(Phase::Finished);
         self.complete();
     }
 
@@ -234,11 +254,11 @@ impl EventStream {
         upstream: Pin<&mut Upstream<B>>,
         mut data: Bytes,
     ) -> PollFrame<Bytes, B::Error> {
-        self.set_ending(Ending::Completed, None);
-        self.set_phase(Phase::Ending { yields: false });
+        self.progress.set_ending(Ending::Completed, None);
+        self.progress.set_phase(Phase::Ending { yields: false });
         self.drop_upstream(upstream);
         if self.events.ends_in_cr() {
-            // Clients that do not know a lone CR need the LF. For the others, both are one line end.
+            // Clients that do not know a lone CR need the LF. Conforming clients read CR LF as one line end.
             data = [&data, LF].concat().into();
             self.events.record_added(LF);
         }
@@ -246,12 +266,15 @@ impl EventStream {
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
-    /// Returns `true` if the upstream has ended in an end mark without its blank line.
-    fn ends_with_end_mark(&mut self) -> bool {
+    /// Reads an event that lacks its blank line at the end of the upstream. Returns `true` if the event is an end mark.
+    fn read_last_event(&mut self) -> bool {
         let is_in_line = self.events.has_unfinished_line();
         match &mut self.reader {
             Some(reader) => {
-                fail_on_panic(&mut self.recorder, || reader.ends_with_end_mark(is_in_line))
+                let guard = self.progress.guard();
+                let is_end_mark = reader.read_last_event(is_in_line);
+                guard.disarm();
+                is_end_mark
             }
             None => false,
         }
@@ -259,18 +282,24 @@ impl EventStream {
 
     /// Drops the upstream and the cancellations. The stream has failed if one of them panics.
     pub(crate) fn drop_upstream<B: Body>(&mut self, mut upstream: Pin<&mut Upstream<B>>) {
-        fail_on_panic(&mut self.recorder, || {
-            upstream.set(Upstream::Ended);
-            self.signals.drop_cancellation();
-        });
+        let guard = self.progress.guard();
+        upstream.set(Upstream::Ended);
+        guard.disarm();
+        self.drop_cancellation();
     }
 
-    /// Completes the stream: it is counted out of its shutdowns, the report is made, and then a drain that waits for the stream
-    /// may return.
+    fn drop_cancellation(&mut self) {
+        let guard = self.progress.guard();
+        self.signals.drop_cancellation();
+        guard.disarm();
+    }
+
+    /// Completes the stream: counts it out of its shutdowns, makes the report, and then releases the drains that wait for the
+    /// stream.
     fn complete(&mut self) {
         self.signals.count_out();
-        if let Some(recorder) = self.recorder.take() {
-            recorder.finish(self.events.counts());
+        if let Some(recorder) = self.progress.recorder.take() {
+            recorder.finish(self.events.totals());
         }
         self.signals.clear();
     }
@@ -283,29 +312,18 @@ impl EventStream {
             None | Some(CloseEventSource::None) => CloseEvent::new(),
             Some(CloseEventSource::Same(event)) => event.clone(),
             Some(CloseEventSource::PerStream(make)) => {
-                let counts = self.events.counts();
-                make(&match &self.recorder {
-                    Some(recorder) => recorder.report(ending, counts),
-                    None => StreamReport::of(ending, counts),
+                let totals = self.events.totals();
+                make(&match &self.progress.recorder {
+                    Some(recorder) => recorder.report(ending, totals),
+                    None => StreamReport::with_totals(ending, totals),
                 })
             }
         }
     }
 
-    fn set_phase(&mut self, phase: Phase) {
-        self.phase = phase;
-        self.frames_until_check = 0;
-    }
-
-    fn set_ending(&mut self, ending: Ending, close_event: Option<CloseEvent>) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.set_ending(ending, close_event);
-        }
-    }
-
     fn facts(&self) -> Facts {
         Facts {
-            delivered: self.events.counts().delivered,
+            delivered: self.events.totals().delivered,
             has_unfinished_event: self.events.has_unfinished_event(),
             is_inside_event: self.events.is_inside_event(),
             has_close_event: self.close_event.is_some() || self.settings.has_close_event(),
@@ -321,15 +339,6 @@ impl EventStream {
 impl Drop for EventStream {
     fn drop(&mut self) {
         self.complete();
-    }
-}
-
-impl<E> Tail<E> {
-    fn into_result(self) -> Result<Frame<Bytes>, E> {
-        match self {
-            Self::Trailers(frame) => Ok(frame),
-            Self::Error(error) => Err(error),
-        }
     }
 }
 

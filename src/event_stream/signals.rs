@@ -11,17 +11,17 @@ use crate::{
 };
 #[cfg(feature = "tokio")]
 use crate::{
-    deadlines::{DeadlineTimer, Deadlines, Signal},
+    deadlines::{DeadlineTimer, Deadlines, Due},
     wire::{event_match::EventMatch, scanner::surely_delivers},
 };
 
 #[derive(Default)]
 pub(crate) struct Signals {
-    /// The first shutdown is in place, because its phase is read with every frame and most streams have one shutdown.
+    /// First shutdown, stored inline because its position is read with every frame.
     first: Option<StreamGuard>,
     /// The stream ends as soon as one of its shutdowns begins to drain.
     ends_on_drain: bool,
-    /// `None` if the stream has no other signal, so that one check with each frame covers all of them.
+    /// All other signals. `None` if there are none, so that a frame checks one pointer.
     others: Option<Box<OtherSignals>>,
 }
 
@@ -37,7 +37,7 @@ struct OtherSignals {
 impl Signals {
     /// Adds a shutdown, unless the stream has it already, and counts the stream.
     pub(crate) fn add_shutdown(&mut self, shutdown: &Arc<Shared>) {
-        if self.shutdowns().any(|known| known.is_of(shutdown)) {
+        if self.shutdowns().any(|known| known.watches(shutdown)) {
             return;
         }
         let guard = StreamGuard::new(shutdown, self.ends_on_drain);
@@ -68,8 +68,8 @@ impl Signals {
         self.first.as_ref().is_some_and(StreamGuard::has_fired)
     }
 
-    /// Returns `true` if no shutdown, deadline or keep-alive has a signal, and each of them wakes this task when it has one. For a
-    /// caller that has just seen that the first shutdown has not fired.
+    /// Returns `true` if no shutdown, deadline or keep-alive is due, and each of them will wake this task. The caller has checked
+    /// [`has_fired`](Self::has_fired).
     #[inline(always)]
     pub(crate) fn is_waiting(&self, cx: &Context<'_>) -> bool {
         let first = self.first.as_ref();
@@ -114,7 +114,7 @@ impl Signals {
         self.shutdowns().for_each(StreamGuard::count_out);
     }
 
-    /// Drops the shutdowns and the deadlines, after which a waiting drain may return.
+    /// Drops all signals. A drain that waits for the stream may return afterwards.
     pub(crate) fn clear(&mut self) {
         self.first = None;
         self.others = None;
@@ -168,7 +168,7 @@ impl Signals {
         timer.is_some_and(|timer| timer.counts_events() && !surely_delivers(whole_events))
     }
 
-    /// Returns `true` if each event must be known to be delivered or not.
+    /// Returns `true` if the idle timeout needs the delivery of each event.
     pub(crate) fn counts_events(&self) -> bool {
         let timer = self.timer();
         timer.is_some_and(DeadlineTimer::counts_events)
@@ -182,12 +182,12 @@ impl Signals {
         }
     }
 
-    /// Returns the deadline that has passed.
+    /// Returns the stop of a deadline that has passed.
     pub(crate) fn passed_deadline(&self) -> Option<Stop> {
         self.timer()?.passed()
     }
 
-    pub(crate) fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Signal> {
+    pub(crate) fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Due> {
         match self.timer_mut() {
             Some(timer) => timer.poll(cx),
             None => Poll::Pending,

@@ -78,7 +78,7 @@ struct Running<'a> {
 #[derive(Debug)]
 struct Spread {
     phase: Phase,
-    /// Position at the begin of the window.
+    /// Position at the start of the window.
     from: u32,
     window: Duration,
     elapsed: Duration,
@@ -91,7 +91,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Maximum time for the server to drop the connections that have been cut. A server that polls them takes milliseconds.
 const AFTER_CUT: Duration = Duration::from_secs(1);
 
-/// Minimum number of steps in which the time after the grace period is counted, each from its own begin. A pause of the process
+/// Minimum number of steps in which the time after the grace period is counted, each from its own start. A pause of the process
 /// counts as a single step: streams that have been closed would otherwise be cut without a poll.
 const STEPS: u32 = 10;
 
@@ -135,8 +135,8 @@ impl Shutdown {
     /// # Cancellation safety
     ///
     /// The drain begins when the future is first polled. If the future is dropped before it completes, streams run on and
-    /// [`close`](Self::close) ends them; no connection is cut. If several drains run at once, each returns when its own
-    /// grace period is over, and the first that is over ends the streams and cuts the connections of all.
+    /// [`close`](Self::close) ends them; no connection is cut. If several drains run at once, the first whose
+    /// grace period is over ends the streams of all, and the first whose linger is over cuts the connections of all.
     ///
     /// # Panics
     ///
@@ -176,7 +176,7 @@ impl Drain {
 
     /// Ends streams evenly over this time instead of all at once, so that their clients do not reconnect at the same moment.
     ///
-    /// The streams that [end on drain](crate::SseCompletionLayer::end_on_drain) end from the begin of the drain, and the
+    /// The streams that [end on drain](crate::SseCompletionLayer::end_on_drain) end from the start of the drain, and the
     /// others from the end of the grace period, when the shutdown [closes](Shutdown::is_closed). At least 200 streams end in a
     /// second: fewer streams end over a shorter time. A stream that starts while streams of its kind are ending ends at once.
     /// The linger begins when the last stream has been closed, so the drain takes up to this time longer. Time in which the
@@ -210,7 +210,7 @@ impl Drain {
         self
     }
 
-    /// Sets the close event of the streams that the drain ends, unless their responses have brought their own.
+    /// Sets the close event of the streams that the drain ends, unless a response has a close event in its extensions.
     ///
     /// The event is set when the drain begins. If the shutdown has a close event already, from another drain or from
     /// [`close_with`](Shutdown::close_with), that event is used.
@@ -298,7 +298,7 @@ async fn run(
 }
 
 impl Running<'_> {
-    /// Begins a phase, whose streams end over the window.
+    /// Begins a phase, and schedules the ends of its streams over the window.
     fn begin(&mut self, phase: Phase, window: Duration) {
         let window = window.min(longest_window(self.shared.counts().open_in(phase)));
         // A phase before this one may be spread still, so only this one is complete without a window.
@@ -306,7 +306,12 @@ impl Running<'_> {
         self.shared.advance(phase, first);
         let from = self.shared.position(phase);
         if from < END {
-            self.spreads.push(Spread::new(phase, from, window));
+            self.spreads.push(Spread {
+                phase,
+                from,
+                window,
+                elapsed: Duration::ZERO,
+            });
             self.lap();
         }
     }
@@ -383,15 +388,6 @@ impl Drop for Running<'_> {
 }
 
 impl Spread {
-    fn new(phase: Phase, from: u32, window: Duration) -> Self {
-        Self {
-            phase,
-            from,
-            window,
-            elapsed: Duration::ZERO,
-        }
-    }
-
     /// Returns the position after this further time.
     fn advance(&mut self, time: Duration) -> u32 {
         self.elapsed = self.elapsed.saturating_add(time).min(self.window);

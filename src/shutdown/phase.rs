@@ -43,6 +43,7 @@ pub(crate) enum Phase {
 pub(super) const END: u32 = 1 << 31;
 
 /// State that the clones of a shutdown, its streams and its futures share.
+#[derive(Default)]
 pub(crate) struct Shared {
     positions: Padded<[AtomicU32; Phase::ALL.len()]>,
     counts: Padded<Counts>,
@@ -105,7 +106,7 @@ pub(crate) struct Counts {
     #[cfg(feature = "tokio")]
     connections: AtomicUsize,
     /// Number of holds: pending requests, streams that have not been reported, and open connections. A drain waits until the
-    /// number is zero. One counter, because a stream that takes the place of its request must be seen by a drain at any moment.
+    /// number is zero. They share one counter, so that a drain sees a hold while a stream replaces its request.
     holds: AtomicUsize,
     /// The wakers of the drains. Each is removed by its drain alone.
     drains: Mutex<Slab<Waker>>,
@@ -139,19 +140,6 @@ impl Phase {
         Self::ALL
             .into_iter()
             .take_while(move |phase| *phase <= self)
-    }
-}
-
-impl Default for Shared {
-    fn default() -> Self {
-        Self {
-            positions: Padded::default(),
-            counts: Padded::default(),
-            close_event: OnceLock::new(),
-            #[cfg(feature = "tokio")]
-            cut: Mutex::default(),
-            waiters: Default::default(),
-        }
     }
 }
 
@@ -298,7 +286,7 @@ impl Waiters {
             self.order = None;
             rest = mem::take(tasks);
         } else if !tasks.is_empty() {
-            let order = self.order.get_or_insert_with(|| Order::of(tasks));
+            let order = self.order.get_or_insert_with(|| Order::from_tasks(tasks));
             order.take_below(position, |key| {
                 // The waiter may have been dropped, and another waiter may have its key.
                 if tasks.get(key).is_some_and(|task| task.place < position) {
@@ -315,7 +303,7 @@ impl Order {
     /// A power of two. A step of a spread reads the places of one bucket or of a few.
     const BUCKETS: u32 = 1024;
 
-    fn of(tasks: &Slab<Task>) -> Self {
+    fn from_tasks(tasks: &Slab<Task>) -> Self {
         let mut order = Self {
             buckets: vec![Vec::new(); Self::BUCKETS as usize],
             first: 0,
@@ -375,7 +363,7 @@ impl Waiter {
         &self.shared
     }
 
-    /// Costs an atomic load.
+    /// Returns `true` once the position has passed the place. Costs an atomic load.
     #[inline]
     pub(crate) fn has_fired(&self) -> bool {
         self.shared.position(self.phase) > self.place
@@ -388,7 +376,7 @@ impl Waiter {
         registration.is_some_and(|registration| registration.waker.will_wake(cx.waker()))
     }
 
-    /// Costs an atomic load as long as the task stays the same.
+    /// Completes once the waiter has fired. Costs an atomic load while the task stays the same.
     #[inline]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.has_fired() {
@@ -400,7 +388,7 @@ impl Waiter {
         self.register(cx.waker())
     }
 
-    /// Registers this task, unless the waiter has fired. For a caller that has just seen that the waiter has not fired.
+    /// Registers this task, unless the waiter has fired. The caller has checked [`has_fired`](Self::has_fired).
     #[cfg(feature = "tokio")]
     #[inline]
     pub(super) fn poll_registered(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -455,8 +443,8 @@ impl Waiter {
         Some(waker)
     }
 
-    /// Waits for another phase, whose streams end at once if it has begun. A task that is registered stays registered, or is
-    /// woken.
+    /// Moves the waiter to another phase. If that phase has begun, the waiter fires at once. A registered task stays registered, or
+    /// is woken.
     fn move_to(&mut self, phase: Phase) {
         let registered = self.deregister();
         self.phase = phase;
@@ -490,7 +478,7 @@ impl fmt::Debug for Waiter {
 }
 
 impl Counts {
-    /// Returns the number of streams that have ended, and of those that are open, at one moment.
+    /// Returns the number of ended and of open streams, consistent with each other.
     pub(super) fn streams(&self) -> (usize, usize) {
         let mut ended = self.ended.load(Ordering::SeqCst);
         loop {
@@ -604,7 +592,8 @@ impl StreamGuard {
         }
     }
 
-    pub(crate) fn is_of(&self, shared: &Arc<Shared>) -> bool {
+    /// Returns `true` if this is the shutdown of the guard.
+    pub(crate) fn watches(&self, shared: &Arc<Shared>) -> bool {
         Arc::ptr_eq(&self.waiter.shared, shared)
     }
 
@@ -629,7 +618,7 @@ impl StreamGuard {
         self.waiter.shared().close_event().cloned()
     }
 
-    /// Makes the stream one that ends on drain. If its task is registered already, the drain wakes that task.
+    /// Moves the stream to the draining phase. A registered task stays registered, or is woken.
     pub(crate) fn end_on_drain(&mut self) {
         if self.waiter.phase != Phase::Draining {
             if self.is_open {
@@ -659,8 +648,8 @@ impl Drop for StreamGuard {
     }
 }
 
-/// Returns the place of the stream with this number. The multiples of the golden ratio are spread evenly, whichever streams have
-/// ended before.
+/// Returns the place of the stream with this number. The multiples of the golden ratio are spread evenly, regardless of which streams
+/// have ended.
 fn place(number: usize) -> u32 {
     (number as u32).wrapping_mul(0x9E37_79B9) >> 1
 }

@@ -38,20 +38,13 @@ pub(crate) mod atomic {
 }
 
 /// A cell that is set once. loom has none.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct OnceLock<T> {
     is_set: AtomicBool,
     cell: Cell<T>,
 }
 
 impl<T> OnceLock<T> {
-    pub(crate) fn new() -> Self {
-        Self {
-            is_set: AtomicBool::default(),
-            cell: Cell::new(),
-        }
-    }
-
     /// Only one thread runs at a time, and loom switches threads at its own operations only, so no thread sees the flag without
     /// the value.
     pub(crate) fn set(&self, value: T) -> Result<(), T> {

@@ -6,9 +6,9 @@ use bytes::{Buf, Bytes};
 
 use super::{
     event_match::EventReader,
-    scanner::{BYTE_ORDER_MARK, Scanner, ends_in_lf_blank_line},
+    scanner::{BYTE_ORDER_MARK, Scanner},
 };
-use crate::report::Counts;
+use crate::report::Totals;
 
 /// Buffers upstream data so that the forwarded bytes always end at an event boundary, unless an event exceeds the limit.
 #[derive(Debug)]
@@ -17,10 +17,10 @@ pub(crate) struct EventBuffer {
     position: Position,
     /// An event has been delivered.
     delivered: bool,
-    /// The client is at a boundary after an LF, an event has been delivered, and nothing is held. Therefore a frame that ends in a
-    /// blank line and an LF can be forwarded without a scan.
+    /// `true` if a frame that ends in a blank line and an LF needs no scan: the client is at a boundary after an LF, an event has
+    /// been delivered, and nothing is held.
     skips_scan: bool,
-    /// A keep-alive comment has been sent before the first byte of the upstream, so a byte order mark is no longer one.
+    /// A keep-alive comment preceded the first byte of the upstream, so a byte order mark must be stripped.
     strip_byte_order_mark: bool,
     /// Upstream data frames that have been forwarded, in whole or in part.
     frames: u64,
@@ -30,7 +30,7 @@ pub(crate) struct EventBuffer {
     discarded: u64,
     /// Bytes of the layer that have been sent: comments and the close event.
     added: u64,
-    /// `None` while whole events arrive in whole frames.
+    /// `None` while every frame consists of whole events.
     held: Option<Box<Held>>,
 }
 
@@ -45,20 +45,20 @@ pub(crate) struct Forward {
     pub(crate) is_end_mark: bool,
 }
 
-/// Position of the client, which has everything that has been forwarded.
+/// Position of the client, once everything that is queued has been forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Position {
     Boundary,
     /// A boundary. The last byte is a CR, so an LF would still belong to the same line end.
     AfterCr,
-    /// Inside an event or a comment that exceeds the limit.
+    /// Inside an event or a comment that exceeds the limit. Nothing is held then.
     InsideEvent,
 }
 
 /// Bytes that have not been forwarded yet.
 #[derive(Debug, Default)]
 struct Held {
-    /// The second half of the data that was forwarded last. Forwarded next.
+    /// Second half of the frame returned last. Must be returned next.
     queued: Option<Forward>,
     /// The unfinished event. The bytes are a copy, so that a few bytes do not keep a large buffer of the upstream alive.
     bytes: Vec<u8>,
@@ -66,7 +66,7 @@ struct Held {
     frames: u64,
 }
 
-/// Up to this length, a buffered event and its rest are joined in one frame. Above this length a copy costs more than a frame.
+/// Maximum length of a frame that joins a buffered event with its rest. Above this length, a copy costs more than a frame.
 const MAX_JOINED: usize = 4096;
 
 impl EventBuffer {
@@ -112,15 +112,6 @@ impl EventBuffer {
     ) -> Option<Forward> {
         if data.is_empty() {
             return None;
-        }
-        let needs_scan = detect_delivery || reader.is_some();
-        if self.skips_scan && !needs_scan && ends_in_lf_blank_line(&data) {
-            self.record_forwarded(&data);
-            return Some(Forward {
-                data,
-                delivered: false,
-                is_end_mark: false,
-            });
         }
         self.skips_scan = false;
         let was_inside_event = self.position == Position::InsideEvent;
@@ -196,11 +187,10 @@ impl EventBuffer {
         Some(self.forward(data, 1, delivered, is_end_mark))
     }
 
-    /// Forwards the unfinished event, when nothing follows it.
+    /// Returns the unfinished event at the end of the stream, if there is one.
     pub(crate) fn forward_held(&mut self) -> Option<Bytes> {
         let (held, frames) = self.take_held(&[])?;
         self.held = None;
-        // A byte order mark may be all that was buffered.
         let data = self.forward(held, frames, false, false).data;
         (!data.is_empty()).then_some(data)
     }
@@ -218,7 +208,7 @@ impl EventBuffer {
         [&event, line_ends].concat().into()
     }
 
-    /// Discards the unfinished event, when nothing follows it.
+    /// Discards the unfinished event at the end of the stream.
     pub(crate) fn discard_held(&mut self) {
         self.discarded += self.held_bytes();
         self.held = None;
@@ -227,7 +217,7 @@ impl EventBuffer {
     /// Records that a keep-alive comment is sent.
     #[cfg(feature = "tokio")]
     pub(crate) fn record_comment(&mut self, comment: &[u8]) {
-        self.added += comment.len() as u64;
+        self.record_added(comment);
         self.strip_byte_order_mark |= self.bytes == 0;
     }
 
@@ -247,12 +237,12 @@ impl EventBuffer {
         self.position == Position::Boundary
     }
 
-    /// Returns `true` if the client is inside an event or a comment, even if everything that is held is discarded.
+    /// Returns `true` if the forwarded bytes end inside an event or a comment.
     pub(crate) fn is_inside_event(&self) -> bool {
         self.position == Position::InsideEvent
     }
 
-    /// Returns `true` if an LF must precede the close event.
+    /// Returns `true` if the forwarded bytes end in a CR, so that an LF must precede the close event.
     pub(crate) fn ends_in_cr(&self) -> bool {
         self.position == Position::AfterCr
     }
@@ -272,8 +262,8 @@ impl EventBuffer {
         self.bytes + self.added > 0
     }
 
-    pub(crate) fn counts(&self) -> Counts {
-        Counts {
+    pub(crate) fn totals(&self) -> Totals {
+        Totals {
             delivered: self.delivered,
             data_frames: self.frames,
             bytes_received: self.bytes + self.discarded + self.held_bytes(),
@@ -292,7 +282,8 @@ impl EventBuffer {
             data.advance(BYTE_ORDER_MARK.len());
             self.discarded += BYTE_ORDER_MARK.len() as u64;
         }
-        self.frames += frames;
+        // A byte order mark may be all of the data.
+        self.frames += if data.is_empty() { 0 } else { frames };
         self.bytes += data.len() as u64;
         self.delivered |= delivered;
         Forward {
@@ -304,14 +295,14 @@ impl EventBuffer {
 
     fn exceeds(&self, data: &[u8], limit: usize) -> bool {
         let held = self.held.as_deref().map_or(&[][..], |held| &held.bytes);
-        // The whole stream so far may be a strippable mark or its start, which is held regardless of the limit.
+        // A byte order mark that will be stripped, or its start, is held regardless of the limit.
         let mark = BYTE_ORDER_MARK.strip_prefix(held);
         let is_mark = self.may_strip() && mark.is_some_and(|rest| rest.starts_with(data));
         held.len() + data.len() > limit && !is_mark
     }
 
-    /// Returns `true` while a byte order mark would be stripped: the mark is one at the start only, where the keep-alive comment
-    /// is now, and clients would take it for a part of the first field name.
+    /// Returns `true` if a byte order mark at the start of the upstream must be stripped. After a comment, a client would read the
+    /// mark as part of the first field name.
     fn may_strip(&self) -> bool {
         self.strip_byte_order_mark && self.bytes == 0
     }

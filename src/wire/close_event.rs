@@ -37,14 +37,14 @@ use bytes::{Buf, Bytes};
 ///
 /// ```
 ///
-/// There is always a `data` field, because clients drop an event without one. There is never an `id` field, because it would
-/// move the client's resume point.
+/// There is always a `data` field, because clients drop an event without one. There is never an `id` field, because an `id`
+/// would move the client's resume point.
 ///
 /// # Choosing the data
 ///
 /// Some clients parse the data of every event. The SDKs of OpenAI-shaped APIs fail on data that is not JSON. A JSON object
 /// such as `{"error":{"message":"server is restarting"}}` reaches their users as a typed error. Do not send the protocol's
-/// own success terminator (`[DONE]`, `message_stop`): the response is truncated, and the client would take it for complete.
+/// own success terminator (`[DONE]`, `message_stop`): the client would treat the truncated response as complete.
 ///
 /// [html]: https://html.spec.whatwg.org/multipage/server-sent-events.html
 #[derive(Clone)]
@@ -349,7 +349,7 @@ impl CustomEvent {
         event
     }
 
-    /// Encodes what is the same for all streams. Called after each change.
+    /// Encodes the part of the event that all streams share. Called after each change.
     fn encode_in_advance(&mut self) {
         let mut event = format!("\nevent: {}\n", self.name);
         push_lines(&mut event, "data:", &self.data);
@@ -379,7 +379,7 @@ fn retry_and_end(milliseconds: u64) -> String {
     format!("retry: {milliseconds}\n\n")
 }
 
-/// Appends one line for each line of the text, whether that ends in LF, CR or CRLF.
+/// Appends a line for each line of the text, whose lines end in LF, CR or CRLF.
 pub(crate) fn push_lines(to: &mut String, prefix: &str, text: &str) {
     // CRLF is one line end, so it is replaced before a lone CR.
     for line in text.replace("\r\n", "\n").split(['\n', '\r']) {

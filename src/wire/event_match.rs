@@ -1,4 +1,4 @@
-//! Matches events by their type and their data: end marks, and events that an idle timeout leaves out of account.
+//! Matches events by their type and their data: end marks, and events that an idle timeout ignores.
 
 use std::{borrow::Cow, fmt, mem, sync::Arc};
 
@@ -8,9 +8,9 @@ use super::scanner::Lines;
 
 /// A condition on an event of the upstream.
 ///
-/// For [`end_mark`](crate::SseCompletionLayer::end_mark), and for the events that an [`IdleTimeout`](crate::IdleTimeout) leaves out
-/// of account. Only delivered events match: those with a `data` field, at their blank line. The type and the data are those
-/// that a client receives ([HTML standard, 9.2.6][html]).
+/// For [`end_mark`](crate::SseCompletionLayer::end_mark), and for the events that an [`IdleTimeout`](crate::IdleTimeout) ignores. Only
+/// delivered events match: those with a `data` field, at their blank line. The type and the data are those that a client
+/// receives ([HTML standard, 9.2.6][html]), and match byte for byte.
 ///
 /// ```
 /// use tower_sse_completion::{EventMatch, SseCompletionLayer};
@@ -55,7 +55,7 @@ pub(crate) struct EventReader {
     limit: usize,
     /// Maximum number of bytes of a type or of data that are kept.
     kept: usize,
-    /// A match needs every event, so lines alone do not rule it out.
+    /// `true` if a match cannot be ruled out by single lines.
     needs_events: bool,
     /// The current line, if it began in an earlier piece.
     line: Vec<u8>,
@@ -63,8 +63,9 @@ pub(crate) struct EventReader {
     event_type: Vec<u8>,
     data: Vec<u8>,
     has_data: bool,
-    /// Results since they were taken.
+    /// An event that counts for the idle timeout has been read since the last [`take_traffic`](Self::take_traffic).
     has_traffic: bool,
+    /// The last event is an end mark.
     has_end_mark: bool,
 }
 
@@ -105,12 +106,12 @@ impl EventMatch {
     /// ```
     ///
     /// The function is called once for every delivered event whose type and data have up to
-    /// [`buffer_limit`](crate::SseCompletionLayer::buffer_limit) bytes each, unless a match that was added earlier matches. It is
-    /// called by the task that polls the body, so keep it cheap.
+    /// [`buffer_limit`](crate::SseCompletionLayer::buffer_limit) bytes each, unless a match that was added earlier matches. End
+    /// marks are tested before ignored events. The task that polls the body calls the function, which must not block.
     ///
     /// # Panics
     ///
-    /// A panic of the function reaches the server that polls the body, and the stream ends. It is reported as failed.
+    /// A panic of the function reaches the server that polls the body, and the stream ends. The stream is then reported as failed.
     pub fn when<F>(matches: F) -> Self
     where
         F: Fn(&SseEvent<'_>) -> bool + Send + Sync + 'static,
@@ -120,8 +121,8 @@ impl EventMatch {
         }
     }
 
-    /// Returns `true` if the other one is the same condition.
-    fn is(&self, other: &Self) -> bool {
+    /// Returns `true` if both are the same condition.
+    fn is_same(&self, other: &Self) -> bool {
         match (&self.kind, &other.kind) {
             (Kind::Event(text), Kind::Event(other)) | (Kind::Data(text), Kind::Data(other)) => {
                 text == other
@@ -181,7 +182,7 @@ impl EventReader {
             kept: event.len(),
             ..Self::default()
         };
-        // A CRLF is split into a line end and a blank line, which is no field.
+        // A CRLF yields one more empty line, which is not a field.
         for line in event.split(|byte| matches!(byte, b'\n' | b'\r')) {
             reader.read_line(line);
         }
@@ -196,29 +197,35 @@ impl EventReader {
     /// Adds the end marks of a layer, each once.
     pub(crate) fn add_end_marks(&mut self, end_marks: &[EventMatch]) {
         for end_mark in end_marks {
-            if !self.end_marks.iter().any(|known| known.is(end_mark)) {
-                self.needs_events |= end_mark.needs_event();
-                self.end_marks.push(end_mark.clone());
-            }
+            add_match(&mut self.end_marks, end_mark);
         }
     }
 
     /// Sets the events that do not reset the idle timeout.
     #[cfg(feature = "tokio")]
     pub(crate) fn set_ignored(&mut self, ignored: &[EventMatch]) {
-        self.needs_events |= ignored.iter().any(EventMatch::needs_event);
-        self.ignored = ignored.to_vec();
+        self.ignored.clear();
+        for event_match in ignored {
+            add_match(&mut self.ignored, event_match);
+        }
     }
 
-    /// Sets the buffer limit. Called after the last match is added, because the matches decide how many bytes are kept.
-    pub(crate) fn set_buffer_limit(&mut self, limit: usize) {
-        let matches = self.end_marks.iter().chain(&self.ignored);
-        let kept = matches.map(|event_match| event_match.kept(limit)).max();
-        self.kept = kept.unwrap_or(0);
-        self.limit = limit;
+    /// Sets the buffer limit, and prepares for the matches, the last of which has been added.
+    pub(crate) fn prepare(&mut self, buffer_limit: usize) {
+        // An event that is no end mark does not match the same condition again.
+        let end_marks = &self.end_marks;
+        self.ignored
+            .retain(|ignored| !end_marks.iter().any(|end_mark| end_mark.is_same(ignored)));
+        self.limit = buffer_limit;
+        self.kept = 0;
+        self.needs_events = false;
+        for event_match in self.end_marks.iter().chain(&self.ignored) {
+            self.kept = self.kept.max(event_match.kept(buffer_limit));
+            self.needs_events |= event_match.needs_event();
+        }
     }
 
-    /// Returns `false` if no event of this frame can match, as most events do not. The frame begins at a boundary after an LF and
+    /// Returns `false` if no event of this frame can match. The frame begins at a boundary after an LF and
     /// ends in a blank line.
     ///
     /// A type or a text of one line matches only if a line has that value, so no line is copied. Frames with a lone CR are read.
@@ -276,14 +283,14 @@ impl EventReader {
         self.has_end_mark
     }
 
-    /// Returns `true` if an event has been read since the last call that the idle timeout counts.
+    /// Returns `true` if an event that counts for the idle timeout has been read since the last call.
     pub(crate) fn take_traffic(&mut self) -> bool {
         mem::take(&mut self.has_traffic)
     }
 
-    /// Ends the stream without the blank line of its last event. Returns `true` if that event is an end mark. If its last line
-    /// has no end either, only the data decides, because more of the line may be missing.
-    pub(crate) fn ends_with_end_mark(&mut self, is_in_line: bool) -> bool {
+    /// Ends the current event without its blank line. Returns `true` if the event is an end mark. If the last line has no end
+    /// either, only the data decides, because more of the line may be missing.
+    pub(crate) fn read_last_event(&mut self, is_in_line: bool) -> bool {
         if is_in_line {
             self.end_line(&[]);
         }
@@ -324,7 +331,7 @@ impl Lines for EventReader {
     const RECEIVES: bool = true;
 
     fn extend_line(&mut self, part: &[u8]) {
-        extend(&mut self.line, part, self.kept + NAME);
+        extend(&mut self.line, part, self.kept.saturating_add(NAME));
     }
 
     fn discard_line(&mut self) {
@@ -347,7 +354,8 @@ impl Lines for EventReader {
         self.line.clear();
         if delivers {
             self.has_end_mark = self.end_marks.iter().any(|mark| self.matches(mark));
-            self.has_traffic |= !self.ignored.iter().any(|ignored| self.matches(ignored));
+            self.has_traffic |=
+                self.has_end_mark || !self.ignored.iter().any(|ignored| self.matches(ignored));
         }
         self.event_type.clear();
         self.data.clear();
@@ -366,9 +374,16 @@ fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     }
 }
 
-/// Appends to a text of which up to `kept` bytes matter. A longer text has one byte more.
+/// Appends a match, unless the list has it.
+fn add_match(matches: &mut Vec<EventMatch>, added: &EventMatch) {
+    if !matches.iter().any(|known| known.is_same(added)) {
+        matches.push(added.clone());
+    }
+}
+
+/// Appends to a text, up to `kept + 1` bytes: one byte more than any match, so that a longer text does not match.
 fn extend(text: &mut Vec<u8>, part: &[u8], kept: usize) {
-    let room = (kept + 1).saturating_sub(text.len());
+    let room = kept.saturating_add(1).saturating_sub(text.len());
     text.extend_from_slice(&part[..part.len().min(room)]);
 }
 

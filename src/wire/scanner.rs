@@ -23,13 +23,13 @@ pub(crate) struct Scanner {
 pub(crate) struct Scanned {
     /// Length of the longest prefix of the piece that ends at a boundary. `None` if no prefix does.
     pub(crate) boundary: Option<usize>,
-    /// An event has been delivered within that prefix. May be `false` for such a prefix if the caller did not request it.
+    /// An event was delivered within that prefix. Exact if the caller requested it, otherwise possibly `false`.
     pub(crate) delivered: bool,
 }
 
 /// Receives the lines and the ends of events from a scanner. `()` receives nothing, at no cost.
 pub(crate) trait Lines {
-    /// The lines are received, so every line is scanned.
+    /// `true` if every line must be reported.
     const RECEIVES: bool;
 
     /// Appends to the current line, which does not end here.
@@ -49,7 +49,7 @@ pub(crate) trait Lines {
 /// Scanned part of the current line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Line {
-    /// The stream has only this many bytes, all of them of a byte order mark.
+    /// The stream so far is this many bytes of a byte order mark.
     ByteOrderMark(u8),
     /// The line is empty so far, and the line before it did not end in CR.
     Start,
@@ -64,7 +64,7 @@ enum Line {
     Comment,
 }
 
-/// The unit that a line end ends.
+/// Result of a line end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
     /// Nothing: the LF of a CRLF. The line ended with the CR.
@@ -119,8 +119,8 @@ impl Scanner {
         self.feed_slow(bytes, detect_delivery)
     }
 
-    /// Scans the next bytes of the stream line by line, and passes the lines and the ends of events on. The scan stops after the
-    /// event with which `lines` ends it; the rest of the bytes is not scanned.
+    /// Scans the next bytes of the stream line by line, and reports lines and ends of events to `lines`. Stops after the event for
+    /// which `lines` returns `true`.
     pub(crate) fn read(&mut self, bytes: &[u8], lines: &mut impl Lines) -> Scanned {
         self.feed_lines(bytes, false, lines)
     }
@@ -341,8 +341,9 @@ pub(crate) fn surely_delivers(lines: &[u8]) -> bool {
     lines.starts_with(b"data:") || later_line_delivers(lines)
 }
 
-/// Tests eight bytes at once, because the fields before the data are short. Stops before the last seven bytes, in which no
-/// `data:` line ends in a blank line. Lines that end in a CR alone are skipped with the next line.
+/// Searches for a `data:` line after the first line, eight bytes at once, because the fields before the data are short. Stops
+/// before the last seven bytes, in which no `data:` line ends in a blank line. Skips a line that ends in a CR alone, and the line
+/// after it.
 #[inline(never)]
 fn later_line_delivers(mut lines: &[u8]) -> bool {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
