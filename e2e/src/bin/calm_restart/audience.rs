@@ -16,12 +16,7 @@ use e2e::event_source::{Connection, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use testkit::decoder::Decoder;
-use tokio::{
-    task::JoinSet,
-    time::{self, Instant},
-};
-
-use crate::site;
+use tokio::{task::JoinSet, time};
 
 /// Clients that read until the audience is dropped.
 #[derive(Debug)]
@@ -42,16 +37,12 @@ struct Record {
 /// What the clients of an audience have seen.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// The number of streams whose last event was the close event.
+    /// The number of streams that ended cleanly after their close event.
     pub closed: usize,
     /// The number of other streams, by the cause of their ends.
     pub lost: BTreeMap<String, usize>,
     /// The number of requests without an event stream, by their cause.
     pub refused: BTreeMap<String, usize>,
-    /// The times of the first requests after the ends of streams.
-    pub reconnects: Vec<Instant>,
-    /// The times between the end of a stream and the response to the reconnect.
-    pub offline: Vec<Duration>,
 }
 
 /// The connection of a client, or of several clients over HTTP/2.
@@ -139,8 +130,6 @@ impl Counts {
                 *sum.entry(cause).or_default() += count;
             }
         }
-        self.reconnects.extend(other.reconnects);
-        self.offline.extend(other.offline);
     }
 }
 
@@ -188,9 +177,7 @@ impl Line {
 }
 
 async fn read(line: Arc<Line>, record: Arc<Record>) {
-    let mut ended = None;
     loop {
-        let requested = Instant::now();
         let (response, _connection) = loop {
             let cause = match line.request().await {
                 Ok(answer) if answer.0.status() == StatusCode::OK => break answer,
@@ -200,15 +187,9 @@ async fn read(line: Arc<Line>, record: Arc<Record>) {
             *record.counts().refused.entry(cause).or_default() += 1;
             time::sleep(PAUSE).await;
         };
-        if let Some(ended) = ended {
-            let mut counts = record.counts();
-            counts.reconnects.push(requested);
-            counts.offline.push(Instant::now() - ended);
-        }
         record.reading.fetch_add(1, Ordering::SeqCst);
         let (loss, retry) = read_stream(response.into_body()).await;
         record.reading.fetch_sub(1, Ordering::SeqCst);
-        ended = Some(Instant::now());
         {
             let mut counts = record.counts();
             match loss {
@@ -220,7 +201,7 @@ async fn read(line: Arc<Line>, record: Arc<Record>) {
     }
 }
 
-/// Reads a stream to its end. Returns the cause if its last event is not the close event, and the reconnection time.
+/// Reads a stream to its end. Returns the cause unless the stream ends cleanly after its close event, and the reconnection time.
 async fn read_stream(mut body: Incoming) -> (Option<String>, Duration) {
     let mut decoder = Decoder::new();
     let (mut is_closed, mut error) = (false, None);
@@ -229,7 +210,7 @@ async fn read_stream(mut body: Incoming) -> (Option<String>, Duration) {
             Ok(frame) => {
                 let data = frame.into_data().unwrap_or_default();
                 if let Some(last) = decoder.feed(&data).last() {
-                    is_closed = site::is_close_event(last);
+                    is_closed = last.event_type == "close";
                 }
             }
             Err(failed) => {
@@ -238,9 +219,10 @@ async fn read_stream(mut body: Incoming) -> (Option<String>, Duration) {
             }
         }
     }
-    let loss = match is_closed {
-        true => None,
-        false => Some(error.unwrap_or_else(|| "a clean end".to_owned())),
+    let loss = match (is_closed, error) {
+        (true, None) => None,
+        (false, None) => Some("a clean end".to_owned()),
+        (_, Some(error)) => Some(error),
     };
     (loss, decoder.retry().unwrap_or(DEFAULT_RETRY))
 }
