@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The server prints its URL, and then a line of JSON for each request and for each command. Commands are lines of its
-//! input: `close` cancels all streams, `cut` cuts their connections. The server shuts down at SIGINT and when its input ends.
+//! input: `close` cancels all streams. The server shuts down at SIGINT and when its input ends.
 
 mod serve;
 mod streams;
@@ -30,7 +30,7 @@ use tower_sse_completion::{CloseEvent, InvalidCloseEvent, Shutdown, SseCompletio
 
 use crate::{
     serve::{Connection, serve, tls_acceptor},
-    streams::{Signals, halves, halves_hand_written},
+    streams::{Signal, halves, halves_hand_written},
 };
 
 const PAGE: &str = "<!doctype html><title>browser_server</title><link rel=icon href=data:,>";
@@ -48,9 +48,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("{scheme}://{}", listener.local_addr()?);
 
     let shutdown = Shutdown::new();
-    let signals = Signals::default();
-    let app = app(&shutdown, &signals)?;
-    let end_of_input = execute(signals);
+    let close = Signal::default();
+    let app = app(&shutdown, &close)?;
+    let end_of_input = execute(close);
     let stop = async {
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
@@ -61,25 +61,22 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn app(shutdown: &Shutdown, signals: &Signals) -> Result<Router, InvalidCloseEvent> {
-    let seconds = Duration::from_secs;
-    let spread = CloseEvent::new().retry_between(seconds(1)..=seconds(13))?;
-    let fixed = CloseEvent::new().retry(Duration::from_millis(5500))?;
-    let close = signals.close.clone();
+fn app(shutdown: &Shutdown, close: &Signal) -> Result<Router, InvalidCloseEvent> {
+    let in_an_hour = CloseEvent::new().retry(Duration::from_secs(60 * 60))?;
+    let signal = close.clone();
     let layer = SseCompletionLayer::new()
         .shutdown(shutdown)
-        .cancel_when(move |_| close.next());
+        .cancel_when(move |_| signal.next());
 
     Ok(Router::new()
         .route("/resume", get(halves.layer(layer.clone())))
         .route(
-            "/spread",
-            get(halves.layer(layer.clone().close_event(spread))),
+            "/in-an-hour",
+            get(halves.layer(layer.close_event(in_an_hour))),
         )
-        .route("/fixed", get(halves.layer(layer.close_event(fixed))))
         .route("/hand-written", get(halves_hand_written))
         .route("/", get(async || Html(PAGE)))
-        .layer(Extension(signals.clone()))
+        .layer(Extension(close.clone()))
         .layer(middleware::from_fn(log)))
 }
 
@@ -101,14 +98,13 @@ async fn log(connection: Extension<Connection>, request: Request, next: Next) ->
 
 /// Executes each line of the input until the input ends. The reader is a thread, because tokio would wait for a task that
 /// reads the input.
-fn execute(signals: Signals) -> oneshot::Receiver<()> {
+fn execute(close: Signal) -> oneshot::Receiver<()> {
     let (ended, end) = oneshot::channel();
     thread::spawn(move || {
         for command in io::stdin().lines().map_while(Result::ok) {
             println!(r#"{{"at":{},"command":"{command}"}}"#, now());
             match command.as_str() {
-                "close" => signals.close.send(),
-                "cut" => signals.cut.send(),
+                "close" => close.send(),
                 _ => eprintln!("unknown command: {command}"),
             }
         }
