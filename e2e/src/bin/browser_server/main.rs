@@ -7,58 +7,81 @@
 //! The server prints its URL, and then a line of JSON for each request and for each command. Commands are lines of its
 //! input: `close` cancels all streams. The server shuts down at SIGINT and when its input ends.
 
-mod serve;
 mod streams;
 
 use std::{
     env,
     error::Error,
-    io, thread,
+    io,
+    net::{SocketAddr, TcpListener},
+    thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use axum::{
     Extension, Router,
-    extract::Request,
+    extract::{ConnectInfo, Request},
     handler::Handler,
     middleware::{self, Next},
     response::{Html, Response},
     routing::get,
 };
-use tokio::{net::TcpListener, sync::oneshot};
+use axum_server::{Handle, tls_rustls::RustlsConfig};
+use tokio::sync::oneshot;
 use tower_sse_completion::{CloseEvent, InvalidCloseEvent, Shutdown, SseCompletionLayer};
 
-use crate::{
-    serve::{Connection, serve, tls_acceptor},
-    streams::{Signal, halves, halves_hand_written},
-};
+use crate::streams::{Signal, halves, halves_hand_written};
 
 const PAGE: &str = "<!doctype html><title>browser_server</title><link rel=icon href=data:,>";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let tls = match env::args().nth(1).as_deref() {
-        None => None,
-        Some("--tls") => Some(tls_acceptor()?),
+    let has_tls = match env::args().nth(1).as_deref() {
+        None => false,
+        Some("--tls") => true,
         Some(_) => return Err("usage: browser_server [--tls]".into()),
     };
     let port = env::var("PORT").map_or(Ok(0), |port| port.parse::<u16>())?;
-    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
-    let scheme = if tls.is_some() { "https" } else { "http" };
+    let listener = TcpListener::bind(("127.0.0.1", port))?;
+    let scheme = if has_tls { "https" } else { "http" };
     println!("{scheme}://{}", listener.local_addr()?);
 
     let shutdown = Shutdown::new();
     let close = Signal::default();
-    let app = app(&shutdown, &close)?;
+    let app = app(&shutdown, &close)?.into_make_service_with_connect_info::<SocketAddr>();
     let end_of_input = execute(close);
-    let stop = async {
+    let stop = shutdown.after(async {
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
             _ = end_of_input => {}
         }
-    };
-    serve(listener, tls, app, shutdown.after(stop)).await;
+    });
+    let handle = Handle::new();
+    tokio::spawn({
+        let handle = handle.clone();
+        async move {
+            stop.await;
+            handle.graceful_shutdown(None);
+        }
+    });
+    match has_tls {
+        true => {
+            let server = axum_server::from_tcp_rustls(listener, certificate().await?)?;
+            server.handle(handle).serve(app).await?;
+        }
+        false => {
+            let server = axum_server::from_tcp(listener)?;
+            server.handle(handle).serve(app).await?;
+        }
+    }
     Ok(())
+}
+
+/// Returns a self-signed certificate.
+async fn certificate() -> Result<RustlsConfig, Box<dyn Error>> {
+    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
+    let key = certified.signing_key.serialize_der();
+    Ok(RustlsConfig::from_der(vec![certified.cert.der().to_vec()], key).await?)
 }
 
 fn app(shutdown: &Shutdown, close: &Signal) -> Result<Router, InvalidCloseEvent> {
@@ -80,7 +103,7 @@ fn app(shutdown: &Shutdown, close: &Signal) -> Result<Router, InvalidCloseEvent>
         .layer(middleware::from_fn(log)))
 }
 
-async fn log(connection: Extension<Connection>, request: Request, next: Next) -> Response {
+async fn log(client: ConnectInfo<SocketAddr>, request: Request, next: Next) -> Response {
     let path = request
         .uri()
         .path_and_query()
@@ -90,7 +113,7 @@ async fn log(connection: Extension<Connection>, request: Request, next: Next) ->
     println!(
         r#"{{"at":{},"connection":{},"version":"{:?}","path":"{path}","lastEventId":"{id}"}}"#,
         now(),
-        connection.0.0,
+        client.port(),
         request.version(),
     );
     next.run(request).await
