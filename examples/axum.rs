@@ -7,16 +7,14 @@
 //!
 //! Open the page, and press Ctrl-C while a stream is open: the stream ends with a close event, and the process ends at
 //! once. With axum alone, the process would wait until the last client has left.
-//!
-//! The page opens the same stream with `EventSource`, htmx and Datastar. `e2e/browser/scripts` installs the latter two.
 
-use std::{convert::Infallible, error::Error, path::Path, time::Duration};
+use std::{convert::Infallible, error::Error, time::Duration};
 
 use axum::{
     Extension, Router,
     extract::Query,
     handler::Handler,
-    http::{HeaderMap, StatusCode, header},
+    http::HeaderMap,
     response::{
         Html, IntoResponse,
         sse::{Event, Sse},
@@ -24,7 +22,7 @@ use axum::{
     routing::get,
 };
 use futures_util::{Stream, StreamExt, stream};
-use tokio::{fs, time};
+use tokio::time;
 use tokio_stream::wrappers::IntervalStream;
 use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer, stop_signal};
 
@@ -60,28 +58,15 @@ fn app(shutdown: &Shutdown) -> Result<Router, Box<dyn Error>> {
         .clone()
         .cancel_when(|_| time::sleep(Duration::from_secs(3)));
     let ageing = layer.clone().max_age(Duration::from_secs(5));
-    // Datastar ignores events of other names, and reads a signal from this one.
-    let event = CloseEvent::named("datastar-patch-signals")?;
-    let signalling = layer.clone().close_event_with(move |report| {
-        let data = format!(r#"signals {{"reason":"{}"}}"#, report.ending());
-        event.clone().data(data)
-    });
 
-    let scripts = ["htmx.js", "hx-sse.js", "datastar.js"];
-    let scripts = scripts.into_iter().fold(Router::new(), |router, name| {
-        router.route(&format!("/scripts/{name}"), get(|| script(name)))
-    });
     Ok(Router::new()
         .route("/events", get(events))
-        .route("/events.html", get(html_events))
         .route("/empty", get(empty))
         .route("/finite", get(finite))
         .layer(layer)
         .route("/closed", get(events.layer(cancelling.clone())))
         .route("/chosen", get(chosen.layer(cancelling)))
         .route("/aged", get(events.layer(ageing)))
-        .route("/datastar", get(datastar_events.layer(signalling)))
-        .merge(scripts)
         .route("/", get(async || Html(include_str!("axum.html")))))
 }
 
@@ -110,36 +95,6 @@ async fn events(
     Sse::new(numbers(&parameters, &headers).map(|number| Ok(numbered(number))))
 }
 
-/// Sends the events of `events` with HTML as their data, which htmx swaps into the page.
-async fn html_events(
-    Query(parameters): Query<Parameters>,
-    headers: HeaderMap,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    Sse::new(numbers(&parameters, &headers).map(|number| {
-        let event = Event::default().id(number.to_string());
-        Ok(event.data(list_item(number)))
-    }))
-}
-
-/// Sends the events of `events` as patches of Datastar.
-async fn datastar_events(
-    Query(parameters): Query<Parameters>,
-    headers: HeaderMap,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    Sse::new(numbers(&parameters, &headers).map(|number| {
-        let event = Event::default().event("datastar-patch-elements");
-        let patch = format!(
-            "selector #datastar-events\nmode append\nelements {}",
-            list_item(number)
-        );
-        Ok(event.id(number.to_string()).data(patch))
-    }))
-}
-
-fn list_item(number: u64) -> String {
-    format!("<li>{number}  event {number}</li>")
-}
-
 /// Chooses a close event, which takes precedence over that of the layer.
 async fn chosen(parameters: Query<Parameters>, headers: HeaderMap) -> impl IntoResponse {
     let event = CloseEvent::new().data(r#"{"reason":"lunch break","back":"13:00"}"#);
@@ -151,14 +106,6 @@ async fn finite(
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let numbers = 1..=parameters.count.unwrap_or(5);
     Sse::new(stream::iter(numbers.map(|number| Ok(numbered(number)))))
-}
-
-/// Serves a script that `e2e/browser/scripts` has installed. Without the script, the page shows how to install it.
-async fn script(name: &str) -> impl IntoResponse + use<> {
-    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/scripts"));
-    let script = fs::read(folder.join(name)).await;
-    let script = script.map_err(|_| StatusCode::NOT_FOUND);
-    script.map(|script| ([(header::CONTENT_TYPE, "text/javascript")], script))
 }
 
 async fn empty() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {

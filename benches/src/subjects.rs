@@ -17,6 +17,7 @@ use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody, combinators::MapFrame};
+use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service, service_fn, util::BoxCloneSyncService};
 use tower_sse_completion::{Shutdown, SseCompletionLayer};
@@ -63,6 +64,16 @@ macro_rules! each_layer {
             $expression;
         })*
     };
+}
+
+/// Returns the runtime whose timer the deadlines of a layer use.
+///
+/// # Panics
+///
+/// Panics if the operating system has no resources for a runtime.
+pub fn runtime() -> Runtime {
+    let mut builder = Builder::new_current_thread();
+    builder.enable_time().build().expect("a runtime")
 }
 
 /// Returns a function that sends a request to the service that this layer wraps, polls the body of the response this many

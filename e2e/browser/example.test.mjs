@@ -1,4 +1,4 @@
-// The axum example in Chromium.
+// The axum example in Chromium: its streams, and its page, used by keyboard.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -7,27 +7,14 @@ import { Server, numbersTo, until, useBrowser, watch } from "./support.mjs";
 const EXAMPLE = "examples/axum";
 const browser = useBrowser();
 
-async function receiveCloseEvent(test, path) {
+async function openExample(test) {
   const server = await Server.start(test, EXAMPLE);
   const page = await browser.open(test, server.url);
-  const stream = await watch(page, path, { closes: true });
-  const [close] = await stream.count("close", 1);
-  return { ...JSON.parse(close.data), events: await stream.of("event") };
+  return { server, page };
 }
 
-test("events arrive in order, with their IDs and data", async (test) => {
-  const server = await Server.start(test, EXAMPLE);
-  const page = await browser.open(test, server.url);
-  const stream = await watch(page, "/events?interval_ms=5");
-  const events = await stream.count("event", 100);
-  const ids = numbersTo(events.length);
-  assert.deepEqual(events.map((event) => event.id), ids);
-  assert.deepEqual(events.map((event) => event.data), ids.map((id) => `event ${id}`));
-});
-
 test("Ctrl-C ends every open stream with a close event, and the process with all of them open", async (test) => {
-  const server = await Server.start(test, EXAMPLE);
-  const page = await browser.open(test, server.url);
+  const { server, page } = await openExample(test);
   const streams = [];
   // These are all connections that a browser opens to one host.
   for (let number = 0; number < 6; number++) streams.push(await watch(page, "/events?interval_ms=50"));
@@ -45,168 +32,109 @@ test("Ctrl-C ends every open stream with a close event, and the process with all
   }
 });
 
-test("the close event of an empty stream has the reason", async (test) => {
-  const { reason, events } = await receiveCloseEvent(test, "/empty");
-  assert.equal(reason, "empty");
-  assert.deepEqual(events, []);
-});
-
-test("the close event of a completed stream has the reason", async (test) => {
-  const { reason, events } = await receiveCloseEvent(test, "/finite?count=7");
-  assert.equal(reason, "completed");
-  assert.deepEqual(events.map((event) => event.id), numbersTo(7));
-});
-
-test("the close event of a stream that the layer of its route cancelled has the reason", async (test) => {
-  const { reason } = await receiveCloseEvent(test, "/closed");
-  assert.equal(reason, "cancelled");
-});
-
-test("a handler chooses its close event", async (test) => {
-  const { reason, back } = await receiveCloseEvent(test, "/chosen");
-  assert.deepEqual({ reason, back }, { reason: "lunch break", back: "13:00" });
-});
-
-test("the close event of a stream at its maximum age has the reason, and the browser resumes", async (test) => {
-  const server = await Server.start(test, EXAMPLE);
-  const page = await browser.open(test, server.url);
-  const stream = await watch(page, "/aged?interval_ms=50");
-  const [close] = await stream.count("close", 1);
-  assert.deepEqual(JSON.parse(close.data), { reason: "expired" });
-
-  await stream.count("open", 2);
-  const events = await stream.count("event", (await stream.of("event")).length + 10);
-  assert.deepEqual(events.map((event) => event.id), numbersTo(events.length), "none lost, none twice");
-});
-
-test("a page that leaves its source open resumes with the next process", async (test) => {
-  const first = await Server.start(test, EXAMPLE);
-  const page = await browser.open(test, first.url);
-  const stream = await watch(page, "/events?interval_ms=20");
-  await stream.count("event", 20);
-  assert.equal(await first.interrupt(), 0);
-  await stream.count("close", 1);
-
-  await Server.start(test, EXAMPLE, { port: first.port });
-  await stream.count("open", 2);
-  const events = await stream.count("event", (await stream.of("event")).length + 10);
-  assert.deepEqual(events.map((event) => event.id), numbersTo(events.length), "none lost, none twice");
-});
-
-const CLIENTS = ["EventSource", "htmx", "Datastar"];
-
 /** Returns the card of the page with this heading. */
 function card(page, title) {
-  const article = page.locator("article").filter({ has: page.locator("h3", { hasText: title }) });
-  const lines = () => article.locator("li").allTextContents();
+  const article = page.getByRole("article").filter({ has: page.getByRole("heading", { name: title }) });
   return {
-    lines,
-    /** Waits for this state. */
-    hasState: (state) =>
-      until(`"${state}" of ${title}`, async () => (await article.getByRole("status").textContent()) === state),
-    /** Waits for this many events, and resolves to their IDs. */
-    events: (count) =>
-      until(`${count} events of ${title}`, async () => {
-        const events = (await lines()).filter((line) => /^\d+  event \d+$/.test(line));
-        return events.length >= count && events.map((event) => event.split(" ")[0]);
-      }),
+    lines: () => article.locator("li").allTextContents(),
+    /** Waits for a state of the card. */
+    shows: (state) => until(`${title} to show ${state}`, async () => (await article.getByRole("status").textContent()) === state),
+    /** Waits for a line of the card. */
+    waitFor: (text) => article.getByText(text).first().waitFor(),
   };
 }
 
-/** Opens the page, and collects the errors of its scripts. */
-async function openPage(test, server) {
-  const page = await browser.open(test, server.url);
-  page.errors = [];
-  page.on("pageerror", (error) => page.errors.push(error.message));
-  return page;
-}
-
-test("every client closes or reconnects after Ctrl-C, as its setting requires", async (test) => {
-  const first = await Server.start(test, EXAMPLE);
-  const closing = await openPage(test, first);
-  const returning = await openPage(test, first);
-  for (const client of CLIENTS) await returning.getByLabel(`Reconnect after the close event: ${client}`).check();
-  for (const page of [closing, returning]) {
-    await page.getByRole("button", { name: "Open all three" }).click();
-    for (const client of CLIENTS) {
-      await card(page, client).hasState("open");
-      await card(page, client).events(2);
+/** Presses the Tab key until the control of this name has the focus. */
+async function tabTo(page, name) {
+  for (let presses = 0; presses < 40; presses++) {
+    await page.keyboard.press("Tab");
+    const focused = await page.evaluate(() => {
+      const { outlineStyle, outlineWidth } = getComputedStyle(document.activeElement);
+      return { name: document.activeElement.getAttribute("aria-label"), outline: `${outlineStyle} ${outlineWidth}` };
+    });
+    if (focused.name === name) {
+      assert.equal(focused.outline, "solid 3px", `the focus of ${name} is visible`);
+      return;
     }
   }
+  throw new Error(`Tab does not reach ${name}`);
+}
 
-  assert.equal(await first.interrupt(), 0, "a clean exit with all streams open");
-
-  for (const client of CLIENTS) {
-    await card(closing, client).hasState("closed: cancelled");
-    await card(returning, client).hasState("closed: cancelled; reconnecting …");
-    const event = client === "Datastar" ? "datastar-patch-signals" : "close";
-    assert.equal((await card(closing, client).lines()).at(-1), `event: ${event}  {"reason":"cancelled"}`);
+test("every stream can be opened by keyboard, and its card shows why it was closed", async (test) => {
+  const { page } = await openExample(test);
+  const requests = [];
+  page.on("request", (request) => requests.push(new URL(request.url()).pathname));
+  for (const [index, title] of ["Empty", "Finite", "Closed by the server", "Chosen by the handler", "Maximum age"].entries()) {
+    await tabTo(page, `Open: ${title}`);
+    await page.keyboard.press(index % 2 ? "Enter" : "Space");
   }
 
-  await Server.start(test, EXAMPLE, { port: first.port });
-  for (const client of CLIENTS) {
-    await card(returning, client).hasState("open");
-    const seen = (await card(returning, client).events(1)).length;
-    const events = await card(returning, client).events(seen + 2);
-    assert.deepEqual(events, numbersTo(events.length), `${client}: none lost, none twice`);
-  }
-  for (const client of CLIENTS) await card(closing, client).hasState("closed: cancelled");
-  assert.deepEqual([...closing.errors, ...returning.errors], []);
+  await card(page, "Empty").shows("closed: empty");
+  await card(page, "Finite").shows("closed: completed");
+  await card(page, "Closed by the server").shows("closed: cancelled");
+  await card(page, "Chosen by the handler").shows("closed: lunch break");
+  await card(page, "Maximum age").shows("closed: expired; reconnecting …");
+  await card(page, "Maximum age").waitFor(/^reconnected after \d+\.\d s$/);
+
+  assert.deepEqual(await card(page, "Empty").lines(), ['event: close  {"reason":"empty"}']);
+  const numbered = numbersTo(5).map((number) => `${number}  event ${number}`);
+  assert.deepEqual(await card(page, "Finite").lines(), [...numbered, 'event: close  {"reason":"completed"}']);
+  // Only the card with the setting has reconnected; the others have closed their sources.
+  const times = (path) => requests.filter((request) => request === path).length;
+  assert.ok(times("/aged") > 1);
+  assert.deepEqual(["/empty", "/finite", "/closed", "/chosen"].map(times), [1, 1, 1, 1]);
 });
 
-test("every client reports a stream that was cut as lost", async (test) => {
-  const server = await Server.start(test, EXAMPLE);
-  const page = await openPage(test, server);
-  await page.getByRole("button", { name: "Open all three" }).click();
-  for (const client of CLIENTS) await card(page, client).events(1);
-  await server.kill();
-  for (const client of CLIENTS) await card(page, client).hasState("lost; reconnecting …");
+test("a stream can be stopped by keyboard, and opened again", async (test) => {
+  const { page } = await openExample(test);
+  await tabTo(page, "Open: Endless");
+  for (const state of ["open", "stopped by you", "open"]) {
+    await page.keyboard.press("Enter");
+    await card(page, "Endless").shows(state);
+  }
+  await card(page, "Endless").waitFor("event 1");
 });
 
-test("the page can be used by keyboard", async (test) => {
-  const server = await Server.start(test, EXAMPLE);
-  const page = await openPage(test, server);
-  const focused = () =>
-    page.evaluate(() => {
-      const { ariaLabel, textContent } = document.activeElement;
-      const { outlineStyle, outlineWidth } = getComputedStyle(document.activeElement);
-      return [ariaLabel ?? textContent, `${outlineStyle} ${outlineWidth}`];
-    });
-  // The page has loaded the scripts.
-  await page.getByRole("button", { name: "Open: Maximum age" }).waitFor();
-  const expected = ["Open all three"];
-  for (const client of CLIENTS) {
-    expected.push(`Reconnect after the close event: ${client}`, `Open: ${client}`, `Events: ${client}`);
-  }
-  for (const name of expected) {
-    await page.keyboard.press("Tab");
-    assert.deepEqual(await focused(), [name, "solid 3px"]);
+test("a card closes or reconnects after Ctrl-C as its setting requires, and resumes with the next process", async (test) => {
+  const { server, page: closing } = await openExample(test);
+  const returning = await browser.open(test, server.url);
+  await tabTo(returning, "Reconnect after the close event: Endless");
+  await returning.keyboard.press("Space");
+  for (const page of [closing, returning]) {
+    await page.getByRole("button", { name: "Open: Endless" }).click();
+    await card(page, "Endless").waitFor("event 2");
   }
 
-  const code = page.locator("pre").nth(1);
-  assert.match(await code.textContent(), /hx-sse:close="close"/);
-  await page.getByLabel("Reconnect after the close event: htmx").focus();
-  await page.keyboard.press("Space");
-  assert.doesNotMatch(await code.textContent(), /hx-sse:close/);
-  await page.keyboard.press("Tab");
-  await page.keyboard.press("Enter");
-  await card(page, "htmx").events(1);
-  assert.equal((await focused())[0], "Stop: htmx", "the button keeps the focus");
-  await page.keyboard.press("Enter");
-  await card(page, "htmx").hasState("stopped by you");
-  assert.deepEqual(page.errors, []);
+  assert.equal(await server.interrupt(), 0, "a clean exit with both streams open");
+
+  await card(closing, "Endless").shows("closed: cancelled");
+  await card(returning, "Endless").shows("closed: cancelled; reconnecting …");
+  assert.equal((await card(closing, "Endless").lines()).at(-1), 'event: close  {"reason":"cancelled"}');
+
+  const next = await Server.start(test, EXAMPLE, { port: server.port });
+  await card(returning, "Endless").shows("open");
+  const events = async () => (await card(returning, "Endless").lines()).filter((line) => /^\d+  event \d+$/.test(line));
+  const seen = (await events()).length;
+  await until("two more events", async () => (await events()).length >= seen + 2);
+  const received = await events();
+  assert.deepEqual(received, numbersTo(received.length).map((id) => `${id}  event ${id}`), "none lost, none twice");
+  await card(closing, "Endless").shows("closed: cancelled");
+
+  await next.kill();
+  await card(returning, "Endless").shows("lost; reconnecting …");
 });
 
-test("without the scripts, the page shows how to install them, and EventSource works", async (test) => {
-  const server = await Server.start(test, EXAMPLE);
-  const page = await openPage(test, server);
-  await page.route("**/scripts/*", (route) => route.fulfill({ status: 404 }));
-  await page.reload();
-  for (const client of ["htmx", "Datastar"]) {
-    await card(page, client).hasState(`${client} is not installed`);
-    assert.match((await card(page, client).lines()).join(), /e2e\/browser\/scripts/);
+test("no text is cut off on narrow screens", async (test) => {
+  const { page } = await openExample(test);
+  await page.getByRole("button", { name: "Open: Chosen by the handler" }).click();
+  await card(page, "Chosen by the handler").shows("closed: lunch break");
+  for (const width of [320, 400, 800, 1280]) {
+    await page.setViewportSize({ width, height: 800 });
+    const cutOff = await page.evaluate(() =>
+      [...document.querySelectorAll("html, ol")]
+        .filter((element) => element.scrollWidth > element.clientWidth)
+        .map((element) => element.tagName),
+    );
+    assert.deepEqual(cutOff, [], `no sideways scrolling at ${width} pixels`);
   }
-  await page.getByRole("button", { name: "Open all three" }).click();
-  await card(page, "EventSource").events(1);
-  assert.deepEqual(page.errors, []);
 });

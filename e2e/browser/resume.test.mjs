@@ -13,10 +13,6 @@ const ENDS = {
     await server.command("close");
     return server;
   },
-  "a connection that is cut": async (test, server) => {
-    await server.command("cut");
-    return server;
-  },
   "a restart": async (test, server) => {
     assert.equal(await server.interrupt(), 0);
     return Server.start(test, SERVER, { port: server.port });

@@ -4,15 +4,10 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import Anthropic from "@anthropic-ai/sdk";
-import { AbstractChat, DefaultChatTransport } from "ai";
-import OpenAI from "openai";
+import { clients, read } from "./protocols.mjs";
 import { useServer } from "./server.mjs";
 
 const server = useServer();
-
-const options = { apiKey: "none", logLevel: "off" };
-const question = { messages: [{ role: "user", content: "?" }], model: "m", stream: true };
 
 const failed = '{"error":{"message":"the model has failed"}}';
 const silent = '{"error":{"message":"the model is silent"}}';
@@ -21,66 +16,24 @@ const unframed = '{"error":{"message":"no such model"}}';
 const rejected = '{"type":"error","error":{"type":"invalid_request_error","message":"no such model"}}';
 
 // `error` is the error after a response with this status and this body, and `closed` the error after the close event.
-const clients = {
-  openai: {
-    async run(baseURL) {
-      const { chat } = new OpenAI({ ...options, baseURL });
-      return collect(await chat.completions.create(question), (chunk) => chunk.choices[0].delta.content);
-    },
-    error: (status, body) => `InternalServerError: ${status} ${JSON.parse(body).error.message}`,
-    closed: "APIError: restart",
-    retries: 2,
-  },
-  openai_responses: {
-    async run(baseURL) {
-      const { responses } = new OpenAI({ ...options, baseURL });
-      return collect(await responses.create({ model: "m", input: "?", stream: true }), (event) => event.delta);
-    },
-    error: (status, body) => `InternalServerError: ${status} ${JSON.parse(body).error.message}`,
-    closed: "APIError: restart",
-    retries: 2,
-    hasPreamble: true,
-  },
+const openaiErrors = {
+  error: (status, body) => `InternalServerError: ${status} ${JSON.parse(body).error.message}`,
+  closed: "APIError: restart",
+  retries: 2,
+};
+const tested = {
+  openai: openaiErrors,
+  openai_responses: { ...openaiErrors, hasPreamble: true },
   anthropic: {
-    async run(baseURL) {
-      const { messages } = new Anthropic({ ...options, baseURL });
-      let text = "";
-      const stream = messages.stream({ ...question, max_tokens: 9 }).on("text", (piece) => (text += piece));
-      await stream.finalMessage();
-      return text;
-    },
     error: (status, body) => `${status === 504 ? "GatewayTimeoutError" : "InternalServerError"}: ${status} ${body}`,
     closed: 'APIError: {"type":"error","error":{"type":"overloaded_error","message":"restart"}}',
     retries: 2,
     hasPreamble: true,
   },
-  /** The chat behind `useChat`, without React. */
-  ai_sdk: {
-    async run(api) {
-      const state = {
-        messages: [],
-        pushMessage: (message) => state.messages.push(message),
-        replaceMessage: (index, message) => (state.messages[index] = message),
-        snapshot: structuredClone,
-      };
-      const chat = new (class extends AbstractChat {})({ state, transport: new DefaultChatTransport({ api }) });
-      await chat.sendMessage({ text: "?" });
-      if (chat.error) throw chat.error;
-      return chat.lastMessage.parts.map(({ text }) => text).join("");
-    },
-    error: (_, body) => `APICallError: ${body}`,
-    closed: "Error: restart",
-    retries: 0,
-  },
+  ai_sdk: { error: (_, body) => `APICallError: ${body}`, closed: "Error: restart", retries: 0 },
 };
 
-async function collect(stream, text) {
-  let collected = "";
-  for await (const event of stream) collected += text(event) ?? "";
-  return collected;
-}
-
-for (const [name, { run, error, closed, retries, hasPreamble }] of Object.entries(clients)) {
+for (const [name, { error, closed, retries, hasPreamble }] of Object.entries(tested)) {
   const dead = [error(502, failed), 1 + retries];
   const expected = {
     "first_event dead_once": retries ? ["one two", 2] : dead,
@@ -99,10 +52,10 @@ for (const [name, { run, error, closed, retries, hasPreamble }] of Object.entrie
     test(`${name}, ${key}`, { timeout: 60_000 }, async (test) => {
       test.mock.method(console, "error", () => {});
       const [gate, situation] = key.split(" ");
-      const describe = ({ constructor, message }) => `${constructor.name}: ${message}`;
-      const seen = await run(`${server.url}/${gate}/${name}/${situation}/${gate}`).catch(describe);
+      const url = `${server.url}/${gate}/${name}/${situation}/${gate}`;
+      const seen = await read(clients[name].run, url, retries);
       const requests = await fetch(`${server.url}/requests/${name}/${situation}/${gate}`);
-      assert.deepEqual([seen, Number(await requests.text())], result);
+      assert.deepEqual([seen.error ?? seen.text, Number(await requests.text())], result);
     });
   }
 }

@@ -1,5 +1,6 @@
 // The clients of protocols. `run` reads a stream to the end, and calls `see` with each piece of the text that a program receives. Its
-// promise rejects with the error that the client reports. `leave` does the same, and leaves at the end mark.
+// promise rejects with the error that the client reports. `leave` does the same, and leaves at the end mark. SDKs that repeat failed
+// requests do so only with the argument `maxRetries`.
 
 import assert from "node:assert/strict";
 import { HttpAgent } from "@ag-ui/client";
@@ -11,11 +12,11 @@ import { createClient } from "graphql-sse";
 import OpenAI from "openai";
 
 const question = { messages: [{ role: "user", content: "?" }], model: "m", stream: true };
-const options = { apiKey: "none", logLevel: "off", maxRetries: 0 };
+const options = (baseURL, maxRetries = 0) => ({ baseURL, maxRetries, apiKey: "none", logLevel: "off" });
 
 const openai = {
-  run(baseURL, see) {
-    const { chat } = new OpenAI({ ...options, baseURL });
+  run(baseURL, see, maxRetries) {
+    const { chat } = new OpenAI(options(baseURL, maxRetries));
     return each(chat.completions.create(question), (chunk) => see(chunk.choices[0].delta.content));
   },
   /** The client itself leaves at the end mark. */
@@ -23,8 +24,8 @@ const openai = {
 };
 
 const openai_responses = {
-  run(baseURL, see) {
-    return each(openaiEvents(baseURL), (event) => see(event.delta));
+  run(baseURL, see, maxRetries) {
+    return each(openaiEvents(baseURL, maxRetries), (event) => see(event.delta));
   },
   async leave(baseURL, see) {
     for await (const event of await openaiEvents(baseURL)) {
@@ -34,17 +35,17 @@ const openai_responses = {
   },
 };
 
-function openaiEvents(baseURL) {
-  return new OpenAI({ ...options, baseURL }).responses.create({ model: "m", input: "?", stream: true });
+function openaiEvents(baseURL, maxRetries) {
+  return new OpenAI(options(baseURL, maxRetries)).responses.create({ model: "m", input: "?", stream: true });
 }
 
 const anthropic = {
-  run(baseURL, see) {
-    const { messages } = new Anthropic({ ...options, baseURL });
+  run(baseURL, see, maxRetries) {
+    const { messages } = new Anthropic(options(baseURL, maxRetries));
     return messages.stream({ ...question, max_tokens: 9 }).on("text", see).finalMessage();
   },
   async leave(baseURL, see) {
-    const { messages } = new Anthropic({ ...options, baseURL });
+    const { messages } = new Anthropic(options(baseURL));
     for await (const event of await messages.create({ ...question, max_tokens: 9 })) {
       see(event.delta?.text);
       if (event.type === "message_stop") break;
@@ -149,10 +150,10 @@ export const clients = {
 };
 
 /** Returns the text and the error of a client that reads the stream at this URL. */
-export async function read(run, url) {
+export async function read(run, url, maxRetries) {
   let text = "";
   const see = (piece = "") => (text += piece);
-  const error = await run(url, see).then(() => undefined, describe);
+  const error = await run(url, see, maxRetries).then(() => undefined, describe);
   return { text, error };
 }
 

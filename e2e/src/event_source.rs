@@ -2,7 +2,7 @@
 
 mod connection;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
@@ -10,12 +10,12 @@ use hyper::body::Incoming;
 use testkit::decoder::{Decoder, Event};
 use tokio::time;
 
-pub use self::connection::{Connection, Version};
+pub use self::connection::{Connection, Entrance, Version};
 
 /// Reads an event stream, and reconnects whenever the stream has ended.
 #[derive(Debug)]
 pub struct EventSource {
-    address: SocketAddr,
+    entrance: Arc<Entrance>,
     path: String,
     last_event_id: String,
     reconnection_time: Duration,
@@ -64,9 +64,9 @@ const RECONNECTION_TIME: Duration = Duration::from_secs(3);
 
 impl EventSource {
     /// Returns a client that has not connected yet.
-    pub fn new(address: SocketAddr, path: &str) -> Self {
+    pub fn new(entrance: Arc<Entrance>, path: &str) -> Self {
         Self {
-            address,
+            entrance,
             path: path.to_owned(),
             last_event_id: String::new(),
             reconnection_time: RECONNECTION_TIME,
@@ -103,11 +103,7 @@ impl EventSource {
     }
 
     async fn connect(&mut self) -> ClientEvent {
-        let response = async {
-            let mut connection = Connection::open(self.address, Version::Http1).await?;
-            let response = connection.get(&self.path, &self.last_event_id).await?;
-            Ok::<_, connection::Error>((response, connection))
-        };
+        let response = self.entrance.get(&self.path, &self.last_event_id);
         let Ok((response, connection)) = response.await else {
             self.state = State::Waiting(self.reconnection_time);
             return ClientEvent::Unreachable;

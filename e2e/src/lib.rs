@@ -1,4 +1,5 @@
-//! The client and the proxies of the end-to-end tests.
+//! The client, the proxies and the processes of the end-to-end tests.
 
 pub mod event_source;
+pub mod process;
 pub mod proxy;

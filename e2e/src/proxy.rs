@@ -16,6 +16,8 @@ use std::{
 use tempfile::TempDir;
 use tokio::time;
 
+use crate::event_source::Version;
+
 /// The program of a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -36,10 +38,9 @@ pub struct Config {
 pub struct Proxy {
     child: Child,
     directory: TempDir,
-    /// The address for HTTP/1.1.
-    pub http1: SocketAddr,
-    /// The address for HTTP/2 without TLS.
-    pub http2: SocketAddr,
+    http1: SocketAddr,
+    /// Without TLS.
+    http2: SocketAddr,
 }
 
 /// The user and the group `nobody` of Debian. Proxies do not run as root, even if the tests do.
@@ -199,6 +200,14 @@ impl Config {
 }
 
 impl Proxy {
+    /// Returns the address for this version of HTTP.
+    pub fn address(&self, version: Version) -> SocketAddr {
+        match version {
+            Version::Http1 => self.http1,
+            Version::Http2 => self.http2,
+        }
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }

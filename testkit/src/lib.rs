@@ -5,7 +5,6 @@
 //! - [`driver`]: polls a body without a runtime, and counts the wake-ups.
 //! - [`decoder`]: decodes an event stream by the rules of the HTML standard.
 //! - [`vectors`]: test vectors for decoders of event streams.
-//! - [`chunked`]: decodes the chunked transfer coding of HTTP/1.1; with `net`, reads a response chunk by chunk.
 //! - [`reports`]: collects the reports of a layer.
 //! - [`connection`]: a connection whose calls return scripted results.
 //! - [`exchange`]: sends one response through a layer.
@@ -18,7 +17,6 @@
 //! - [`observed`]: a server that counts its connections, streams, reports and log events.
 //! - [`client`]: a client that stops reading, half-closes or resets its connection on demand.
 
-pub mod chunked;
 #[cfg(feature = "net")]
 pub mod client;
 pub mod connection;

@@ -4,7 +4,7 @@
 
 use std::{env, error::Error, fs, process::ExitCode};
 
-use benchmarks::{callgrind::count_all, process::output, tables::Tables};
+use benchmarks::{callgrind::count_all, output, tables::Tables};
 
 /// The compiler, and then the tables.
 const RECORD: &str = "benches/instructions.txt";

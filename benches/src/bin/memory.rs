@@ -5,7 +5,7 @@ use std::{fmt, mem, pin::Pin};
 
 use benchmarks::{
     each_layer,
-    subjects::{EVENT_STREAM, Inner, exchange},
+    subjects::{EVENT_STREAM, Inner, exchange, runtime},
     tables::name,
     upstream::{Shape, Upstream},
 };
@@ -19,10 +19,7 @@ const STREAMS: usize = 4096;
 type Boxed = Pin<Box<Upstream>>;
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .expect("a runtime");
+    let runtime = runtime();
     let _entered = runtime.enter();
     each_layer!(|column, layer| measure("allocations", column, layer));
     each_layer!(|column, layer| measure("bytes held", column, layer));

@@ -3,8 +3,8 @@
 use std::{error::Error, fs};
 
 use benchmarks::{
-    callgrind::{count, count_all, program_path},
-    process::output,
+    callgrind::{count, count_all},
+    output,
     tables::Table,
     upstream::Shape,
 };
@@ -19,7 +19,6 @@ fn main() -> Result<()> {
         tables.add(&name, count);
     }
     let table = |title| tables.get(title).to_string();
-    let run = |program: &str, arguments: &[&str]| output(&program_path(program), arguments);
     let parts = [
         ("machine", machine()?),
         (
@@ -33,9 +32,6 @@ fn main() -> Result<()> {
         ("start", table("start")),
         ("memory", table("memory")),
         ("not an event stream", table("not an event stream")),
-        ("tcp", run("tcp", &["180"])?),
-        ("drain", run("stacks", &["drain", "10000", "3"])?),
-        ("python", output("benches/python/run", &[])?),
     ];
     let fill = |report: String, (name, part): &(&str, String)| {
         report.replace(&format!("{{{{{name}}}}}"), part.trim_end())
@@ -73,8 +69,7 @@ fn machine() -> Result<String> {
         "tower-http",
     ];
     Ok(format!(
-        "Measured on {} cores of {}, Linux {}, with {}, {}, {}; the Python packages are those of \
-         `benches/python/requirements.txt`.",
+        "Measured on {} cores of {}, Linux {}, with {}, {}, {}.",
         lines("processor").count(),
         model.map_or("an unknown model", |(_, model)| model),
         output("uname", &["--kernel-release"])?.trim(),

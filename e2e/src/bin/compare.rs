@@ -1,7 +1,7 @@
 //! Prints the table of `COMPARE.md`: for each tool, the events and the end that a client receives in five situations, and
 //! whether the server returns after a signal.
 
-use std::{env, future::IntoFuture, io, net::SocketAddr, process::Stdio, time::Duration};
+use std::{future::IntoFuture, io, net::SocketAddr, time::Duration};
 
 use axum::{
     Router,
@@ -24,9 +24,8 @@ use hyper::{Request, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use testkit::{client::connect, decoder::Decoder, listener::MapSocket, server::listen};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::AsyncWriteExt,
     net::TcpListener,
-    process::{Child, Command},
     time::{self, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -51,15 +50,7 @@ enum Tool {
     Select,
     BodyTimeout,
     AxumServer,
-    Process(Program),
     Layer { closes_failures: bool },
-}
-
-/// A server without axum, which runs in its own process.
-#[derive(Clone, Copy)]
-enum Program {
-    Rocket,
-    SseStarlette,
 }
 
 #[derive(Clone, Copy)]
@@ -71,7 +62,7 @@ enum Situation {
     Unread,
 }
 
-const TOOLS: [(&str, Tool); 9] = [
+const TOOLS: [(&str, Tool); 7] = [
     ("axum, with `KeepAlive`", Tool::KeepAlive),
     ("`take_until` and `chain`", Tool::Combinators),
     ("`select!` in the handler", Tool::Select),
@@ -79,14 +70,6 @@ const TOOLS: [(&str, Tool); 9] = [
     (
         "axum-server's `Handle`, with a time limit",
         Tool::AxumServer,
-    ),
-    (
-        "Rocket's `EventStream`, with time limits",
-        Tool::Process(Program::Rocket),
-    ),
-    (
-        "sse-starlette on uvicorn",
-        Tool::Process(Program::SseStarlette),
     ),
     (
         "this layer",
@@ -129,19 +112,11 @@ async fn main() {
 /// Serves one stream to one client, and returns the cell of the table.
 async fn observe(tool: Tool, situation: Situation) -> String {
     let stop = CancellationToken::new();
-    let (address, server) = if let Tool::Process(program) = tool {
-        let (process, address) = program.start(situation).await;
-        (address, tokio::spawn(wait(process, stop.clone())))
-    } else {
-        let (listener, address) = listen().await;
-        let handler_stop = stop.clone();
-        let handler = get(async move || respond(tool, situation, handler_stop));
-        let app = Router::new().route("/", handler);
-        (
-            address,
-            tokio::spawn(serve(tool, listener, app, stop.clone())),
-        )
-    };
+    let (listener, address) = listen().await;
+    let handler_stop = stop.clone();
+    let handler = get(async move || respond(tool, situation, handler_stop));
+    let app = Router::new().route("/", handler);
+    let server = tokio::spawn(serve(tool, listener, app, stop.clone()));
 
     // Until the signal, an idle stream has time to send its event, and the stream of a client that does not read has time to
     // fill all buffers.
@@ -243,7 +218,6 @@ fn respond(tool: Tool, situation: Situation, stop: CancellationToken) -> Respons
             }))
         }
         Tool::BodyTimeout | Tool::AxumServer | Tool::Layer { .. } => event_stream(upstream),
-        Tool::Process(_) => unreachable!("the process has its own handler"),
     }
 }
 
@@ -312,74 +286,5 @@ async fn serve(tool: Tool, listener: TcpListener, app: Router, stop: Cancellatio
             let (server, _) = tokio::join!(server.into_future(), drain);
             server.expect("axum's server does not fail");
         }
-        Tool::Process(_) => unreachable!("the process has its own server"),
     }
-}
-
-impl Program {
-    /// Returns the command of the server, without the situation as its argument. The server prints its address.
-    fn command(self) -> Command {
-        let variable = |name| {
-            env::var_os(name).unwrap_or_else(|| panic!("{name} is not set; run `e2e/run compare`"))
-        };
-        match self {
-            Self::Rocket => Command::new(variable("ROCKET")),
-            Self::SseStarlette => {
-                let mut command = Command::new(variable("PYTHON"));
-                command.arg(concat!(
-                    env!("CARGO_MANIFEST_DIR"),
-                    "/compare/sse_starlette_server.py"
-                ));
-                command
-            }
-        }
-    }
-
-    /// Starts the server for one situation, and returns its process and its address.
-    async fn start(self, situation: Situation) -> (Child, SocketAddr) {
-        let situation = match situation {
-            Situation::Idle => "idle",
-            Situation::Empty => "empty",
-            Situation::Failed => "failed",
-            Situation::Truncated => "truncated",
-            Situation::Unread => "unread",
-        };
-        let mut process = self
-            .command()
-            .arg(situation)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the server starts");
-        let stderr = process.stderr.take().expect("a pipe");
-        let mut lines = BufReader::new(stderr).lines();
-        let mut log = String::new();
-        let address = loop {
-            let line = lines.next_line().await.expect("UTF-8");
-            let line = line.unwrap_or_else(|| panic!("the server printed no address:\n{log}"));
-            let address = line
-                .split_once("running on http://")
-                .and_then(|(_, rest)| rest.split_once(' '));
-            if let Some((address, _)) = address {
-                break address.parse().expect("an address");
-            }
-            log += &line;
-            log.push('\n');
-        };
-        // The server must not wait for a reader of its log.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        (process, address)
-    }
-}
-
-/// Sends SIGTERM to a server once the token is cancelled, and waits until its process has ended.
-async fn wait(mut process: Child, stop: CancellationToken) {
-    stop.cancelled().await;
-    let id = process.id().expect("the server runs").to_string();
-    let kill = Command::new("sh")
-        .args(["-c", "kill -TERM $0", &id])
-        .status();
-    assert!(kill.await.expect("a shell").success());
-    process.wait().await.expect("a status");
 }

@@ -1,4 +1,4 @@
-//! A connection to a server, over HTTP/1.1 or HTTP/2.
+//! Connections to a server, over HTTP/1.1 or HTTP/2.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -12,7 +12,7 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{net::TcpStream, task::JoinHandle};
+use tokio::{net::TcpStream, sync::Mutex, task::JoinHandle};
 
 /// A connection, which is closed when its last handle is dropped.
 #[derive(Debug)]
@@ -33,6 +33,21 @@ pub enum Version {
     Http2,
 }
 
+/// The way of a client to its server, which several clients over HTTP/2 may share with their connection.
+#[derive(Debug)]
+pub struct Entrance {
+    version: Version,
+    addresses: Vec<SocketAddr>,
+    shared: Mutex<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// The index of the address for the next connection.
+    next: usize,
+    connection: Option<Connection>,
+}
+
 /// The reason why there is no response.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -40,6 +55,54 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 enum Sender {
     Http1(http1::SendRequest<Empty<Bytes>>),
     Http2(http2::SendRequest<Empty<Bytes>>),
+}
+
+impl Entrance {
+    /// Returns an entrance whose connections have these addresses, in turn.
+    pub fn new(version: Version, addresses: &[SocketAddr], first: usize) -> Arc<Self> {
+        let shared = Shared {
+            next: first,
+            connection: None,
+        };
+        Arc::new(Self {
+            version,
+            addresses: addresses.to_vec(),
+            shared: Mutex::new(shared),
+        })
+    }
+
+    /// Requests an event stream. Returns the connection too, which the stream needs.
+    pub(super) async fn get(
+        &self,
+        path: &str,
+        last_event_id: &str,
+    ) -> Result<(Response<Incoming>, Connection), Error> {
+        let (mut connection, is_new) = self.connect().await?;
+        match connection.get(path, last_event_id).await {
+            Ok(response) => Ok((response, connection)),
+            Err(error) if is_new => Err(error),
+            // The server has ended the connection, for new streams at least.
+            Err(_) => {
+                self.shared.lock().await.connection = None;
+                let (mut connection, _) = self.connect().await?;
+                let response = connection.get(path, last_event_id).await?;
+                Ok((response, connection))
+            }
+        }
+    }
+
+    /// Returns a connection, with `true` if this call has opened the connection.
+    async fn connect(&self) -> Result<(Connection, bool), Error> {
+        let mut shared = self.shared.lock().await;
+        if let Some(connection) = shared.connection.as_ref().and_then(Connection::share) {
+            return Ok((connection, false));
+        }
+        let address = self.addresses[shared.next % self.addresses.len()];
+        shared.next += 1;
+        let connection = Connection::open(address, self.version).await?;
+        shared.connection = connection.share();
+        Ok((connection, true))
+    }
 }
 
 impl Connection {
@@ -81,7 +144,7 @@ impl Connection {
     }
 
     /// Returns a second handle of the connection, for another stream. HTTP/1.1 has one stream for each connection.
-    pub fn share(&self) -> Option<Self> {
+    fn share(&self) -> Option<Self> {
         match &self.sender {
             Sender::Http1(_) => None,
             Sender::Http2(sender) => Some(Self {

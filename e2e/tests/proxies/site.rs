@@ -65,10 +65,7 @@ impl Site {
     }
 
     pub fn address(&self, version: Version) -> SocketAddr {
-        match version {
-            Version::Http1 => self.proxy.http1,
-            Version::Http2 => self.proxy.http2,
-        }
+        self.proxy.address(version)
     }
 
     pub async fn open(&self, version: Version, path: &str) -> Client {

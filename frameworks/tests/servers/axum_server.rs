@@ -18,7 +18,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower_sse_completion::{Connection, Shutdown};
 
 use crate::{
-    support::{app, assert_body_closed, open_body},
+    support::{CLOSE, app, assert_closed, open_body},
     tls::Tls,
 };
 
@@ -76,7 +76,7 @@ async fn streams_connections_and_server_end_with_a_drain() {
     let drained = within(drain).await;
     assert_eq!((drained.ended(), drained.still_open()), (2, 0));
     for stream in streams {
-        assert_body_closed(stream).await;
+        assert_closed(stream, CLOSE).await;
     }
     within(server).await.expect("no panic").expect("no error");
 }

@@ -12,8 +12,7 @@ use futures_util::StreamExt;
 use hyper::{Request, Response, body::Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use testkit::{
-    chunked::ChunkedResponse,
-    server::{Version, listen, next_data, receive},
+    server::{Version, listen, next_data, receive, request},
     wait::within,
 };
 use tokio::{
@@ -70,25 +69,38 @@ impl Server {
     }
 }
 
-/// Sends a request for a stream of ticks to an example, and receives the first tick.
-pub async fn open(address: SocketAddr, path: &str) -> ChunkedResponse {
-    let mut response = within(ChunkedResponse::get(address, path)).await;
-    assert!(response.head.contains("content-type: text/event-stream"));
-    let first = within(response.chunk()).await;
-    assert!(first.ends_with("\n\n"), "{first:?}");
-    assert_ticks(1, &first);
-    response
+/// Sends a request for a stream of ticks to an example, receives the first tick, and returns the rest of the body.
+pub async fn open(address: SocketAddr, path: &str) -> Incoming {
+    receive_first(get_chunked(address, path).await).await
 }
 
-/// Receives the rest of a stream whose first tick has been received, and asserts that the rest is more ticks and the close event.
-pub async fn assert_closed(mut response: ChunkedResponse, close_event: &str) {
-    assert_rest(&within(response.rest()).await, close_event);
+/// Asserts that the rest of a stream is more ticks and then this close event.
+pub async fn assert_closed(body: Incoming, close_event: &str) {
+    assert_rest(&within(receive(body)).await.text(), close_event);
 }
 
 /// Asserts that a stream without events consists of the close event.
 pub async fn assert_empty_is_closed(address: SocketAddr) {
-    let mut response = within(ChunkedResponse::get(address, "/empty")).await;
-    assert_eq!(within(response.rest()).await, CLOSE);
+    let body = get_chunked(address, "/empty").await.into_body();
+    assert_eq!(within(receive(body)).await.text(), CLOSE);
+}
+
+/// Sends a request to an example. The response is chunked, so that a client can tell a clean end.
+async fn get_chunked(address: SocketAddr, path: &str) -> Response<Incoming> {
+    let response = request(address, Version::Http1, "GET", path).await;
+    assert_eq!(response.headers()["transfer-encoding"], "chunked");
+    response
+}
+
+/// Receives the first tick of a response, and returns the rest of the body.
+async fn receive_first(response: Response<Incoming>) -> Incoming {
+    let content_type = response.headers()["content-type"].as_bytes();
+    assert!(content_type.starts_with(b"text/event-stream"));
+    let mut body = response.into_body();
+    let first = next_data(&mut body).await;
+    assert!(first.ends_with(b"\n\n"), "{first:?}");
+    assert_ticks(1, std::str::from_utf8(&first).expect("text"));
+    body
 }
 
 /// Asserts that the rest of a stream is consecutive ticks from the second, and then this close event.
@@ -135,15 +147,7 @@ pub async fn open_body<T>(connection: T, version: Version) -> Incoming
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let mut body = send_get(connection, version, "/events").await.into_body();
-    let first = next_data(&mut body).await;
-    assert_ticks(1, std::str::from_utf8(&first).expect("text"));
-    body
-}
-
-/// Receives the rest of a body whose first tick has been received, and asserts that the rest is more ticks and the close event.
-pub async fn assert_body_closed(body: Incoming) {
-    assert_rest(&within(receive(body)).await.text(), CLOSE);
+    receive_first(send_get(connection, version, "/events").await).await
 }
 
 /// Sends a request over this connection. The connection stays open until the server closes it.

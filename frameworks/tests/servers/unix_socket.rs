@@ -9,7 +9,7 @@ use testkit::{
 use tokio::net::{UnixListener, UnixStream};
 use tower_sse_completion::Shutdown;
 
-use crate::support::{CLOSE, app, assert_body_closed, open_body, send_get};
+use crate::support::{CLOSE, app, assert_closed, open_body, send_get};
 
 #[tokio::test]
 async fn streams_and_server_end_after_a_close() {
@@ -31,7 +31,7 @@ async fn streams_and_server_end_after_a_close() {
 
     shutdown.close();
     for stream in streams {
-        assert_body_closed(stream).await;
+        assert_closed(stream, CLOSE).await;
     }
     within(server).await.expect("no panic").expect("no error");
     assert_eq!(shutdown.open_streams(), 0);

@@ -8,7 +8,7 @@ use std::{fmt, pin::Pin, time::Duration};
 use benchmarks::{
     callgrind::{UNITS, measure},
     each_layer,
-    subjects::{EVENT_STREAM, Inner, exchange, frames, selected_body, sse},
+    subjects::{EVENT_STREAM, Inner, exchange, frames, runtime, selected_body, sse},
     tables::name,
     upstream::{Shape, Upstream},
 };
@@ -29,10 +29,7 @@ const HTML: &str = "text/html; charset=utf-8";
 type Boxed = Pin<Box<Upstream>>;
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .expect("a runtime");
+    let runtime = runtime();
     let _entered = runtime.enter();
     match std::env::args().nth(1).as_deref() {
         Some("others") => count_others(),

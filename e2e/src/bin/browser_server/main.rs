@@ -5,85 +5,105 @@
 //! ```
 //!
 //! The server prints its URL, and then a line of JSON for each request and for each command. Commands are lines of its
-//! input: `close` cancels all streams, `cut` cuts their connections. The server shuts down at SIGINT and when its input ends.
+//! input: `close` cancels all streams. The server shuts down at SIGINT and when its input ends.
 
-mod serve;
 mod streams;
 
 use std::{
     env,
     error::Error,
-    io, thread,
+    io,
+    net::{SocketAddr, TcpListener},
+    thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use axum::{
     Extension, Router,
-    extract::Request,
+    extract::{ConnectInfo, Request},
     handler::Handler,
     middleware::{self, Next},
     response::{Html, Response},
     routing::get,
 };
-use tokio::{net::TcpListener, sync::oneshot};
+use axum_server::{Handle, tls_rustls::RustlsConfig};
+use tokio::sync::oneshot;
 use tower_sse_completion::{CloseEvent, InvalidCloseEvent, Shutdown, SseCompletionLayer};
 
-use crate::{
-    serve::{Connection, serve, tls_acceptor},
-    streams::{Signals, halves, halves_hand_written},
-};
+use crate::streams::{Signal, halves, halves_hand_written};
 
 const PAGE: &str = "<!doctype html><title>browser_server</title><link rel=icon href=data:,>";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let tls = match env::args().nth(1).as_deref() {
-        None => None,
-        Some("--tls") => Some(tls_acceptor()?),
+    let has_tls = match env::args().nth(1).as_deref() {
+        None => false,
+        Some("--tls") => true,
         Some(_) => return Err("usage: browser_server [--tls]".into()),
     };
     let port = env::var("PORT").map_or(Ok(0), |port| port.parse::<u16>())?;
-    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
-    let scheme = if tls.is_some() { "https" } else { "http" };
+    let listener = TcpListener::bind(("127.0.0.1", port))?;
+    let scheme = if has_tls { "https" } else { "http" };
     println!("{scheme}://{}", listener.local_addr()?);
 
     let shutdown = Shutdown::new();
-    let signals = Signals::default();
-    let app = app(&shutdown, &signals)?;
-    let end_of_input = execute(signals);
-    let stop = async {
+    let close = Signal::default();
+    let app = app(&shutdown, &close)?.into_make_service_with_connect_info::<SocketAddr>();
+    let end_of_input = execute(close);
+    let stop = shutdown.after(async {
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
             _ = end_of_input => {}
         }
-    };
-    serve(listener, tls, app, shutdown.after(stop)).await;
+    });
+    let handle = Handle::new();
+    tokio::spawn({
+        let handle = handle.clone();
+        async move {
+            stop.await;
+            handle.graceful_shutdown(None);
+        }
+    });
+    match has_tls {
+        true => {
+            let server = axum_server::from_tcp_rustls(listener, certificate().await?)?;
+            server.handle(handle).serve(app).await?;
+        }
+        false => {
+            let server = axum_server::from_tcp(listener)?;
+            server.handle(handle).serve(app).await?;
+        }
+    }
     Ok(())
 }
 
-fn app(shutdown: &Shutdown, signals: &Signals) -> Result<Router, InvalidCloseEvent> {
-    let seconds = Duration::from_secs;
-    let spread = CloseEvent::new().retry_between(seconds(1)..=seconds(13))?;
-    let fixed = CloseEvent::new().retry(Duration::from_millis(5500))?;
-    let close = signals.close.clone();
+/// Returns a self-signed certificate.
+async fn certificate() -> Result<RustlsConfig, Box<dyn Error>> {
+    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
+    let key = certified.signing_key.serialize_der();
+    Ok(RustlsConfig::from_der(vec![certified.cert.der().to_vec()], key).await?)
+}
+
+fn app(shutdown: &Shutdown, close: &Signal) -> Result<Router, InvalidCloseEvent> {
+    let in_an_hour = CloseEvent::new().retry(Duration::from_secs(60 * 60))?;
+    let signal = close.clone();
     let layer = SseCompletionLayer::new()
         .shutdown(shutdown)
-        .cancel_when(move |_| close.next());
+        .cancel_when(move |_| signal.next());
 
     Ok(Router::new()
         .route("/resume", get(halves.layer(layer.clone())))
         .route(
-            "/spread",
-            get(halves.layer(layer.clone().close_event(spread))),
+            "/in-an-hour",
+            get(halves.layer(layer.close_event(in_an_hour))),
         )
-        .route("/fixed", get(halves.layer(layer.close_event(fixed))))
         .route("/hand-written", get(halves_hand_written))
         .route("/", get(async || Html(PAGE)))
-        .layer(Extension(signals.clone()))
+        .layer(Extension(close.clone()))
         .layer(middleware::from_fn(log)))
 }
 
-async fn log(connection: Extension<Connection>, request: Request, next: Next) -> Response {
+async fn log(client: ConnectInfo<SocketAddr>, request: Request, next: Next) -> Response {
     let path = request
         .uri()
         .path_and_query()
@@ -93,7 +113,7 @@ async fn log(connection: Extension<Connection>, request: Request, next: Next) ->
     println!(
         r#"{{"at":{},"connection":{},"version":"{:?}","path":"{path}","lastEventId":"{id}"}}"#,
         now(),
-        connection.0.0,
+        client.port(),
         request.version(),
     );
     next.run(request).await
@@ -101,14 +121,13 @@ async fn log(connection: Extension<Connection>, request: Request, next: Next) ->
 
 /// Executes each line of the input until the input ends. The reader is a thread, because tokio would wait for a task that
 /// reads the input.
-fn execute(signals: Signals) -> oneshot::Receiver<()> {
+fn execute(close: Signal) -> oneshot::Receiver<()> {
     let (ended, end) = oneshot::channel();
     thread::spawn(move || {
         for command in io::stdin().lines().map_while(Result::ok) {
             println!(r#"{{"at":{},"command":"{command}"}}"#, now());
             match command.as_str() {
-                "close" => signals.close.send(),
-                "cut" => signals.cut.send(),
+                "close" => close.send(),
                 _ => eprintln!("unknown command: {command}"),
             }
         }

@@ -1,6 +1,6 @@
-//! Streams whose frames all end inside an event, and the signals that end the streams.
+//! Streams whose frames all end inside an event, and the signal that ends the streams.
 
-use std::{collections::HashMap, future::Future, io, time::Duration};
+use std::{collections::HashMap, convert::Infallible, future::Future, time::Duration};
 
 use axum::{
     Extension,
@@ -12,13 +12,6 @@ use axum::{
 use futures_util::{Stream, StreamExt, stream};
 use tokio::{sync::watch, time};
 use tokio_stream::wrappers::IntervalStream;
-
-/// The commands that end streams.
-#[derive(Clone, Default)]
-pub struct Signals {
-    pub close: Signal,
-    pub cut: Signal,
-}
 
 /// A signal that can be sent repeatedly, each time to its current receivers.
 #[derive(Clone, Default)]
@@ -43,32 +36,19 @@ impl Signal {
 
 /// Returns numbered events after the last event that the client has received. Every frame completes an event, and has the ID
 /// and the first half of the next event.
-pub async fn halves(
-    Query(parameters): Query<Parameters>,
-    Extension(signals): Extension<Signals>,
-    headers: HeaderMap,
-) -> impl IntoResponse {
-    let cut = signals.cut.next();
-    let cut = stream::once(async move {
-        cut.await;
-        Err(io::Error::other("cut"))
-    });
-    event_stream(stream::select(frames(&parameters, &headers).map(Ok), cut))
+pub async fn halves(Query(parameters): Query<Parameters>, headers: HeaderMap) -> impl IntoResponse {
+    event_stream(frames(&parameters, &headers))
 }
 
 /// Returns the same events with a hand-written close event at any position, for a route without the layer.
 pub async fn halves_hand_written(
     Query(parameters): Query<Parameters>,
-    Extension(signals): Extension<Signals>,
+    Extension(close): Extension<Signal>,
     headers: HeaderMap,
 ) -> impl IntoResponse {
-    let close = stream::iter(["\n\nevent: close\ndata:\n\n".to_owned()]);
-    event_stream(
-        frames(&parameters, &headers)
-            .take_until(signals.close.next())
-            .chain(close)
-            .map(Ok),
-    )
+    let close_event = stream::iter(["\n\nevent: close\ndata:\n\n".to_owned()]);
+    let frames = frames(&parameters, &headers).take_until(close.next());
+    event_stream(frames.chain(close_event))
 }
 
 fn frames(
@@ -91,11 +71,7 @@ fn frames(
     })
 }
 
-fn event_stream(
-    frames: impl Stream<Item = io::Result<String>> + Send + 'static,
-) -> impl IntoResponse {
-    (
-        [(CONTENT_TYPE, "text/event-stream")],
-        Body::from_stream(frames),
-    )
+fn event_stream(frames: impl Stream<Item = String> + Send + 'static) -> impl IntoResponse {
+    let body = Body::from_stream(frames.map(Ok::<_, Infallible>));
+    ([(CONTENT_TYPE, "text/event-stream")], body)
 }

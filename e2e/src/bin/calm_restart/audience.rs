@@ -1,257 +1,104 @@
 //! Clients that read, and reconnect when their streams have ended.
 
 use std::{
-    collections::BTreeMap,
-    error::Error,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
-use axum::http::{Response, StatusCode};
-use e2e::event_source::{Connection, Version};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use testkit::decoder::Decoder;
-use tokio::{
-    task::JoinSet,
-    time::{self, Instant},
-};
-
-use crate::site;
+use e2e::event_source::{ClientEvent, Entrance, EventSource, Version};
+use tokio::task::JoinSet;
 
 /// Clients that read until the audience is dropped.
 #[derive(Debug)]
 pub struct Audience {
-    record: Arc<Record>,
+    counts: Arc<Counts>,
     /// Aborts its tasks when it is dropped.
     _clients: JoinSet<()>,
 }
 
-/// What the clients have seen.
+/// The events of all clients.
 #[derive(Debug, Default)]
-struct Record {
+struct Counts {
     /// The number of clients with an open stream.
     reading: AtomicUsize,
-    counts: Mutex<Counts>,
-}
-
-/// What the clients of an audience have seen.
-#[derive(Debug, Default)]
-pub struct Counts {
-    /// The number of streams whose last event was the close event.
-    pub closed: usize,
-    /// The number of other streams, by the cause of their ends.
-    pub lost: BTreeMap<String, usize>,
-    /// The number of requests without an event stream, by their cause.
-    pub refused: BTreeMap<String, usize>,
-    /// The times of the first requests after the ends of streams.
-    pub reconnects: Vec<Instant>,
-    /// The times between the end of a stream and the response to the reconnect.
-    pub offline: Vec<Duration>,
-}
-
-/// The connection of a client, or of several clients over HTTP/2.
-#[derive(Debug)]
-struct Line {
-    version: Version,
-    addresses: Vec<SocketAddr>,
-    shared: tokio::sync::Mutex<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    /// The index of the address for the next connection.
-    next: usize,
-    connection: Option<Connection>,
+    closed: AtomicUsize,
+    lost: AtomicUsize,
+    refused: AtomicUsize,
 }
 
 /// Streams of a connection over HTTP/2. Each of the proxies permits more of them.
 const STREAMS: usize = 50;
 
-/// Time between two attempts of a client to connect.
-const PAUSE: Duration = Duration::from_millis(100);
-
-/// The reconnection time of a client that has received none.
-const DEFAULT_RETRY: Duration = Duration::from_secs(3);
-
-type Failure = Box<dyn Error + Send + Sync>;
-
 impl Audience {
     /// Starts clients, each with one of these addresses. A client whose connection ends takes the next address.
     pub fn gather(clients: usize, version: Version, addresses: &[SocketAddr]) -> Self {
-        let record = Arc::<Record>::default();
+        let counts = Arc::<Counts>::default();
         let streams = match version {
             Version::Http1 => 1,
             Version::Http2 => STREAMS,
         };
         let mut tasks = JoinSet::new();
-        let mut line = None;
-        for client in 0..clients {
-            if client % streams == 0 {
-                line = Some(Arc::new(Line::new(version, addresses, client / streams)));
-            }
-            if let Some(line) = &line {
-                tasks.spawn(read(Arc::clone(line), Arc::clone(&record)));
+        for first in (0..clients).step_by(streams) {
+            let entrance = Entrance::new(version, addresses, first / streams);
+            for _ in first..clients.min(first + streams) {
+                let source = EventSource::new(Arc::clone(&entrance), "/events");
+                tasks.spawn(read(source, Arc::clone(&counts)));
             }
         }
         Self {
-            record,
+            counts,
             _clients: tasks,
         }
     }
 
     /// Returns the number of clients with an open stream.
     pub fn reading(&self) -> usize {
-        self.record.reading.load(Ordering::SeqCst)
+        self.counts.reading.load(Ordering::SeqCst)
     }
 
-    /// Returns what has been counted since the last call.
-    pub fn take_counts(&self) -> Counts {
-        std::mem::take(&mut *self.record.counts())
+    /// Returns the number of streams that ended cleanly after their close event.
+    pub fn closed(&self) -> usize {
+        self.counts.closed.load(Ordering::SeqCst)
     }
 
-    /// Returns the number of streams that have ended since the last call of [`take_counts`](Self::take_counts).
-    pub fn ends(&self) -> usize {
-        let counts = self.record.counts();
-        counts.closed + counts.lost.values().sum::<usize>()
+    /// Returns the number of streams that ended in another way.
+    pub fn lost(&self) -> usize {
+        self.counts.lost.load(Ordering::SeqCst)
     }
-}
 
-impl Record {
-    fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns the number of requests without an event stream.
+    pub fn refused(&self) -> usize {
+        self.counts.refused.load(Ordering::SeqCst)
     }
 }
 
-impl Counts {
-    /// Adds the counts of another part of a run.
-    pub fn add(&mut self, other: Self) {
-        self.closed += other.closed;
-        for (sum, part) in [
-            (&mut self.lost, other.lost),
-            (&mut self.refused, other.refused),
-        ] {
-            for (cause, count) in part {
-                *sum.entry(cause).or_default() += count;
-            }
-        }
-        self.reconnects.extend(other.reconnects);
-        self.offline.extend(other.offline);
-    }
-}
-
-impl Line {
-    fn new(version: Version, addresses: &[SocketAddr], number: usize) -> Self {
-        let shared = Shared {
-            next: number % addresses.len(),
-            connection: None,
-        };
-        Self {
-            version,
-            addresses: addresses.to_vec(),
-            shared: tokio::sync::Mutex::new(shared),
-        }
-    }
-
-    /// Requests a stream. Returns the connection too, which the stream needs.
-    async fn request(&self) -> Result<(Response<Incoming>, Connection), Failure> {
-        let (mut connection, is_new) = self.connect().await?;
-        match connection.get("/events", "").await {
-            Ok(response) => Ok((response, connection)),
-            Err(error) if is_new => Err(error),
-            // The server has ended the connection, for new streams at least.
-            Err(_) => {
-                self.shared.lock().await.connection = None;
-                let (mut connection, _) = self.connect().await?;
-                let response = connection.get("/events", "").await?;
-                Ok((response, connection))
-            }
-        }
-    }
-
-    /// Returns a connection, with `true` if this call has opened it.
-    async fn connect(&self) -> Result<(Connection, bool), Failure> {
-        let mut shared = self.shared.lock().await;
-        if let Some(connection) = shared.connection.as_ref().and_then(Connection::share) {
-            return Ok((connection, false));
-        }
-        let address = self.addresses[shared.next % self.addresses.len()];
-        shared.next += 1;
-        let connection = Connection::open(address, self.version).await?;
-        shared.connection = connection.share();
-        Ok((connection, true))
-    }
-}
-
-async fn read(line: Arc<Line>, record: Arc<Record>) {
-    let mut ended = None;
+async fn read(mut source: EventSource, counts: Arc<Counts>) {
+    let add = |count: &AtomicUsize| count.fetch_add(1, Ordering::SeqCst);
+    let mut is_closed = false;
     loop {
-        let requested = Instant::now();
-        let (response, _connection) = loop {
-            let cause = match line.request().await {
-                Ok(answer) if answer.0.status() == StatusCode::OK => break answer,
-                Ok((response, _)) => response.status().to_string(),
-                Err(error) => causes(&*error),
-            };
-            *record.counts().refused.entry(cause).or_default() += 1;
-            time::sleep(PAUSE).await;
-        };
-        if let Some(ended) = ended {
-            let mut counts = record.counts();
-            counts.reconnects.push(requested);
-            counts.offline.push(Instant::now() - ended);
-        }
-        record.reading.fetch_add(1, Ordering::SeqCst);
-        let (loss, retry) = read_stream(response.into_body()).await;
-        record.reading.fetch_sub(1, Ordering::SeqCst);
-        ended = Some(Instant::now());
-        {
-            let mut counts = record.counts();
-            match loss {
-                None => counts.closed += 1,
-                Some(cause) => *counts.lost.entry(cause).or_default() += 1,
+        match source.next().await {
+            ClientEvent::Connecting => is_closed = false,
+            ClientEvent::Opened(_) => {
+                add(&counts.reading);
             }
-        }
-        time::sleep(retry).await;
-    }
-}
-
-/// Reads a stream to its end. Returns the cause if its last event is not the close event, and the reconnection time.
-async fn read_stream(mut body: Incoming) -> (Option<String>, Duration) {
-    let mut decoder = Decoder::new();
-    let (mut is_closed, mut error) = (false, None);
-    while let Some(frame) = body.frame().await {
-        match frame {
-            Ok(frame) => {
-                let data = frame.into_data().unwrap_or_default();
-                if let Some(last) = decoder.feed(&data).last() {
-                    is_closed = site::is_close_event(last);
-                }
+            ClientEvent::Event(event) => is_closed = event.event_type == "close",
+            ClientEvent::Ended { clean } => {
+                counts.reading.fetch_sub(1, Ordering::SeqCst);
+                add(match clean && is_closed {
+                    true => &counts.closed,
+                    false => &counts.lost,
+                });
             }
-            Err(failed) => {
-                error = Some(causes(&failed));
-                break;
+            ClientEvent::Unreachable => {
+                add(&counts.refused);
+            }
+            ClientEvent::Failed(_) => {
+                add(&counts.refused);
+                return;
             }
         }
     }
-    let loss = match is_closed {
-        true => None,
-        false => Some(error.unwrap_or_else(|| "a clean end".to_owned())),
-    };
-    (loss, decoder.retry().unwrap_or(DEFAULT_RETRY))
-}
-
-/// Returns the message of an error, with its causes.
-fn causes(error: &dyn Error) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
-    }
-    message
 }

@@ -1,26 +1,22 @@
 //! One of the servers: a process that ends at SIGTERM.
 
-use std::{
-    convert::Infallible, future::IntoFuture, net::SocketAddr, pin::pin, process::Stdio,
-    time::Duration,
-};
+use std::{convert::Infallible, future::IntoFuture, net::SocketAddr, pin::pin, time::Duration};
 
 use axum::{
     Router,
     response::sse::{Event, Sse},
     routing::get,
 };
+use e2e::process::Process;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines},
     net::TcpSocket,
-    process::{Child, ChildStdout, Command},
     signal::unix::{SignalKind, signal},
     time::{self, Instant},
 };
 use tower_sse_completion::{CloseEvent, Shutdown, SseCompletionLayer};
 
-use crate::{Result, site::Retry};
+use crate::Result;
 
 /// The configuration of a server.
 #[derive(Debug, Clone, Copy)]
@@ -28,21 +24,16 @@ pub struct Instance {
     pub address: SocketAddr,
     /// The time over which streams end.
     pub window: Duration,
-    /// The reconnection times in the close events.
-    pub retry: Retry,
-    /// The time between two events of a stream.
-    pub period: Duration,
 }
 
-/// The process of a server.
-#[derive(Debug)]
-pub struct Running {
-    child: Child,
-    output: Lines<BufReader<ChildStdout>>,
-}
+/// The time between two events of a stream.
+const PERIOD: Duration = Duration::from_millis(200);
 
 /// All clients may connect at once.
 const BACKLOG: u32 = 4096;
+
+/// Reconnection time in the close events.
+const SHORT_RETRY: Duration = Duration::from_millis(100);
 
 /// Reconnection time after a crash: that of the close event would otherwise stay in force on the next instance.
 const RETRY: Duration = Duration::from_secs(3);
@@ -51,35 +42,17 @@ const RETRY: Duration = Duration::from_secs(3);
 const LONG: Duration = Duration::from_secs(60);
 
 impl Instance {
-    /// Starts this program again as this instance, and returns when it accepts connections.
-    pub async fn start(&self) -> Result<Running> {
-        let times = [self.window, self.retry[0], self.retry[1], self.period];
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("instance")
-            .arg(self.address.to_string())
-            .args(times.map(|time| time.as_millis().to_string()))
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let output = child.stdout.take().ok_or("no output")?;
-        let mut output = BufReader::new(output).lines();
-        match output.next_line().await? {
-            Some(_ready) => Ok(Running { child, output }),
-            None => Err(format!("the instance {} does not start", self.address).into()),
-        }
+    /// Starts this program again as this instance, and returns when the instance accepts connections.
+    pub async fn start(&self) -> Result<Process> {
+        let window = self.window.as_millis().to_string();
+        Process::start(&["instance".to_owned(), self.address.to_string(), window]).await
     }
 
     /// Parses the arguments of [`start`](Self::start).
-    pub fn parse(arguments: &[&str]) -> Result<Self> {
-        let [address, window, from, to, period] = arguments[..] else {
-            return Err("an instance has five arguments".into());
-        };
-        let time = |text: &str| text.parse().map(Duration::from_millis);
+    pub fn parse(address: &str, window: &str) -> Result<Self> {
         Ok(Self {
             address: address.parse()?,
-            window: time(window)?,
-            retry: [time(from)?, time(to)?],
-            period: time(period)?,
+            window: Duration::from_millis(window.parse()?),
         })
     }
 
@@ -87,13 +60,13 @@ impl Instance {
     pub async fn serve(self) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let shutdown = Shutdown::new();
-        let close_event = CloseEvent::new().retry_between(self.retry[0]..=self.retry[1])?;
+        let close_event = CloseEvent::new().retry(SHORT_RETRY)?;
         let layer = SseCompletionLayer::new()
             .shutdown(&shutdown)
             .end_on_drain(|_| true)
             .close_event(close_event);
         let app = Router::new()
-            .route("/events", get(async move || Sse::new(events(self.period))))
+            .route("/events", get(async || Sse::new(events())))
             .layer(layer);
         let socket = TcpSocket::new_v4()?;
         socket.set_reuseaddr(true)?;
@@ -124,32 +97,26 @@ impl Instance {
     }
 }
 
-impl Running {
-    /// Sends SIGTERM, waits for the end of the process, and returns the number of streams that its drain ended.
-    pub async fn stop(mut self) -> Result<usize> {
-        let id = self.child.id().ok_or("the instance has ended")?;
-        // `kill` is a builtin of every shell.
-        let kill = format!("kill -TERM {id}");
-        let signalled = Command::new("sh").args(["-c", &kill]).status().await?;
-        if !signalled.success() {
-            return Err("the instance has ended".into());
-        }
-        let drained = time::timeout(LONG, self.output.next_line()).await??;
-        let drained = drained.ok_or("the instance has not drained")?;
-        time::timeout(LONG, self.child.wait()).await??;
-        let (ended, still_open) = drained.split_once(' ').ok_or("not a drain")?;
-        match still_open {
-            "0" => Ok(ended.parse()?),
-            _ => Err(format!("{still_open} streams are still open after the drain").into()),
-        }
+/// Sends SIGTERM, waits for the end of the process, and returns the number of streams that its drain ended.
+pub async fn stop(process: &mut Process) -> Result<usize> {
+    process.terminate().await?;
+    let drained = time::timeout(LONG, process.line()).await??;
+    let drained = drained.ok_or("the instance has not drained")?;
+    if !process.ends_within(LONG).await? {
+        return Err("the instance does not end".into());
+    }
+    let (ended, still_open) = drained.split_once(' ').ok_or("not a drain")?;
+    match still_open {
+        "0" => Ok(ended.parse()?),
+        _ => Err(format!("{still_open} streams are still open after the drain").into()),
     }
 }
 
 /// Returns events of about 100 bytes. The first one resets the reconnection time.
-fn events(period: Duration) -> impl Stream<Item = std::result::Result<Event, Infallible>> {
+fn events() -> impl Stream<Item = std::result::Result<Event, Infallible>> {
     let first = Event::default().retry(RETRY).data("ready");
-    let start = Instant::now() + period.mul_f64(fastrand::f64());
-    let ticks = stream::unfold(time::interval_at(start, period), async |mut interval| {
+    let start = Instant::now() + PERIOD.mul_f64(fastrand::f64());
+    let ticks = stream::unfold(time::interval_at(start, PERIOD), async |mut interval| {
         interval.tick().await;
         Some((Event::default().data("x".repeat(90)), interval))
     });

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::event_source::{ClientEvent, EventSource};
+use e2e::event_source::{ClientEvent, Entrance, EventSource, Version};
 use tokio::task::JoinSet;
 
 use crate::{audit::Audit, flow::Events, instance::INSTANCE, outcome::Outcome};
@@ -38,7 +38,8 @@ impl Audience {
         let mut tasks = JoinSet::new();
         let clients = addresses.iter().cycle().take(clients).map(|address| {
             let client = Arc::<Mutex<Client>>::default();
-            let source = EventSource::new(*address, "/events");
+            let entrance = Entrance::new(Version::Http1, &[*address], 0);
+            let source = EventSource::new(entrance, "/events");
             tasks.spawn(read(source, Arc::clone(&client), start));
             client
         });

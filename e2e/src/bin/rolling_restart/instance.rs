@@ -1,8 +1,6 @@
 //! One of the servers: a process that ends at SIGTERM.
 
-use std::{
-    convert::Infallible, error::Error, net::SocketAddr, process::Stdio, sync::Arc, time::Duration,
-};
+use std::{convert::Infallible, error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -12,15 +10,14 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use e2e::process::Process;
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 use instances::{
     app,
     log::{FIRST, Log, Message},
 };
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
     net::TcpListener,
-    process::{Child, Command},
     signal::unix::{SignalKind, signal},
     time,
 };
@@ -52,22 +49,16 @@ struct Server {
 }
 
 impl Instance {
-    /// Starts this program again as this instance, and returns when it accepts connections.
-    pub async fn start(&self) -> Result<Child, Box<dyn Error>> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("instance")
-            .arg(self.address.to_string())
-            .arg(&self.redis)
-            .arg(self.number.to_string())
-            .arg((self.variant as usize).to_string())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let stdout = child.stdout.take().ok_or("no output")?;
-        match BufReader::new(stdout).lines().next_line().await? {
-            Some(_ready) => Ok(child),
-            None => Err(format!("instance {} does not start", self.number).into()),
-        }
+    /// Starts this program again as this instance, and returns when the instance accepts connections.
+    pub async fn start(&self) -> Result<Process, Box<dyn Error>> {
+        Process::start(&[
+            "instance".to_owned(),
+            self.address.to_string(),
+            self.redis.clone(),
+            self.number.to_string(),
+            (self.variant as usize).to_string(),
+        ])
+        .await
     }
 
     /// Parses the arguments of [`start`](Self::start). Returns `None` for other arguments.

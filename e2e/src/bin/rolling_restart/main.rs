@@ -16,7 +16,7 @@ mod run;
 
 use std::{env, error::Error, process::ExitCode, time::Duration};
 
-use e2e::proxy::Kind;
+use e2e::{process::allow_files, proxy::Kind};
 
 use self::{instance::Instance, outcome::print_table};
 
@@ -69,10 +69,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     if kind.is_none() && proxy != "none" {
         return Err(USAGE.into());
     }
-    let files = OTHER_FILES + FILES_PER_CLIENT * clients as u64;
-    if rlimit::increase_nofile_limit(files)? < files {
-        return Err(format!("{files} files have to be open").into());
-    }
+    allow_files(OTHER_FILES + FILES_PER_CLIENT * clients as u64)?;
 
     println!("{clients} clients, proxy: {proxy}, 2 instances");
     let mut outcomes = Vec::new();

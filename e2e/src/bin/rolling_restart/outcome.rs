@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::{Variant, audit::Findings};
 
+/// The time for which reconnects are counted.
+const WINDOW: Duration = Duration::from_millis(250);
+
 #[derive(Debug)]
 pub struct Outcome {
     pub variant: Variant,
@@ -55,26 +58,13 @@ impl Outcome {
             && (closed || !self.variant.has_layer())
     }
 
-    /// Returns the maximum number of reconnects in any window of this length.
-    fn max_reconnects(&self, window: Duration) -> usize {
+    /// Returns the maximum number of reconnects in any [`WINDOW`].
+    fn max_reconnects(&self) -> usize {
         let times = &self.reconnects;
         let in_window = |(first, start): (usize, &Duration)| {
-            times.partition_point(|time| *time < *start + window) - first
+            times.partition_point(|time| *time < *start + WINDOW) - first
         };
         times.iter().enumerate().map(in_window).max().unwrap_or(0)
-    }
-
-    /// Draws the reconnects of each second as a column.
-    fn plot(&self) -> String {
-        const COLUMNS: [char; 9] = ['·', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-        let seconds = self.reconnects.iter().map(Duration::as_secs);
-        let column = |second| {
-            let count = seconds.clone().filter(|time| *time == second).count();
-            COLUMNS[(8 * count).div_ceil(self.clients).min(8)]
-        };
-        (0..=seconds.clone().max().unwrap_or(0))
-            .map(column)
-            .collect()
     }
 }
 
@@ -106,12 +96,9 @@ pub fn print_table(outcomes: &[Outcome]) {
         format!("{:.2} s{killed}", time.as_secs_f64())
     });
     count("reconnects", &|run| run.reconnects.len() as u64);
-    for (label, window) in [("in one second", 1_000), ("in 250 ms", 250)] {
-        count(&format!("most reconnects {label}"), &|run| {
-            run.max_reconnects(Duration::from_millis(window)) as u64
-        });
-    }
-    row("reconnects by second, █: all clients", &|run| run.plot());
+    count("most reconnects in 250 ms", &|run| {
+        run.max_reconnects() as u64
+    });
     count("connections refused", &|run| run.unreachable as u64);
     count("clients that gave up", &|run| run.gave_up as u64);
     row(

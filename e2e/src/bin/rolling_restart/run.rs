@@ -6,12 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::proxy::{Config, Kind, free_address};
-use instances::redis_server::RedisServer;
-use tokio::{
-    process::{Child, Command},
-    time,
+use e2e::{
+    event_source::Version,
+    process::{Process, until},
+    proxy::{Config, Kind, free_address},
 };
+use instances::redis_server::RedisServer;
+use tokio::time;
 
 use crate::{Variant, audience::Audience, flow::Flow, instance::Instance, outcome::Outcome};
 
@@ -23,8 +24,6 @@ const CALM: Duration = Duration::from_millis(1_500);
 
 /// The time from the start of an event until most streams have sent a part of it.
 const MIDDLE: Duration = Duration::from_millis(20);
-
-const LONG: Duration = Duration::from_secs(60);
 
 /// Restarts everything but the proxy, one after the other, while all clients read.
 ///
@@ -56,7 +55,7 @@ pub async fn restart_all(
         None => None,
     };
     let entrances = match &proxy {
-        Some(proxy) => vec![proxy.http1],
+        Some(proxy) => vec![proxy.address(Version::Http1)],
         None => addresses.to_vec(),
     };
     let audience = Audience::gather(clients, &entrances);
@@ -107,31 +106,12 @@ async fn calm(audience: &Audience) -> Result<(), Box<dyn Error>> {
     Ok(until("clients read", || audience.all_read()).await?)
 }
 
-/// Sends SIGTERM, waits for the end of the process, and returns `true` if it had to be killed.
-async fn stop(instance: &mut Child) -> Result<bool, Box<dyn Error>> {
-    let id = instance.id().ok_or("the instance has ended")?;
-    // `kill` is a builtin of every shell.
-    let kill = format!("kill -TERM {id}");
-    let signalled = Command::new("sh").args(["-c", &kill]).status().await?;
-    if !signalled.success() {
-        return Err("the instance has ended".into());
+/// Sends SIGTERM, waits for the end of the process, and returns `true` if the process had to be killed.
+async fn stop(instance: &mut Process) -> Result<bool, Box<dyn Error>> {
+    instance.terminate().await?;
+    let has_ended = instance.ends_within(GRACE).await?;
+    if !has_ended {
+        instance.kill().await?;
     }
-    match time::timeout(GRACE, instance.wait()).await {
-        Ok(ended) => ended.map(|_| false).map_err(Into::into),
-        Err(_) => {
-            instance.kill().await?;
-            Ok(true)
-        }
-    }
-}
-
-async fn until(event: &str, condition: impl Fn() -> bool) -> Result<(), String> {
-    let wait = async {
-        while !condition() {
-            time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    time::timeout(LONG, wait)
-        .await
-        .map_err(|_| format!("timed out waiting until {event}"))
+    Ok(!has_ended)
 }

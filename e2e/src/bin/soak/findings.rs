@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, mem, time::Duration};
 use testkit::observed::Logged;
 use tracing::Level;
 
-use crate::{clients::End, samples};
+use crate::{clients::End, resources::open_files};
 
 /// All endings of streams, each of which occurs.
 const ENDINGS: usize = 8;
@@ -20,6 +20,8 @@ pub struct Life {
     pub ends: BTreeMap<End, usize>,
     pub connections_cut: usize,
     pub drain: Duration,
+    /// The peak of the resident memory, in bytes.
+    pub peak: u64,
 }
 
 /// The results of all servers, and the resources that remain after them.
@@ -39,18 +41,18 @@ impl Findings {
     /// # Errors
     ///
     /// Fails if the kernel does not list the open files.
-    pub fn add(&mut self, number: u32, life: Life, allocations: i64, peak: u64) -> io::Result<()> {
-        let files = samples::open_files()?;
+    pub fn add(&mut self, number: u32, life: Life, allocations: i64) -> io::Result<()> {
+        let files = open_files()?;
         println!(
             "server {number}: {} streams, {} MiB, drained in {:.1?}, {} connections cut; \
              {files} files and {allocations} allocations are left",
             life.streams(),
-            peak >> 20,
+            life.peak >> 20,
             life.drain,
             life.connections_cut,
         );
         if number > 0 {
-            self.peaks.push(peak);
+            self.peaks.push(life.peak);
             self.expect(allocations <= KEPT_ALLOCATIONS, || {
                 format!("{allocations} allocations remain after server {number}")
             });

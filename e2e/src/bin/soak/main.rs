@@ -1,7 +1,7 @@
 //! Many streams for a long time: clients connect and leave, and the server is drained and restarted within the process.
 //!
 //! ```text
-//! soak --minutes N [--streams N] [--plot FILE.svg]
+//! soak --minutes N [--streams N]
 //! ```
 //!
 //! It fails if a stream is not reported exactly once, if a client receives a torn event or an end that its stream does not
@@ -12,33 +12,32 @@
 
 mod clients;
 mod findings;
-mod samples;
+mod resources;
 mod site;
 mod streams;
 
 use std::{
     error::Error,
-    fs,
     net::SocketAddr,
-    path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
+use e2e::process::allow_files;
 use testkit::{observed::Logged, wait::until};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use self::{
     clients::Clients,
     findings::{Findings, Life},
-    samples::Samples,
+    resources::memory,
     site::Site,
 };
 
 /// The reason why a run fails.
 pub type Failure = Box<dyn Error + Send + Sync>;
 
-const USAGE: &str = "usage: soak --minutes N [--streams N] [--plot FILE.svg]";
+const USAGE: &str = "usage: soak --minutes N [--streams N]";
 
 /// Time from the start of a server to the end of its drain, unless the run is short.
 const LIFE: Duration = Duration::from_secs(5 * 60);
@@ -67,23 +66,18 @@ const OTHER_FILES: usize = 1_000;
 struct Arguments {
     minutes: u32,
     streams: usize,
-    plot: Option<PathBuf>,
 }
 
 fn main() -> Result<ExitCode, Failure> {
     let arguments = Arguments::parse().ok_or(USAGE)?;
     let streams = arguments.streams;
-    let files = (FILES_PER_STREAM * streams + OTHER_FILES) as u64;
-    if rlimit::increase_nofile_limit(files)? < files {
-        return Err(format!("{files} files have to be open").into());
-    }
+    allow_files((FILES_PER_STREAM * streams + OTHER_FILES) as u64)?;
     let logged = Logged::default();
     tracing::subscriber::set_global_default(logged.clone())?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
 
     let minutes = Duration::from_secs(60 * u64::from(arguments.minutes));
     let lives = LIVES.max((minutes.as_secs() / LIFE.as_secs()) as u32);
-    let mut samples = Samples::new();
     let mut findings = Findings::default();
     let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
     for number in 0..=lives {
@@ -95,12 +89,9 @@ fn main() -> Result<ExitCode, Failure> {
         };
         let mut life = Ok(Life::default());
         let kept = allocation_counter::measure(|| {
-            life = live(&runtime, &mut address, streams, length, &mut samples);
+            life = live(&runtime, &mut address, streams, length);
         });
-        findings.add(number, life?, kept.count_current, samples.take_peak())?;
-    }
-    if let Some(plot) = arguments.plot {
-        fs::write(plot, samples.plot())?;
+        findings.add(number, life?, kept.count_current)?;
     }
     let failures = findings.finish(&logged);
     for failure in &failures {
@@ -118,7 +109,6 @@ fn live(
     address: &mut SocketAddr,
     streams: usize,
     length: Duration,
-    samples: &mut Samples,
 ) -> Result<Life, Failure> {
     runtime.block_on(async {
         let (site, bound) = Site::start(*address)?;
@@ -127,9 +117,10 @@ fn live(
         let stay = MIN_STAY.max(streams as f64 / CHURN as f64);
         let mut clients = Clients::new(bound, stay);
         let start = Instant::now();
+        let mut peak = 0;
         while clients.opened() < streams || start.elapsed() < length {
             clients.keep(streams, TICK).await?;
-            samples.take(shutdown.open_streams())?;
+            peak = peak.max(memory()?);
         }
 
         let draining = Instant::now();
@@ -140,7 +131,6 @@ fn live(
         clients.finish().await?;
         // Connections that have been cut end at their next turn.
         until(|| Handle::current().metrics().num_alive_tasks() == 0).await;
-        samples.take(shutdown.open_streams())?;
         let left = (
             shutdown.open_streams(),
             account.open(),
@@ -154,6 +144,7 @@ fn live(
             ends: clients.ends,
             connections_cut: drained.connections_cut(),
             drain,
+            peak,
         })
     })
 }
@@ -163,7 +154,6 @@ impl Arguments {
         let mut parsed = Self {
             minutes: 0,
             streams: 5_000,
-            plot: None,
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(name) = arguments.next() {
@@ -171,7 +161,6 @@ impl Arguments {
             match name.as_str() {
                 "--minutes" => parsed.minutes = value.parse().ok()?,
                 "--streams" => parsed.streams = value.parse().ok()?,
-                "--plot" => parsed.plot = Some(value.into()),
                 _ => return None,
             }
         }
