@@ -15,17 +15,14 @@ use axum::{
     Router,
     body::Body,
     http::{Method, StatusCode},
-    response::{
-        IntoResponse, Response,
-        sse::{Event, Sse},
-    },
+    response::sse::{Event, Sse},
     routing::{get, post},
 };
 use futures_util::{StreamExt, future::Either, stream};
 use testkit::{
     client::{Client, connect},
-    listener::MapSocket,
-    server::{VERSIONS, listen, next_data, receive},
+    listener::serve_axum,
+    server::{VERSIONS, next_data, receive},
     wait::{until, within},
 };
 use tokio::{
@@ -38,7 +35,7 @@ use tower_sse_completion::{Drained, EventMatch, Shutdown, SseCompletionLayer};
 /// Longer than a test waits for anything.
 const GRACE: Duration = Duration::from_secs(600);
 
-/// A server whose handlers respond, and whose streams end, when the test permits it.
+/// A server whose streams end when the test permits it.
 #[derive(Clone)]
 struct Site {
     shutdown: Shutdown,
@@ -46,10 +43,8 @@ struct Site {
     wraps: bool,
     /// Stops accepting connections, and closes idle ones, when the drain begins.
     is_graceful: bool,
-    /// Requests whose handlers have begun.
+    /// Requests for `/never` whose handlers have begun.
     begun: Arc<AtomicUsize>,
-    /// One permit for each response.
-    respond: Arc<Semaphore>,
     /// One permit for each stream.
     finish: Arc<Semaphore>,
 }
@@ -61,7 +56,6 @@ impl Site {
             wraps,
             is_graceful,
             begun: Arc::default(),
-            respond: Arc::new(Semaphore::new(0)),
             finish: Arc::new(Semaphore::new(0)),
         }
     }
@@ -77,21 +71,14 @@ impl Site {
         Sse::new(stream::iter([event]).chain(rest.flatten()))
     }
 
-    async fn respond(self) -> Response {
-        self.begun.fetch_add(1, Ordering::SeqCst);
-        self.respond.acquire().await.expect("open").forget();
-        self.events().into_response()
-    }
-
     fn app(&self) -> Router {
-        let (late, at_once, never) = (self.clone(), self.clone(), self.clone());
+        let (at_once, never) = (self.clone(), self.clone());
         let never = async move || {
             never.begun.fetch_add(1, Ordering::SeqCst);
             std::future::pending::<StatusCode>().await
         };
         let layer = SseCompletionLayer::new().shutdown(&self.shutdown);
         Router::new()
-            .route("/late", get(move || late.clone().respond()))
             .route("/at-once", get(async move || at_once.events()))
             .route("/never", post(never))
             .route(
@@ -102,26 +89,20 @@ impl Site {
     }
 
     async fn serve(&self) -> (SocketAddr, JoinHandle<()>) {
-        let (listener, address) = listen().await;
-        let app = self.app();
-        let site = self.clone();
         let signal = match self.is_graceful {
             true => Either::Left(self.shutdown.draining()),
             false => Either::Right(self.shutdown.closed()),
         };
-        let server = async move {
-            let served = if site.wraps {
-                let shutdown = site.shutdown.clone();
-                let listener = MapSocket::new(listener, move |socket| shutdown.connection(socket));
-                let server = axum::serve(listener, app).with_graceful_shutdown(signal);
-                server.await
-            } else {
-                let server = axum::serve(listener, app).with_graceful_shutdown(signal);
-                server.await
-            };
-            served.expect("the server does not fail");
-        };
-        (address, tokio::spawn(server))
+        let shutdown = self.shutdown.clone();
+        match self.wraps {
+            true => {
+                serve_axum(self.app(), signal, move |socket| {
+                    shutdown.connection(socket)
+                })
+                .await
+            }
+            false => serve_axum(self.app(), signal, |socket| socket).await,
+        }
     }
 
     async fn drain(&self, grace: Duration) -> JoinHandle<Drained> {
@@ -147,42 +128,6 @@ fn counts(drained: Drained) -> (usize, usize, usize) {
 async fn settle() {
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
-#[tokio::test]
-async fn c18_drain_waits_for_a_handler_that_responds_during_the_grace() {
-    for version in VERSIONS {
-        for wraps in [false, true] {
-            let case = (version, wraps);
-            let site = Site::new(wraps, true);
-            let (address, server) = site.serve().await;
-            let mut client = Client::connect(address, version).await;
-            let response = tokio::spawn(async move {
-                let response = client.get("/late").await;
-                (client, response.into_body())
-            });
-            site.until_begun(1).await;
-            let drain = site.drain(GRACE).await;
-            settle().await;
-            assert!(!drain.is_finished(), "{case:?}: a request is pending");
-            assert!(
-                !site.shutdown.is_closed(),
-                "{case:?}: the grace is not over"
-            );
-
-            site.respond.add_permits(1);
-            let (client, mut body) = within(response).await.expect("no panic");
-            assert_eq!(next_data(&mut body).await, "data: late\n\n", "{case:?}");
-            settle().await;
-            assert!(!drain.is_finished(), "{case:?}: the stream is open");
-            site.finish.add_permits(1);
-            assert_eq!(receive(body).await.text(), "", "{case:?}: ends on its own");
-            drop(client);
-            let drained = within(drain).await.expect("no panic");
-            assert_eq!(counts(drained), (1, 0, 0), "{case:?}");
-            within(server).await.expect("no panic");
-        }
     }
 }
 
@@ -254,10 +199,8 @@ async fn c18_ten_answers_of_a_gateway_are_whole_after_a_drain() {
         .collect();
     for version in VERSIONS {
         let gateway = Gateway::new();
-        let (listener, address) = listen().await;
-        let server = axum::serve(listener, gateway.app());
-        let server = server.with_graceful_shutdown(gateway.shutdown.draining());
-        let server = tokio::spawn(async { server.await.expect("the server does not fail") });
+        let draining = gateway.shutdown.draining();
+        let (address, server) = serve_axum(gateway.app(), draining, |socket| socket).await;
 
         // Five answers have begun.
         let mut answers = Vec::new();

@@ -26,9 +26,9 @@ use http_body_util::BodyExt;
 use testkit::{
     client::Client,
     exchange::event_stream,
-    listener::MapSocket,
+    listener::serve_axum,
     script::{AfterScript, Script},
-    server::{VERSIONS, listen, next_data, receive},
+    server::{VERSIONS, next_data, receive},
     wait::within,
 };
 use tokio::runtime::Builder;
@@ -54,11 +54,11 @@ async fn serve() {
     let app = Router::new()
         .route("/", get(events))
         .layer(SseCompletionLayer::new().shutdown(&shutdown));
-    let (listener, address) = listen().await;
-    eprintln!("listening {address}");
     let sockets = shutdown.clone();
-    let listener = MapSocket::new(listener, move |socket| sockets.connection(socket));
-    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.draining());
+    let draining = shutdown.draining();
+    let (address, server) =
+        serve_axum(app, draining, move |socket| sockets.connection(socket)).await;
+    eprintln!("listening {address}");
     let begins = async {
         let input = tokio::task::spawn_blocking(wait_for_input);
         input.await.expect("no panic");
@@ -72,7 +72,7 @@ async fn serve() {
         begins.await;
         drain.await
     };
-    let (served, (), drained) = tokio::join!(server.into_future(), announced, drain);
+    let (served, (), drained) = tokio::join!(server, announced, drain);
     served.expect("the server does not fail");
     assert_eq!((drained.ended(), drained.still_open()), (2, 0));
 }

@@ -19,7 +19,10 @@ use std::{
 
 use axum::{Router, response::sse::Sse, routing::get};
 use futures_util::{FutureExt, stream};
-use testkit::server::{Version, listen, receive, request};
+use testkit::{
+    listener::serve_axum,
+    server::{Version, receive, request},
+};
 use tower_sse_completion::{Shutdown, SseCompletionLayer, stop_signal};
 
 use self::process::{ENDED, Process, is_child, runtime, wait_for_input};
@@ -47,13 +50,10 @@ async fn serve() {
     let app = Router::new()
         .route("/", get(events))
         .layer(SseCompletionLayer::new().shutdown(&shutdown));
-    let (listener, address) = listen().await;
-    let signal = stop_signal().expect("a signal handler");
+    let signal = shutdown.after(stop_signal().expect("a signal handler"));
+    let (address, server) = serve_axum(app, signal, |socket| socket).await;
     eprintln!("listening {address}");
-    axum::serve(listener, app)
-        .with_graceful_shutdown(shutdown.after(signal))
-        .await
-        .expect("the server does not fail");
+    server.await.expect("the server does not fail");
 }
 
 #[test]
