@@ -239,53 +239,34 @@ fn is_unfinished_mark(api: &Api, event: &[u8]) -> bool {
     is_last_event && has_data && event.ends_with(b"\n") | event.ends_with(b"\r")
 }
 
-/// Truncates every response at every byte. The chunks have one byte, two bytes, or all bytes.
-async fn truncate_everywhere(end: UpstreamEnd) {
+/// The chunks have one byte, two bytes, or all bytes.
+#[tokio::test]
+async fn upstream_that_dies_or_stops_at_any_byte_is_reported_to_the_client() {
     for api in APIS.iter().chain([&OTHER]) {
         for events in [api.events.to_owned(), api.events.replace('\n', "\r\n")] {
             let models = upstream(api.path, &events).await;
             let address = serve_proxy(models, &Shutdown::new()).await;
-            let truncate_at = async |bytes| {
+            let truncate_at = async |(bytes, end)| {
                 let chunk = [1, 2, events.len()][bytes % 3];
                 let version = VERSIONS[bytes % 2];
                 let request = encode_request(bytes, chunk, end);
-                let received = text(post(address, version, api.path, request).await).await;
+                let response = post(address, version, api.path, request).await;
+                assert_eq!(response.headers().get("connection"), None);
                 let expected = expected(api, &events, bytes, end);
                 assert_eq!(
-                    received, expected,
-                    "{bytes} bytes, {chunk} in a chunk, {version:?}"
+                    text(response).await,
+                    expected,
+                    "{end:?} after {bytes} bytes, {chunk} in a chunk, {version:?}"
                 );
             };
-            stream::iter(0..=events.len())
+            let all = events.len();
+            let ends = [UpstreamEnd::Die, UpstreamEnd::Stop];
+            let truncated = (0..=all).flat_map(|bytes| ends.map(|end| (bytes, end)));
+            // The end of the upstream after its end mark does not matter.
+            let complete = api.has_end_mark.then_some((all, UpstreamEnd::Hang));
+            stream::iter(truncated.chain(complete))
                 .for_each_concurrent(16, truncate_at)
                 .await;
-        }
-    }
-}
-
-#[tokio::test]
-async fn upstream_that_dies_at_any_byte_is_reported_to_the_client() {
-    truncate_everywhere(UpstreamEnd::Die).await;
-}
-
-#[tokio::test]
-async fn upstream_that_stops_at_any_byte_is_reported_to_the_client() {
-    truncate_everywhere(UpstreamEnd::Stop).await;
-}
-
-#[tokio::test]
-async fn complete_response_is_forwarded_unchanged_in_chunks_of_any_size() {
-    for api in &APIS {
-        let events = api.events;
-        let address = serve_proxy(upstream(api.path, events).await, &Shutdown::new()).await;
-        for chunk in 1..=events.len() {
-            // The end of the upstream after its end mark does not matter.
-            for end in [UpstreamEnd::Stop, UpstreamEnd::Die, UpstreamEnd::Hang] {
-                let request = encode_request(events.len(), chunk, end);
-                let response = post(address, Version::Http1, api.path, request).await;
-                assert_eq!(response.headers().get("connection"), None);
-                assert_eq!(text(response).await, events, "{chunk} in a chunk, {end:?}");
-            }
         }
     }
 }
