@@ -40,86 +40,103 @@ const EVENT: &str = "data: 1\n\n";
 const UNFINISHED: &str = "data: 1\n\ndata: 2";
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A kind of end of a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum EndKind {
-    Completed,
-    Empty,
-    EndStream,
-    Truncated,
-    TruncatedWithTrailers,
-    TruncatedAndClosed,
-    TruncatedWithTrailersAndClosed,
-    Failed,
-    FailedAfterBufferedBytes,
-    FailedAndClosed,
-    Trailers,
-    TrailersAndClosed,
-    EmptyWithTrailers,
-    ShutdownWhilePending,
-    ShutdownWithTrailers,
-    ShutdownInsideLargeEvent,
-    ShutdownAfterItsEvent,
-    Token,
-    Expired,
-    Idle,
-    Dropped,
-    PollPanics,
-    DropPanics,
+/// An end of a stream.
+#[derive(Debug, Clone)]
+struct End {
+    steps: Vec<Step>,
+    after: AfterScript,
+    end_stream: EndStream,
+    panics_in_drop: bool,
+    /// The layer closes streams that are completed, truncated or failed.
+    closes: bool,
+    /// Fires once the upstream is pending, unless the stream has ended.
+    trigger: Trigger,
+    ending: Ending,
 }
 
-const END_KINDS: [EndKind; 23] = [
-    EndKind::Completed,
-    EndKind::Empty,
-    EndKind::EndStream,
-    EndKind::Truncated,
-    EndKind::TruncatedWithTrailers,
-    EndKind::TruncatedAndClosed,
-    EndKind::TruncatedWithTrailersAndClosed,
-    EndKind::Failed,
-    EndKind::FailedAfterBufferedBytes,
-    EndKind::FailedAndClosed,
-    EndKind::Trailers,
-    EndKind::TrailersAndClosed,
-    EndKind::EmptyWithTrailers,
-    EndKind::ShutdownWhilePending,
-    EndKind::ShutdownWithTrailers,
-    EndKind::ShutdownInsideLargeEvent,
-    EndKind::ShutdownAfterItsEvent,
-    EndKind::Token,
-    EndKind::Expired,
-    EndKind::Idle,
-    EndKind::Dropped,
-    EndKind::PollPanics,
-    EndKind::DropPanics,
-];
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trigger {
+    Shutdown,
+    Token,
+    MaxAge,
+    IdleTimeout,
+    Drop,
+}
 
-impl EndKind {
-    fn upstream(self) -> Script {
-        let pending = |steps: Vec<Step>| Script::new(steps).then(AfterScript::Pending);
-        match self {
-            Self::Completed => Script::frames([EVENT]),
-            Self::Empty => Script::frames([""; 0]),
-            Self::EndStream => Script::frames([EVENT]).end_stream(EndStream::Known),
-            Self::Truncated | Self::TruncatedAndClosed => Script::frames([UNFINISHED]),
-            Self::TruncatedWithTrailers | Self::TruncatedWithTrailersAndClosed => {
-                Script::new([data(UNFINISHED), Step::Trailers])
-            }
-            Self::Failed | Self::FailedAndClosed => Script::new([data(EVENT), Step::Error]),
-            Self::FailedAfterBufferedBytes => Script::new([data(UNFINISHED), Step::Error]),
-            Self::Trailers | Self::TrailersAndClosed => Script::new([data(EVENT), Step::Trailers]),
-            Self::EmptyWithTrailers => Script::new([Step::Trailers]),
-            Self::ShutdownWithTrailers => Script::new([data(EVENT), Step::Pending, Step::Trailers]),
-            Self::ShutdownInsideLargeEvent => pending(vec![data("data: more than fits")]),
-            Self::ShutdownAfterItsEvent => pending(vec![data(EVENT), Step::Pending, data(CLOSE)]),
-            Self::PollPanics => Script::new([data(EVENT), Step::Pending, Step::Panic]),
-            Self::DropPanics => pending(vec![data(EVENT)]).panic_in_drop(),
-            _ => pending(vec![data(EVENT)]),
+/// Returns one end of each kind.
+fn ends() -> Vec<End> {
+    let end = |steps: &[Step], ending| End {
+        steps: steps.to_vec(),
+        after: AfterScript::End,
+        end_stream: EndStream::Unknown,
+        panics_in_drop: false,
+        closes: false,
+        trigger: Trigger::Shutdown,
+        ending,
+    };
+    let closed = |steps: &[Step], ending| End {
+        closes: true,
+        ..end(steps, ending)
+    };
+    let stopped = |steps: &[Step], trigger, ending| End {
+        after: AfterScript::Pending,
+        trigger,
+        ..end(steps, ending)
+    };
+    let event = || data(EVENT);
+    let unfinished = || data(UNFINISHED);
+    let large = data("data: more than fits");
+    vec![
+        end(&[event()], Ending::Completed),
+        End {
+            end_stream: EndStream::Known,
+            ..end(&[event()], Ending::Completed)
+        },
+        end(&[event(), Step::Trailers], Ending::Completed),
+        closed(&[event(), Step::Trailers], Ending::Completed),
+        end(&[], Ending::Empty),
+        end(&[Step::Trailers], Ending::Empty),
+        end(&[unfinished()], Ending::Truncated),
+        closed(&[unfinished()], Ending::Truncated),
+        end(&[unfinished(), Step::Trailers], Ending::Truncated),
+        closed(&[unfinished(), Step::Trailers], Ending::Truncated),
+        end(&[data("data: 1"), Step::Trailers], Ending::Truncated),
+        end(&[event(), Step::Error], Ending::Failed),
+        closed(&[event(), Step::Error], Ending::Failed),
+        end(&[unfinished(), Step::Error], Ending::Failed),
+        end(&[event(), Step::Pending, Step::Panic], Ending::Failed),
+        End {
+            panics_in_drop: true,
+            ..stopped(&[event()], Trigger::Shutdown, Ending::Failed)
+        },
+        stopped(&[event()], Trigger::Shutdown, Ending::Cancelled),
+        end(&[event(), Step::Pending, Step::Trailers], Ending::Cancelled),
+        stopped(&[large], Trigger::Shutdown, Ending::Cancelled),
+        stopped(
+            &[event(), Step::Pending, data(CLOSE)],
+            Trigger::Shutdown,
+            Ending::Cancelled,
+        ),
+        stopped(&[event()], Trigger::Token, Ending::Cancelled),
+        stopped(&[event()], Trigger::MaxAge, Ending::Expired),
+        stopped(&[event()], Trigger::IdleTimeout, Ending::Idle),
+        stopped(&[event()], Trigger::Drop, Ending::Dropped),
+    ]
+}
+
+impl End {
+    fn upstream(&self) -> Script {
+        let script = Script::new(self.steps.clone())
+            .then(self.after.clone())
+            .end_stream(self.end_stream);
+        match self.panics_in_drop {
+            true => script.panic_in_drop(),
+            false => script,
         }
     }
 
     /// Brings the stream to its end, with a closure that checks the state before each poll that may return the last frame.
-    async fn end<B>(self, mut body: Driver<B>, triggers: &Triggers, check: impl Fn(bool))
+    async fn run<B>(&self, mut body: Driver<B>, triggers: &Triggers, check: impl Fn(bool))
     where
         B: Body<Data = Bytes, Error = ScriptError>,
     {
@@ -138,11 +155,11 @@ impl EndKind {
             }
         }
         check(body.is_end_stream());
-        match self {
-            Self::Token => triggers.token.cancel(),
-            Self::Expired | Self::Idle => advance(SECOND * 10).await,
-            Self::Dropped => return,
-            _ => triggers.shutdown.close(),
+        match self.trigger {
+            Trigger::Shutdown => triggers.shutdown.close(),
+            Trigger::Token => triggers.token.cancel(),
+            Trigger::MaxAge | Trigger::IdleTimeout => advance(SECOND * 10).await,
+            Trigger::Drop => return,
         }
         let polled = catch_unwind(AssertUnwindSafe(|| {
             loop {
@@ -152,30 +169,8 @@ impl EndKind {
                 }
             }
         }));
-        let panics = matches!(self, Self::PollPanics | Self::DropPanics);
+        let panics = self.panics_in_drop || matches!(self.steps.last(), Some(Step::Panic));
         assert_eq!(polled.is_err(), panics, "{self:?}");
-    }
-
-    fn ending(self) -> Ending {
-        match self {
-            Self::Completed | Self::EndStream | Self::Trailers | Self::TrailersAndClosed => {
-                Ending::Completed
-            }
-            Self::Empty | Self::EmptyWithTrailers => Ending::Empty,
-            Self::Truncated
-            | Self::TruncatedWithTrailers
-            | Self::TruncatedAndClosed
-            | Self::TruncatedWithTrailersAndClosed => Ending::Truncated,
-            Self::Failed
-            | Self::FailedAfterBufferedBytes
-            | Self::FailedAndClosed
-            | Self::PollPanics
-            | Self::DropPanics => Ending::Failed,
-            Self::Expired => Ending::Expired,
-            Self::Idle => Ending::Idle,
-            Self::Dropped => Ending::Dropped,
-            _ => Ending::Cancelled,
-        }
     }
 }
 
@@ -187,18 +182,15 @@ struct Triggers {
 }
 
 impl Triggers {
-    fn layer(&self, kind: EndKind) -> SseCompletionLayer {
+    fn layer(&self, end: &End) -> SseCompletionLayer {
         let layer = SseCompletionLayer::new()
             .buffer_limit(16)
-            .close_on_completed(kind == EndKind::TrailersAndClosed)
-            .close_on_truncated(matches!(
-                kind,
-                EndKind::TruncatedAndClosed | EndKind::TruncatedWithTrailersAndClosed
-            ))
-            .close_on_failed(kind == EndKind::FailedAndClosed);
-        match kind {
-            EndKind::Expired => layer.max_age(SECOND * 5),
-            EndKind::Idle => layer.idle_timeout(SECOND * 5),
+            .close_on_completed(end.closes)
+            .close_on_truncated(end.closes)
+            .close_on_failed(end.closes);
+        match end.trigger {
+            Trigger::MaxAge => layer.max_age(SECOND * 5),
+            Trigger::IdleTimeout => layer.idle_timeout(SECOND * 5),
             _ => layer,
         }
     }
@@ -211,16 +203,13 @@ impl Triggers {
 
 /// Asserts that the count, the report and the hint of a stream change with its last frame, for which a drain waits, and that
 /// the stream is not counted in its own report.
-async fn assert_order<B>(
-    kind: EndKind,
-    triggers: &Triggers,
-    make: impl FnOnce(SseCompletionLayer) -> B,
-) where
+async fn assert_order<B>(end: &End, triggers: &Triggers, make: impl FnOnce(SseCompletionLayer) -> B)
+where
     B: Body<Data = Bytes, Error = ScriptError>,
 {
     let reports = Reports::default();
     let counted = Arc::new(AtomicUsize::new(usize::MAX));
-    let layer = triggers.layer(kind).on_end({
+    let layer = triggers.layer(end).on_end({
         let (shutdown, counted) = (triggers.shutdown.clone(), Arc::clone(&counted));
         let observe = reports.observer();
         move |report: &StreamReport| {
@@ -235,35 +224,35 @@ async fn assert_order<B>(
         has_drained.set(has_drained.get() || (&mut *drain.borrow_mut()).now_or_never().is_some());
         has_drained.get()
     };
-    kind.end(body, triggers, |is_end_stream| {
+    end.run(body, triggers, |is_end_stream| {
         // C13 and C19: all change together, unless `None` follows.
         let is_reported = reports.count() == 1;
         assert!(
             is_reported || !is_end_stream,
-            "{kind:?}: no report before the end"
+            "{end:?}: no report before the end"
         );
         let open = triggers.shutdown.open_streams();
-        assert_eq!(open, usize::from(!is_reported), "{kind:?}: open streams");
-        assert_eq!(poll_drain(), is_reported, "{kind:?}: the drain");
+        assert_eq!(open, usize::from(!is_reported), "{end:?}: open streams");
+        assert_eq!(poll_drain(), is_reported, "{end:?}: the drain");
     })
     .await;
-    assert_eq!(reports.only().ending(), kind.ending(), "{kind:?}");
+    assert_eq!(reports.only().ending(), end.ending, "{end:?}");
     assert_eq!(
         counted.load(Ordering::SeqCst),
         0,
-        "{kind:?}: inside of `on_end`"
+        "{end:?}: inside of `on_end`"
     );
-    assert_eq!(triggers.shutdown.open_streams(), 0, "{kind:?}: at the end");
-    assert!(poll_drain(), "{kind:?}: the drain returns");
+    assert_eq!(triggers.shutdown.open_streams(), 0, "{end:?}: at the end");
+    assert!(poll_drain(), "{end:?}: the drain returns");
 }
 
 #[tokio::test(start_paused = true)]
 async fn c19_stream_is_counted_and_not_reported_until_its_last_frame_is_returned() {
-    for kind in END_KINDS {
+    for end in ends() {
         for is_attached in [false, true] {
             let triggers = Triggers::default();
             let make = |layer: SseCompletionLayer| {
-                let mut response = event_stream_response(kind.upstream());
+                let mut response = event_stream_response(end.upstream());
                 let layer = if is_attached {
                     triggers.shutdown.attach(response.extensions_mut());
                     layer
@@ -273,7 +262,7 @@ async fn c19_stream_is_counted_and_not_reported_until_its_last_frame_is_returned
                 let layer = layer.cancel_when(triggers.cancellation());
                 send_response(&layer, Request::new(()), response).into_body()
             };
-            assert_order(kind, &triggers, make).await;
+            assert_order(&end, &triggers, make).await;
         }
         // The shutdown of the inner layer, and that of the outer layer.
         for is_inner in [false, true] {
@@ -284,9 +273,9 @@ async fn c19_stream_is_counted_and_not_reported_until_its_last_frame_is_returned
                     true => [inner.shutdown(&triggers.shutdown), outer],
                     false => [inner, outer.shutdown(&triggers.shutdown)],
                 };
-                event_stream(&Stack::new(inner, outer), kind.upstream())
+                event_stream(&Stack::new(inner, outer), end.upstream())
             };
-            assert_order(kind, &triggers, make).await;
+            assert_order(&end, &triggers, make).await;
         }
     }
 }
@@ -377,25 +366,24 @@ fn counting(
 
 #[tokio::test(start_paused = true)]
 async fn c13_middleware_detects_the_end_once() {
-    for kind in END_KINDS {
-        let is_clean = !matches!(kind.ending(), Ending::Dropped | Ending::Failed)
-            || kind == EndKind::FailedAndClosed;
+    for end in ends() {
+        let is_clean = end.closes || !matches!(end.ending, Ending::Dropped | Ending::Failed);
         let (triggers, ends) = (Triggers::default(), Arc::default());
         let layer = triggers
-            .layer(kind)
+            .layer(&end)
             .shutdown(&triggers.shutdown)
             .cancel_when(triggers.cancellation());
         let trace = TraceLayer::new_for_http().on_eos(counting(&ends));
         let service = trace.layer(layer.layer(service_fn(async |_: Request<Empty<Bytes>>| {
-            Ok::<_, Infallible>(event_stream_response(kind.upstream()))
+            Ok::<_, Infallible>(event_stream_response(end.upstream()))
         })));
         let response = service.oneshot(Request::default()).await;
         let body = Driver::new(response.expect("a response").into_body());
-        kind.end(body, &triggers, |_| {}).await;
+        end.run(body, &triggers, |_| {}).await;
         assert_eq!(
             ends.load(Ordering::SeqCst),
             usize::from(is_clean),
-            "{kind:?}"
+            "{end:?}"
         );
     }
 }
