@@ -1,20 +1,19 @@
 //! `Shutdown::connection`, without sockets: a connection is transparent until the drain is over, and is then cut.
 
 use std::{
-    future,
     io::ErrorKind,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Barrier, Mutex},
     task::{Context, Poll, Wake, Waker},
     thread,
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, poll};
 use testkit::{
     MIRI_STRIDE,
     connection::{Scripted, Task},
-    exchange::{drive, idle, shutdown_layer},
+    exchange::{drive, idle, shutdown_layer, spend_budget},
     model::{ABORTED, CALLS, Call, ConnectionModel, Returned, TIMED_OUT},
     reports::Reports,
     script::Script,
@@ -22,7 +21,7 @@ use testkit::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex},
-    task::{coop, yield_now},
+    task::yield_now,
     time::{Instant, advance, sleep, timeout},
 };
 use tower_sse_completion::{Connection, Drained, Shutdown};
@@ -45,6 +44,15 @@ fn counts(drained: Drained) -> (usize, usize, usize) {
     )
 }
 
+/// Wraps a connection, with this write timeout if there is one.
+fn connect(shutdown: &Shutdown, io: Scripted, limit: Option<Duration>) -> Connection<Scripted> {
+    let connection = shutdown.connection(io);
+    match limit {
+        Some(limit) => connection.write_timeout(limit),
+        None => connection,
+    }
+}
+
 /// Drains with an open connection, so that the connection is cut.
 async fn cut(shutdown: &Shutdown) {
     assert_eq!(counts(shutdown.drain(Duration::ZERO).await), (0, 0, 1));
@@ -63,10 +71,7 @@ async fn c24_connection_is_transparent_until_the_drain_is_over() {
         for result in results {
             let shutdown = Shutdown::new();
             let mut bare = Scripted::returning(result);
-            let mut wrapped = shutdown.connection(Scripted::returning(result));
-            if let Some(limit) = limit {
-                wrapped = wrapped.write_timeout(limit);
-            }
+            let mut wrapped = connect(&shutdown, Scripted::returning(result), limit);
             let mut assert_transparent = |phase| {
                 for call in CALLS {
                     let returned = task.call(&mut wrapped, call);
@@ -96,10 +101,7 @@ async fn c24_connection_is_transparent_until_the_drain_is_over() {
 async fn c24_cut_connection_fails_every_call_without_a_call_of_the_inner_connection() {
     for limit in [None, Some(LIMIT)] {
         let shutdown = Shutdown::new();
-        let mut connection = shutdown.connection(Scripted::returning(Poll::Ready(Ok(5))));
-        if let Some(limit) = limit {
-            connection = connection.write_timeout(limit);
-        }
+        let mut connection = connect(&shutdown, Scripted::returning(Poll::Ready(Ok(5))), limit);
         cut(&shutdown).await;
         let task = Task::new();
         for _ in 0..2 {
@@ -140,10 +142,7 @@ async fn c24_cut_wakes_the_task_that_has_called_last_even_if_its_call_was_ready(
             (Poll::Ready(Ok(5)), Some(LIMIT)),
         ] {
             let shutdown = Shutdown::new();
-            let mut connection = shutdown.connection(Scripted::returning(result));
-            if let Some(limit) = limit {
-                connection = connection.write_timeout(limit);
-            }
+            let mut connection = connect(&shutdown, Scripted::returning(result), limit);
             let (first, second) = (Task::new(), Task::new());
             for task in [&first, &second] {
                 let is_pending = task.call(&mut connection, call).is_pending();
@@ -448,10 +447,7 @@ async fn c24_client_that_reads_slowly_does_not_time_out() {
 async fn c24_write_without_a_timeout_stays_pending() {
     for limit in [None, Some(Duration::MAX)] {
         let shutdown = Shutdown::new();
-        let mut connection = shutdown.connection(Scripted::pending());
-        if let Some(limit) = limit {
-            connection = connection.write_timeout(limit);
-        }
+        let mut connection = connect(&shutdown, Scripted::pending(), limit);
         let task = Task::new();
         for call in CALLS {
             assert!(task.call(&mut connection, call).is_pending());
@@ -474,18 +470,10 @@ async fn c24_write_that_is_pending_because_of_the_budget_does_not_time_out() {
     sleep(2 * SECOND).await;
     client.read_exact(&mut [0; 16]).await.expect("the bytes");
     // The timeout is over, there is room, and the budget is exhausted.
-    let mut is_first = true;
-    let written = future::poll_fn(move |cx| {
-        if is_first {
-            exhaust_budget(cx);
-        }
-        let polled = Pin::new(&mut server).poll_write(cx, &[1]);
-        assert_eq!(polled.is_pending(), is_first, "{polled:?}");
-        is_first = false;
-        polled
-    });
-    let written = tokio::spawn(timeout(LIMIT, written)).await;
-    let written = written.expect("no panic").expect("a wake-up");
+    spend_budget();
+    let mut writing = pin!(server.write(&[1]));
+    assert!(poll!(&mut writing).is_pending());
+    let written = timeout(LIMIT, writing).await.expect("a wake-up");
     assert_eq!(written.expect("room"), 1);
 }
 
@@ -494,39 +482,21 @@ async fn c24_write_timeout_does_not_depend_on_the_budget() {
     let shutdown = Shutdown::new();
     let connection = shutdown.connection(Scripted::pending());
     let mut connection = connection.write_timeout(LIMIT);
-    let task = Arc::new(Task::new());
-    let poll_without_budget = async |mut connection: Connection<_>| {
-        let task = Arc::clone(&task);
-        let polled = tokio::spawn(async move {
-            future::poll_fn(|cx| {
-                exhaust_budget(cx);
-                let polled = task.call(&mut connection, Call::Write);
-                assert!(polled.is_pending());
-                Poll::Ready(())
-            })
-            .await;
-            connection
-        });
-        polled.await.expect("no panic")
-    };
-    connection = poll_without_budget(connection).await;
+    let task = Task::new();
+    spend_budget();
+    assert!(task.call(&mut connection, Call::Write).is_pending());
+    yield_now().await;
     sleep(LIMIT - SECOND).await;
     assert_eq!(task.wakes(), 0);
     sleep(SECOND).await;
     assert_eq!(task.wakes(), 1, "the timer has the waker");
 
     // The timeout is over, but perhaps only the budget is exhausted.
-    connection = poll_without_budget(connection).await;
+    spend_budget();
+    assert!(task.call(&mut connection, Call::Write).is_pending());
+    yield_now().await;
     assert_eq!(task.wakes(), 2, "polled again with a new budget");
     assert_eq!(task.call(&mut connection, Call::Write), TIMED_OUT);
-}
-
-/// Uses all of tokio's cooperative budget of this poll.
-fn exhaust_budget(cx: &mut Context<'_>) {
-    while coop::has_budget_remaining() {
-        let polled = Box::pin(coop::consume_budget()).poll_unpin(cx);
-        assert!(polled.is_ready() || !coop::has_budget_remaining());
-    }
 }
 
 #[test]
@@ -607,10 +577,7 @@ async fn c24_every_sequence_of_calls_returns_what_the_model_predicts() {
 /// Takes these steps, and compares each with the model.
 async fn run(sequence: &[Step], limit: Option<Duration>) -> Vec<Returned> {
     let shutdown = Shutdown::new();
-    let mut connection: Connection<_> = shutdown.connection(Scripted::pending());
-    if let Some(limit) = limit {
-        connection = connection.write_timeout(limit);
-    }
+    let mut connection = connect(&shutdown, Scripted::pending(), limit);
     let mut model = ConnectionModel::new(limit);
     let (reader, writer) = (Task::new(), Task::new());
     let (mut woken_reader, mut woken_writer) = (0, 0);

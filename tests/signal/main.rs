@@ -37,6 +37,16 @@ const SIGNALS: [(&str, i32); 1] = [("Ctrl-Break", 0xC000_013A_u32 as i32)];
 #[cfg(unix)]
 const GUIDE: &str = include_str!("../../docs/shutdown.md");
 
+/// Starts this test as a child, sends each signal once the child has written the word, and asserts the exit status.
+fn assert_exits<const N: usize>(test: impl Fn(), signals: [(&str, &str); N], status: i32) {
+    let mut process = Process::start(test);
+    for (word, signal) in signals {
+        process.wait_for(word);
+        process.signal(signal);
+    }
+    assert_eq!(process.wait(), Some(status), "{signals:?}");
+}
+
 /// Blocks this thread until the process ends, or for longer than a test takes.
 fn block() -> ! {
     thread::sleep(Duration::from_secs(60));
@@ -89,13 +99,11 @@ fn c25_second_signal_ends_the_process_although_the_runtime_is_blocked() {
     }
     for (first, _) in SIGNALS {
         for (second, status) in SIGNALS {
-            let mut process =
-                Process::start(c25_second_signal_ends_the_process_although_the_runtime_is_blocked);
-            process.wait_for("waiting");
-            process.signal(first);
-            process.wait_for("stopped");
-            process.signal(second);
-            assert_eq!(process.wait(), Some(status), "{first}, {second}");
+            assert_exits(
+                c25_second_signal_ends_the_process_although_the_runtime_is_blocked,
+                [("waiting", first), ("stopped", second)],
+                status,
+            );
         }
     }
 }
@@ -118,13 +126,11 @@ fn c25_first_signal_completes_every_future_although_one_has_been_dropped() {
         });
     }
     for (signal, status) in SIGNALS {
-        let mut process =
-            Process::start(c25_first_signal_completes_every_future_although_one_has_been_dropped);
-        process.wait_for("waiting");
-        process.signal(signal);
-        process.wait_for("stopped");
-        process.signal(signal);
-        assert_eq!(process.wait(), Some(status), "{signal}");
+        assert_exits(
+            c25_first_signal_completes_every_future_although_one_has_been_dropped,
+            [("waiting", signal), ("stopped", signal)],
+            status,
+        );
     }
 }
 
@@ -189,12 +195,10 @@ fn c25_second_signal_ends_the_process_although_a_waker_has_panicked() {
         wait_with(Broken);
     }
     for (signal, status) in SIGNALS {
-        let mut process =
-            Process::start(c25_second_signal_ends_the_process_although_a_waker_has_panicked);
-        process.wait_for("waiting");
-        process.signal(signal);
-        process.wait_for("broken");
-        process.signal(signal);
-        assert_eq!(process.wait(), Some(status), "{signal}");
+        assert_exits(
+            c25_second_signal_ends_the_process_although_a_waker_has_panicked,
+            [("waiting", signal), ("broken", signal)],
+            status,
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::{process, sync::Arc, task::Wake};
 
 use tower_sse_completion::stop_signal;
 
-use super::{ENDED, GUIDE, Process, block, is_child, runtime, wait_with};
+use super::{ENDED, GUIDE, Process, assert_exits, block, is_child, runtime, wait_with};
 
 /// Waits for the signal in a runtime.
 fn wait_for_stop() {
@@ -30,12 +30,11 @@ fn c25_second_signal_ends_the_process_although_a_waker_blocks() {
     if is_child() {
         wait_with(Blocking);
     }
-    let mut process = Process::start(c25_second_signal_ends_the_process_although_a_waker_blocks);
-    process.wait_for("waiting");
-    process.signal("TERM");
-    process.wait_for("blocked");
-    process.signal("TERM");
-    assert_eq!(process.wait(), Some(143));
+    assert_exits(
+        c25_second_signal_ends_the_process_although_a_waker_blocks,
+        [("waiting", "TERM"), ("blocked", "TERM")],
+        143,
+    );
 }
 
 /// A value whose destructor blocks.
@@ -60,13 +59,11 @@ fn c25_second_signal_ends_the_process_although_an_exit_handler_hangs() {
         wait_for_stop();
         process::exit(ENDED);
     }
-    let mut process =
-        Process::start(c25_second_signal_ends_the_process_although_an_exit_handler_hangs);
-    process.wait_for("waiting");
-    process.signal("INT");
-    process.wait_for("exiting");
-    process.signal("TERM");
-    assert_eq!(process.wait(), Some(143));
+    assert_exits(
+        c25_second_signal_ends_the_process_although_an_exit_handler_hangs,
+        [("waiting", "INT"), ("exiting", "TERM")],
+        143,
+    );
 }
 
 /// Stops the process, sends these signals, and continues the process, which receives the signals then.
@@ -154,10 +151,11 @@ fn c25_recipe_for_other_signals_completes_at_each_of_them() {
     }
     assert!(GUIDE.contains(include_str!("snippets/any_stop_signal.rs")));
     for signal in ["INT", "TERM", "QUIT", "HUP"] {
-        let mut process = Process::start(c25_recipe_for_other_signals_completes_at_each_of_them);
-        process.wait_for("waiting");
-        process.signal(signal);
-        assert_eq!(process.wait(), Some(ENDED), "SIG{signal}");
+        assert_exits(
+            c25_recipe_for_other_signals_completes_at_each_of_them,
+            [("waiting", signal)],
+            ENDED,
+        );
     }
 }
 
