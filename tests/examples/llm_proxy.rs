@@ -31,7 +31,7 @@ use testkit::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot},
     time::{Instant, sleep},
 };
@@ -122,6 +122,13 @@ async fn upstream(path: &'static str, events: &str) -> SocketAddr {
 
 fn encode_request(bytes: usize, chunk: usize, end: UpstreamEnd) -> String {
     format!("{{{bytes} {chunk} {end:?}}}")
+}
+
+/// Accepts a connection of the proxy, and reads its request.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    let (mut connection, _) = within(listener.accept()).await.expect("the proxy");
+    read_request(&mut connection).await;
+    connection
 }
 
 /// Reads a request to the end of its body, because unread bytes would reset the connection.
@@ -357,8 +364,7 @@ async fn client_that_leaves_stops_the_upstream_before_and_after_the_head() {
         for api in APIS.iter().chain([&OTHER]) {
             // A model that thinks sends neither a head nor an event.
             let client = tokio::spawn(post(address, version, api.path, "{}".to_owned()));
-            let (mut connection, _) = within(listener.accept()).await.expect("the proxy");
-            read_request(&mut connection).await;
+            let connection = accept(&listener).await;
             client.abort();
             assert_disconnected(connection).await;
 
@@ -369,8 +375,7 @@ async fn client_that_leaves_stops_the_upstream_before_and_after_the_head() {
                 body
             };
             let stream = async {
-                let (mut connection, _) = within(listener.accept()).await.expect("the proxy");
-                read_request(&mut connection).await;
+                let mut connection = accept(&listener).await;
                 let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
                 let response = format!("{head}{}", &api.events[..api.events.len() - 1]);
                 let sent = connection.write_all(response.as_bytes()).await;
@@ -495,8 +500,7 @@ async fn late_head_is_sent_before_the_upstream_responds() {
             assert_eq!(response.status(), 200);
             assert_eq!(response.headers()["content-type"], "text/event-stream");
 
-            let (mut connection, _) = within(listener.accept()).await.expect("the proxy");
-            read_request(&mut connection).await;
+            let mut connection = accept(&listener).await;
             let late = format!("HTTP/1.1 {head}\r\nconnection: close\r\n\r\n{}", api.events);
             connection
                 .write_all(late.as_bytes())
@@ -515,8 +519,7 @@ async fn head_is_never_early_for_a_request_without_a_stream() {
     for question in [r#"{"stream": false}"#, r#"{"model": "m"}"#] {
         let client = post(address, Version::Http1, APIS[0].path, question.to_owned());
         let refuse = async {
-            let (mut connection, _) = within(listener.accept()).await.expect("the proxy");
-            read_request(&mut connection).await;
+            let mut connection = accept(&listener).await;
             let refusal = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n";
             connection
                 .write_all(refusal)

@@ -7,14 +7,14 @@ use std::{
     time::Duration,
 };
 
-use futures_util::stream;
+use futures_util::{future::join_all, stream};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
 use testkit::{
-    server::{VERSIONS, Version},
+    server::VERSIONS,
     wait::{until, within},
 };
 use tokio::{
@@ -25,7 +25,7 @@ use tonic::transport::server::{Connected, Server, TcpConnectInfo};
 use tower_sse_completion::Connection;
 
 use crate::{
-    Reader, Stalled, assert_drops_stalled_clients,
+    Reader, assert_drops_stalled_clients, connect,
     site::{Site, bind, listen},
 };
 
@@ -37,11 +37,7 @@ where
     let site = Site::default();
     let (listener, address) = listen();
     let server = tokio::spawn(serve(site.clone(), listener));
-    let (mut readers, mut stalled) = (Vec::new(), Vec::new());
-    for version in VERSIONS {
-        readers.push(Reader::connect(address, version).await);
-        stalled.push(Stalled::connect(address, version).await);
-    }
+    let (readers, stalled) = connect(address).await;
     site.until_blocked().await;
 
     site.shutdown.close();
@@ -163,14 +159,15 @@ async fn c24_server_restarts_on_its_port_while_clients_of_cut_connections_remain
     for _ in 0..3 {
         let site = Site::default();
         let server = tokio::spawn(site.clone().serve(listener));
-        let reader = Reader::connect(address, Version::Http1).await;
-        for version in VERSIONS {
-            stalled.push(Stalled::connect(address, version).await);
-        }
+        let (readers, remaining) = connect(address).await;
+        stalled.push(remaining);
         site.until_blocked().await;
-        let (drained, ()) =
-            tokio::join!(site.shutdown.drain(Duration::ZERO), reader.assert_closed());
-        assert_eq!((drained.ended(), drained.still_open()), (1, VERSIONS.len()));
+        let (drained, _) = tokio::join!(
+            site.shutdown.drain(Duration::ZERO),
+            join_all(readers.into_iter().map(Reader::assert_closed)),
+        );
+        let left = (drained.ended(), drained.still_open());
+        assert_eq!(left, (VERSIONS.len(), VERSIONS.len()));
         within(server).await.expect("no panic");
         listener = bind(address);
     }

@@ -3,7 +3,6 @@
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
