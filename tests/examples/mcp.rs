@@ -253,33 +253,28 @@ async fn subscription_by_post_ends_with_its_result_and_without_a_close_event() {
 }
 
 #[tokio::test]
-async fn client_of_rmcp_has_a_graceful_end_and_the_result_of_its_call() {
-    let (address, stop, running) = serve(EndedBy::Layer).await;
-    let client = connect(address).await;
-    let subscription = subscribe(&client).await;
-    let counting = count(&client).await;
-    stop.send(()).expect("the server runs");
+async fn client_of_rmcp_has_a_graceful_end_and_its_result_with_the_layer_and_neither_with_a_token()
+{
+    for ended_by in [EndedBy::Layer, EndedBy::Token] {
+        let (address, stop, running) = serve(ended_by).await;
+        let client = connect(address).await;
+        let subscription = subscribe(&client).await;
+        let counting = count(&client).await;
+        stop.send(()).expect("the server runs");
 
-    let end = receive_end(subscription).await;
-    assert!(matches!(end, SubscriptionEnd::Graceful(_)), "{end:?}");
-    assert!(!counting.is_finished(), "the tool still counts");
-    let counted = counting.await.expect("no panic");
-    assert_eq!(counted.expect("a result"), "counted to 4");
-    assert_returns(running).await;
-}
-
-#[tokio::test]
-async fn token_of_rmcp_ends_the_subscription_of_its_client_abruptly_and_fails_the_call() {
-    let (address, stop, running) = serve(EndedBy::Token).await;
-    let client = connect(address).await;
-    let subscription = subscribe(&client).await;
-    let counting = count(&client).await;
-    stop.send(()).expect("the server runs");
-
-    assert_eq!(receive_end(subscription).await, SubscriptionEnd::Abrupt);
-    let counted = counting.await.expect("no panic");
-    counted.expect_err("the result is lost");
-    assert_returns(running).await;
+        let end = receive_end(subscription).await;
+        if ended_by == EndedBy::Layer {
+            assert!(matches!(end, SubscriptionEnd::Graceful(_)), "{end:?}");
+            assert!(!counting.is_finished(), "the tool still counts");
+            let counted = counting.await.expect("no panic");
+            assert_eq!(counted.expect("a result"), "counted to 4");
+        } else {
+            assert_eq!(end, SubscriptionEnd::Abrupt);
+            let counted = counting.await.expect("no panic");
+            counted.expect_err("the result is lost");
+        }
+        assert_returns(running).await;
+    }
 }
 
 #[tokio::test]
