@@ -9,11 +9,13 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, Uri};
 use http_body::Body;
+#[cfg(feature = "tokio")]
+use testkit::script::data;
 use testkit::{
     driver::Driver,
     exchange::{drive, event_stream_response, send_response, shutdown_layer},
     reports::Reports,
-    script::{AfterScript, Script, Step, data},
+    script::{AfterScript, Script, Step},
 };
 use tower_sse_completion::{CloseEvent, Ending, Shutdown, SseCompletionLayer, StreamReport};
 
