@@ -81,40 +81,32 @@ async fn c16_idle_timeout_counts_from_the_last_delivered_event() {
 
 #[tokio::test(start_paused = true)]
 async fn c16_every_event_resets_the_idle_timeout_and_the_keep_alive() {
-    let (events, upstream) = feed();
-    let layer = layer().idle_timeout(SECOND * 10).keep_alive(SECOND * 9);
-    let mut body = drive(&layer, upstream);
-    body.assert_pending();
-    for event in [
-        EVENT,
-        EVENT,
-        "id: 2\ndata: 2\n\n",
-        "data\n\n",
-        "event: a\r\ndata:4\r\n\r\n",
-        ": ping\n\ndata: 5\n\n",
-        "data: 6\n\n: ping\n\n",
-    ] {
-        assert_eq!(body.advance(8).await, [], "before {event:?}");
-        events.send(event);
-        assert_eq!(body.ready_data(), [event]);
-    }
-    let expected = [(9, ":\n\n".into()), (10, IDLE.into())];
-    assert_eq!(body.advance(10).await, expected);
-}
-
-#[tokio::test(start_paused = true)]
-async fn c16_event_resets_each_deadline_alone() {
-    for layer in [
-        layer().idle_timeout(SECOND * 10),
-        layer().keep_alive(SECOND * 10),
+    let (idle, comment) = ((10, IDLE.into()), (9, ":\n\n".into()));
+    for (layer, expected) in [
+        (layer().idle_timeout(SECOND * 10), vec![idle.clone()]),
+        (layer().keep_alive(SECOND * 9), vec![comment.clone()]),
+        (
+            layer().idle_timeout(SECOND * 10).keep_alive(SECOND * 9),
+            vec![comment, idle],
+        ),
     ] {
         let (events, upstream) = feed();
         let mut body = drive(&layer, upstream);
-        for _ in 0..5 {
-            events.send(EVENT);
-            assert_eq!(body.ready_data(), [EVENT]);
-            assert_eq!(body.advance(8).await, []);
+        body.assert_pending();
+        for event in [
+            EVENT,
+            EVENT,
+            "id: 2\ndata: 2\n\n",
+            "data\n\n",
+            "event: a\r\ndata:4\r\n\r\n",
+            ": ping\n\ndata: 5\n\n",
+            "data: 6\n\n: ping\n\n",
+        ] {
+            assert_eq!(body.advance(8).await, [], "before {event:?}");
+            events.send(event);
+            assert_eq!(body.ready_data(), [event]);
         }
+        assert_eq!(body.advance(10).await, expected);
     }
 }
 

@@ -14,18 +14,15 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    http::{Method, StatusCode},
-    response::{
-        IntoResponse, Response,
-        sse::{Event, Sse},
-    },
-    routing::{get, post},
+    http::Method,
+    response::sse::{Event, Sse},
+    routing::post,
 };
-use futures_util::{StreamExt, future::Either, stream};
+use futures_util::{StreamExt, stream};
 use testkit::{
     client::{Client, connect},
-    listener::MapSocket,
-    server::{VERSIONS, listen, next_data, receive},
+    listener::serve_axum,
+    server::{VERSIONS, next_data, receive},
     wait::{until, within},
 };
 use tokio::{
@@ -38,94 +35,97 @@ use tower_sse_completion::{Drained, EventMatch, Shutdown, SseCompletionLayer};
 /// Longer than a test waits for anything.
 const GRACE: Duration = Duration::from_secs(600);
 
-/// A server whose handlers respond, and whose streams end, when the test permits it.
+/// Number of tokens before the end of an answer.
+const TOKENS: usize = 20;
+
+/// The first token of an answer.
+const FIRST_TOKEN: &str = "data: {\"token\":0}\n\n";
+
+/// Returns all events of an answer.
+fn answer() -> String {
+    (0..TOKENS)
+        .map(|token| format!("data: {{\"token\":{token}}}\n\n"))
+        .chain(["data: [DONE]\n\n".to_owned()])
+        .collect()
+}
+
+/// A gateway to a language model, which responds and sends the tokens after the first when the test permits it.
 #[derive(Clone)]
-struct Site {
+struct Gateway {
     shutdown: Shutdown,
-    /// The drain can cut the connections.
-    wraps: bool,
-    /// Stops accepting connections, and closes idle ones, when the drain begins.
-    is_graceful: bool,
     /// Requests whose handlers have begun.
     begun: Arc<AtomicUsize>,
     /// One permit for each response.
     respond: Arc<Semaphore>,
-    /// One permit for each stream.
-    finish: Arc<Semaphore>,
+    /// One permit for each token.
+    send: Arc<Semaphore>,
 }
 
-impl Site {
-    fn new(wraps: bool, is_graceful: bool) -> Self {
+impl Gateway {
+    fn new() -> Self {
         Self {
             shutdown: Shutdown::new(),
-            wraps,
-            is_graceful,
             begun: Arc::default(),
             respond: Arc::new(Semaphore::new(0)),
-            finish: Arc::new(Semaphore::new(0)),
+            send: Arc::new(Semaphore::new(0)),
         }
     }
 
-    /// Returns an event and then, once it is permitted, the end.
-    fn events(&self) -> Sse<impl stream::Stream<Item = Result<Event, Infallible>> + use<>> {
-        let finish = Arc::clone(&self.finish);
-        let event = Ok(Event::default().data("late"));
-        let rest = stream::once(async move {
-            finish.acquire().await.expect("open").forget();
-            stream::empty()
-        });
-        Sse::new(stream::iter([event]).chain(rest.flatten()))
-    }
-
-    async fn respond(self) -> Response {
+    async fn respond(self) -> Sse<impl stream::Stream<Item = Result<Event, Infallible>>> {
         self.begun.fetch_add(1, Ordering::SeqCst);
         self.respond.acquire().await.expect("open").forget();
-        self.events().into_response()
+        Sse::new(stream::unfold(0, move |token| {
+            let send = Arc::clone(&self.send);
+            async move {
+                if token > 0 {
+                    send.acquire().await.expect("open").forget();
+                }
+                let event = match token {
+                    TOKENS => Event::default().data("[DONE]"),
+                    _ => Event::default().data(format!(r#"{{"token":{token}}}"#)),
+                };
+                Some((Ok(event), token + 1))
+            }
+        }))
     }
 
+    /// Returns an app with answers by POST and subscriptions by GET.
     fn app(&self) -> Router {
-        let (late, at_once, never) = (self.clone(), self.clone(), self.clone());
-        let never = async move || {
-            never.begun.fetch_add(1, Ordering::SeqCst);
-            std::future::pending::<StatusCode>().await
-        };
-        let layer = SseCompletionLayer::new().shutdown(&self.shutdown);
+        let layer = SseCompletionLayer::new()
+            .shutdown(&self.shutdown)
+            .end_mark(EventMatch::data("[DONE]"))
+            .end_on_drain(|request| request.method == Method::GET);
+        let gateway = self.clone();
+        let subscription = async || Sse::new(stream::pending::<Result<Event, Infallible>>());
         Router::new()
-            .route("/late", get(move || late.clone().respond()))
-            .route("/at-once", get(async move || at_once.events()))
-            .route("/never", post(never))
             .route(
-                "/quiet",
-                get(async || Sse::new(stream::pending::<Result<Event, Infallible>>())),
+                "/v1/responses",
+                post(move || gateway.clone().respond()).get(subscription),
             )
+            .route("/quiet", post(subscription))
             .layer(layer)
     }
 
-    async fn serve(&self) -> (SocketAddr, JoinHandle<()>) {
-        let (listener, address) = listen().await;
-        let app = self.app();
-        let site = self.clone();
-        let signal = match self.is_graceful {
-            true => Either::Left(self.shutdown.draining()),
-            false => Either::Right(self.shutdown.closed()),
-        };
-        let server = async move {
-            let served = if site.wraps {
-                let shutdown = site.shutdown.clone();
-                let listener = MapSocket::new(listener, move |socket| shutdown.connection(socket));
-                let server = axum::serve(listener, app).with_graceful_shutdown(signal);
-                server.await
-            } else {
-                let server = axum::serve(listener, app).with_graceful_shutdown(signal);
-                server.await
-            };
-            served.expect("the server does not fail");
-        };
-        (address, tokio::spawn(server))
+    /// Serves connections until the signal, wrapped ones so that the drain can cut them, or plain ones.
+    async fn serve(
+        &self,
+        wraps: bool,
+        signal: impl Future<Output = ()> + Send + 'static,
+    ) -> (SocketAddr, JoinHandle<()>) {
+        let shutdown = self.shutdown.clone();
+        match wraps {
+            true => {
+                serve_axum(self.app(), signal, move |socket| {
+                    shutdown.connection(socket)
+                })
+                .await
+            }
+            false => serve_axum(self.app(), signal, |socket| socket).await,
+        }
     }
 
-    async fn drain(&self, grace: Duration) -> JoinHandle<Drained> {
-        let drain = tokio::spawn(self.shutdown.drain(grace));
+    async fn drain(&self) -> JoinHandle<Drained> {
+        let drain = tokio::spawn(self.shutdown.drain(GRACE));
         until(|| self.shutdown.is_draining()).await;
         drain
     }
@@ -151,113 +151,11 @@ async fn settle() {
 }
 
 #[tokio::test]
-async fn c18_drain_waits_for_a_handler_that_responds_during_the_grace() {
-    for version in VERSIONS {
-        for wraps in [false, true] {
-            let case = (version, wraps);
-            let site = Site::new(wraps, true);
-            let (address, server) = site.serve().await;
-            let mut client = Client::connect(address, version).await;
-            let response = tokio::spawn(async move {
-                let response = client.get("/late").await;
-                (client, response.into_body())
-            });
-            site.until_begun(1).await;
-            let drain = site.drain(GRACE).await;
-            settle().await;
-            assert!(!drain.is_finished(), "{case:?}: a request is pending");
-            assert!(
-                !site.shutdown.is_closed(),
-                "{case:?}: the grace is not over"
-            );
-
-            site.respond.add_permits(1);
-            let (client, mut body) = within(response).await.expect("no panic");
-            assert_eq!(next_data(&mut body).await, "data: late\n\n", "{case:?}");
-            settle().await;
-            assert!(!drain.is_finished(), "{case:?}: the stream is open");
-            site.finish.add_permits(1);
-            assert_eq!(receive(body).await.text(), "", "{case:?}: ends on its own");
-            drop(client);
-            let drained = within(drain).await.expect("no panic");
-            assert_eq!(counts(drained), (1, 0, 0), "{case:?}");
-            within(server).await.expect("no panic");
-        }
-    }
-}
-
-/// Number of tokens before the end of an answer.
-const TOKENS: usize = 20;
-
-/// The first token of an answer.
-const FIRST_TOKEN: &str = "data: {\"token\":0}\n\n";
-
-/// A gateway to a language model, which responds and sends the tokens after the first when the test permits it.
-#[derive(Clone)]
-struct Gateway {
-    shutdown: Shutdown,
-    /// Requests whose handlers have begun.
-    begun: Arc<AtomicUsize>,
-    /// One permit for each response.
-    respond: Arc<Semaphore>,
-    /// One permit for each token.
-    send: Arc<Semaphore>,
-}
-
-impl Gateway {
-    fn new() -> Self {
-        Self {
-            shutdown: Shutdown::new(),
-            begun: Arc::default(),
-            respond: Arc::new(Semaphore::new(0)),
-            send: Arc::new(Semaphore::new(0)),
-        }
-    }
-
-    async fn answer(self) -> Sse<impl stream::Stream<Item = Result<Event, Infallible>>> {
-        self.begun.fetch_add(1, Ordering::SeqCst);
-        self.respond.acquire().await.expect("open").forget();
-        Sse::new(stream::unfold(0, move |token| {
-            let send = Arc::clone(&self.send);
-            async move {
-                if token > 0 {
-                    send.acquire().await.expect("open").forget();
-                }
-                let event = match token {
-                    TOKENS => Event::default().data("[DONE]"),
-                    _ => Event::default().data(format!(r#"{{"token":{token}}}"#)),
-                };
-                Some((Ok(event), token + 1))
-            }
-        }))
-    }
-
-    fn app(&self) -> Router {
-        let layer = SseCompletionLayer::new()
-            .shutdown(&self.shutdown)
-            .end_mark(EventMatch::data("[DONE]"))
-            .end_on_drain(|request| request.method == Method::GET);
-        let gateway = self.clone();
-        let subscription = async || Sse::new(stream::pending::<Result<Event, Infallible>>());
-        let answer = post(move || gateway.clone().answer());
-        Router::new()
-            .route("/v1/responses", answer.get(subscription))
-            .layer(layer)
-    }
-}
-
-#[tokio::test]
 async fn c18_ten_answers_of_a_gateway_are_whole_after_a_drain() {
-    let expected: String = (0..TOKENS)
-        .map(|token| format!("data: {{\"token\":{token}}}\n\n"))
-        .chain(["data: [DONE]\n\n".to_owned()])
-        .collect();
+    let expected = answer();
     for version in VERSIONS {
         let gateway = Gateway::new();
-        let (listener, address) = listen().await;
-        let server = axum::serve(listener, gateway.app());
-        let server = server.with_graceful_shutdown(gateway.shutdown.draining());
-        let server = tokio::spawn(async { server.await.expect("the server does not fail") });
+        let (address, server) = gateway.serve(false, gateway.shutdown.draining()).await;
 
         // Five answers have begun.
         let mut answers = Vec::new();
@@ -281,10 +179,9 @@ async fn c18_ten_answers_of_a_gateway_are_whole_after_a_drain() {
         }
         let mut subscriber = Client::connect(address, version).await;
         let subscription = subscriber.get("/v1/responses").await.into_body();
-        until(|| gateway.begun.load(Ordering::SeqCst) == 10).await;
+        gateway.until_begun(10).await;
 
-        let drain = tokio::spawn(gateway.shutdown.drain(GRACE));
-        until(|| gateway.shutdown.is_draining()).await;
+        let drain = gateway.drain().await;
         let last = within(receive(subscription)).await;
         assert_eq!(last.text(), "event: close\ndata:\n\n", "{version:?}");
         settle().await;
@@ -313,38 +210,41 @@ async fn c18_ten_answers_of_a_gateway_are_whole_after_a_drain() {
 
 #[tokio::test]
 async fn c18_second_request_of_a_connection_has_what_is_left_of_the_grace() {
+    let expected = answer();
     for version in VERSIONS {
         for wraps in [false, true] {
             let case = (version, wraps);
-            let site = Site::new(wraps, false);
-            let (address, server) = site.serve().await;
+            let gateway = Gateway::new();
+            gateway.respond.add_permits(2);
+            let (address, server) = gateway.serve(wraps, gateway.shutdown.closed()).await;
             // Between the two requests, the drain waits for the wrapped connection, or else for another stream.
             let other = match wraps {
                 true => None,
                 false => {
                     let mut client = Client::connect(address, version).await;
-                    let body = client.get("/quiet").await.into_body();
+                    let body = client.send("POST", "/quiet", Body::empty()).await;
                     Some((client, body))
                 }
             };
             let mut client = Client::connect(address, version).await;
-            let mut first = client.get("/at-once").await.into_body();
-            assert_eq!(next_data(&mut first).await, "data: late\n\n");
-            let drain = site.drain(GRACE).await;
-            site.finish.add_permits(1);
-            assert_eq!(receive(first).await.text(), "", "{case:?}");
-            settle().await;
-
-            let mut second = client.get("/at-once").await.into_body();
-            assert_eq!(next_data(&mut second).await, "data: late\n\n", "{case:?}");
-            settle().await;
-            assert!(
-                !site.shutdown.is_closed(),
-                "{case:?}: the grace is not over"
-            );
-            site.finish.add_permits(1);
-            assert_eq!(receive(second).await.text(), "", "{case:?}");
+            let mut drain = None;
+            for _ in 0..2 {
+                let response = client.send("POST", "/v1/responses", Body::empty()).await;
+                let mut body = response.into_body();
+                assert_eq!(next_data(&mut body).await, FIRST_TOKEN, "{case:?}");
+                if drain.is_none() {
+                    drain = Some(gateway.drain().await);
+                }
+                settle().await;
+                let is_closed = gateway.shutdown.is_closed();
+                assert!(!is_closed, "{case:?}: the grace is not over");
+                gateway.send.add_permits(TOKENS);
+                let whole = format!("{FIRST_TOKEN}{}", receive(body).await.text());
+                assert_eq!(whole, expected, "{case:?}");
+                settle().await;
+            }
             drop((client, other));
+            let drain = drain.expect("the drain has begun");
             let drained = within(drain).await.expect("no panic");
             assert_eq!(drained.still_open(), 0, "{case:?}");
             within(server).await.expect("no panic");
@@ -356,11 +256,12 @@ async fn c18_second_request_of_a_connection_has_what_is_left_of_the_grace() {
 async fn c24_connection_whose_request_body_nobody_reads_ends_when_it_is_cut() {
     // The client has sent a part of the body and waits, or has nothing more to send.
     for (length, sent) in [(1_000_000, 5), (1_000_000, 300_000), (5, 5)] {
-        let site = Site::new(true, true);
-        let (address, server) = site.serve().await;
+        let gateway = Gateway::new();
+        let (address, server) = gateway.serve(true, gateway.shutdown.draining()).await;
         let mut socket = connect(address).await;
-        let head =
-            format!("POST /never HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
+        let head = format!(
+            "POST /v1/responses HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n"
+        );
         let request = [head.as_bytes(), &vec![b'x'; sent]].concat();
         // The socket may not take all of a large body.
         let (mut read, mut write) = socket.split();
@@ -369,9 +270,9 @@ async fn c24_connection_whose_request_body_nobody_reads_ends_when_it_is_cut() {
             std::future::pending::<()>().await;
         };
         let judged = async {
-            site.until_begun(1).await;
+            gateway.until_begun(1).await;
             settle().await;
-            let drained = within(site.shutdown.drain(Duration::ZERO)).await;
+            let drained = within(gateway.shutdown.drain(Duration::ZERO)).await;
             assert_eq!(counts(drained), (0, 0, 1), "{length}, {sent}");
             // The connection ends, with a reset if bytes of the client are unread.
             let _ = within(read.read_to_end(&mut Vec::new())).await;
@@ -387,19 +288,19 @@ async fn c24_connection_whose_request_body_nobody_reads_ends_when_it_is_cut() {
 #[tokio::test]
 async fn c24_connection_of_a_handler_that_never_responds_ends_when_it_is_cut() {
     for version in VERSIONS {
-        let site = Site::new(true, true);
-        let (address, server) = site.serve().await;
+        let gateway = Gateway::new();
+        let (address, server) = gateway.serve(true, gateway.shutdown.draining()).await;
         let mut client = Client::connect(address, version).await;
         let request = tokio::spawn(async move {
             // The body of the request is never finished.
             let chunks = stream::iter([Ok::<_, Infallible>("x")]).chain(stream::pending());
             client
-                .send("POST", "/never", Body::from_stream(chunks))
+                .send("POST", "/v1/responses", Body::from_stream(chunks))
                 .await
         });
-        site.until_begun(1).await;
+        gateway.until_begun(1).await;
         settle().await;
-        let drained = within(site.shutdown.drain(Duration::ZERO)).await;
+        let drained = within(gateway.shutdown.drain(Duration::ZERO)).await;
         assert_eq!(counts(drained), (0, 0, 1), "{version:?}");
         within(server).await.expect("no panic");
         // The client gets no response.

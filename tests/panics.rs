@@ -22,7 +22,6 @@ use testkit::{
     reports::Reports,
     script::{AfterScript, EndStream, Script, Step, data},
 };
-use tower::layer::util::Stack;
 use tower_sse_completion::{Ending, ResponseBody, Shutdown, SseCompletionLayer};
 
 const EVENT: &str = "data: 1\n\n";
@@ -132,36 +131,6 @@ fn c21_panic_of_the_cancellation_is_failed() {
                 assert_eq!(reports.only().ending(), Ending::Failed, "{case}");
                 assert_eq!(shutdown.open_streams(), 0, "{case}");
             }
-        }
-    }
-}
-
-#[test]
-fn c21_panic_in_a_destructor_under_two_layers_is_failed() {
-    for is_shared in [false, true] {
-        for drops in [false, true] {
-            let (shutdown, reports) = (Shutdown::new(), Reports::default());
-            let inner = SseCompletionLayer::new().on_end(reports.observer());
-            let inner = if is_shared {
-                inner.shutdown(&shutdown)
-            } else {
-                inner
-            };
-            let both = Stack::new(inner, SseCompletionLayer::new().shutdown(&shutdown));
-            let upstream = Script::frames([EVENT])
-                .then(AfterScript::Pending)
-                .panic_in_drop();
-            let body = drive(&both, upstream);
-            let polls = if drops { 2 } else { 10 };
-            if !drops {
-                shutdown.close();
-            }
-            assert!(run(body, polls), "the server observes the panic");
-            let case = format!("shared: {is_shared}, dropped: {drops}");
-            let report = reports.only();
-            assert_eq!(report.ending(), Ending::Failed, "{case}");
-            assert!(!report.close_event_sent(), "{case}");
-            assert_eq!(shutdown.open_streams(), 0, "{case}");
         }
     }
 }

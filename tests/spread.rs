@@ -1,9 +1,8 @@
 //! `Drain::spread_over`, on tokio's paused clock.
 
-use std::time::Duration;
+use std::{task::Poll, time::Duration};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use proptest::{
     collection::vec,
     prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest},
@@ -93,34 +92,8 @@ fn assert_even(ended: &[usize], streams: usize, window: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c18_streams_that_end_on_drain_end_evenly_from_the_begin_of_the_drain() {
-    let shutdown = Shutdown::new();
-    let mut streams = start(&subscriptions(&shutdown), STREAMS);
-    let mut response = idle(&shutdown_layer(&shutdown));
-    let drain = spawn(&shutdown, GRACE, WINDOW);
-    let ended = run_for(&mut streams, WINDOW + 2 * STEP).await;
-    assert_even(&ended, STREAMS, WINDOW);
-    response.assert_pending();
-    assert!(!shutdown.is_closed());
-    response.drop_body();
-    assert_eq!(counts(drain).await, (STREAMS + 1, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn c18_other_streams_end_evenly_from_the_end_of_the_grace() {
-    let shutdown = Shutdown::new();
-    let mut streams = start(&shutdown_layer(&shutdown), STREAMS);
-    let drain = spawn(&shutdown, GRACE, WINDOW);
-    sleep(GRACE - STEP).await;
-    assert!(streams.iter().all(|stream| stream.wakes() == 0));
-    let ended = run_for(&mut streams, WINDOW + 3 * STEP).await;
-    assert_even(&ended, STREAMS, WINDOW);
-    assert_eq!(counts(drain).await, (STREAMS, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn c18_both_kinds_of_streams_end_over_windows_of_their_own() {
-    for grace in [Duration::ZERO, WINDOW / 2] {
+async fn c18_streams_end_evenly_from_the_begin_of_the_drain_or_from_the_end_of_the_grace() {
+    for grace in [Duration::ZERO, WINDOW / 2, GRACE] {
         let shutdown = Shutdown::new();
         let mut endless = start(&subscriptions(&shutdown), STREAMS);
         let mut others = start(&shutdown_layer(&shutdown), STREAMS);
@@ -283,42 +256,33 @@ async fn c18_stream_that_starts_while_its_kind_is_ending_ends_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c18_stream_that_moves_during_the_window_wakes_its_new_task() {
-    let shutdown = Shutdown::new();
-    let mut first = start(&subscriptions(&shutdown), STREAMS);
-    let drain = spawn(&shutdown, GRACE, WINDOW);
-    run_for(&mut first, WINDOW / 2).await;
-    let mut moved: Vec<Body> = first.into_iter().map(Driver::in_another_task).collect();
-    moved.iter_mut().for_each(Driver::assert_pending);
-    let left = moved.len();
-    assert!(left > STREAMS / 3);
-    let ended = run_for(&mut moved, WINDOW / 2 + 2 * STEP).await;
-    assert_eq!(ended.iter().sum::<usize>(), left);
-    assert_eq!(counts(drain).await, (STREAMS, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn c18_stream_that_waits_for_the_first_time_during_the_window_is_woken() {
-    let shutdown = Shutdown::new();
-    let layer = subscriptions(&shutdown);
-    let mut streams: Vec<Body> = (0..STREAMS)
-        .map(|_| drive(&layer, Script::silent()))
-        .collect();
-    let drain = spawn(&shutdown, GRACE, WINDOW);
-    sleep(WINDOW / 2).await;
-    streams.retain_mut(|stream| match stream.poll_while_woken() {
-        std::task::Poll::Pending => true,
-        std::task::Poll::Ready(frame) => {
-            let frame = frame.expect("a frame").expect("no error");
-            assert_eq!(frame.into_data().expect("data"), CLOSE);
-            false
-        }
-    });
-    let left = streams.len();
-    assert!((STREAMS * 2 / 5..STREAMS * 3 / 5).contains(&left), "{left}");
-    let ended = run_for(&mut streams, WINDOW / 2 + 2 * STEP).await;
-    assert_eq!(ended.iter().sum::<usize>(), left);
-    assert_eq!(counts(drain).await, (STREAMS, 0));
+async fn c18_stream_that_moves_or_waits_for_the_first_time_during_the_window_is_woken() {
+    for has_waited in [false, true] {
+        let shutdown = Shutdown::new();
+        let layer = subscriptions(&shutdown);
+        let mut streams: Vec<Body> = match has_waited {
+            true => start(&layer, STREAMS),
+            false => (0..STREAMS)
+                .map(|_| drive(&layer, Script::silent()))
+                .collect(),
+        };
+        let drain = spawn(&shutdown, GRACE, WINDOW);
+        sleep(WINDOW / 2).await;
+        streams = streams.into_iter().map(Driver::in_another_task).collect();
+        streams.retain_mut(|stream| match stream.poll_while_woken() {
+            Poll::Pending => true,
+            Poll::Ready(frame) => {
+                let frame = frame.expect("a frame").expect("no error");
+                assert_eq!(frame.into_data().expect("data"), CLOSE);
+                false
+            }
+        });
+        let left = streams.len();
+        assert!((STREAMS * 2 / 5..STREAMS * 3 / 5).contains(&left), "{left}");
+        let ended = run_for(&mut streams, WINDOW / 2 + 2 * STEP).await;
+        assert_eq!(ended.iter().sum::<usize>(), left);
+        assert_eq!(counts(drain).await, (STREAMS, 0));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -430,21 +394,6 @@ async fn c18_streams_do_not_catch_up_with_time_in_which_the_process_did_not_run(
     let peak = peak(&ended);
     assert!(peak as f64 <= 1.2 * per_bucket, "{peak} of {per_bucket}");
     assert_eq!(counts(drain).await, (STREAMS, 0));
-}
-
-#[test]
-fn c18_streams_of_a_drain_that_is_not_spread_end_at_once() {
-    let shutdown = Shutdown::new();
-    let mut streams = start(&subscriptions(&shutdown), 100);
-    let runtime = Builder::new_current_thread().enable_time().build();
-    let drain = shutdown.drain(GRACE);
-    runtime.expect("a runtime").block_on(async {
-        assert!(drain.now_or_never().is_none());
-    });
-    for stream in &mut streams {
-        assert_eq!(stream.wakes(), 1);
-        assert_eq!(stream.rest().bytes(), CLOSE);
-    }
 }
 
 /// A step of the property test.

@@ -1,15 +1,13 @@
 //! Drains in a process that does not run for a while: a separate process that receives SIGSTOP and SIGCONT, as a paused virtual
 //! machine or a throttled container.
 //!
-//! Each test starts its own program once more, with the environment variable [`CHILD`]. The same test in that process drains.
-//!
 //! On Unix, because Windows has no such signals.
 #![cfg(all(unix, not(miri)))]
 
+#[path = "signal/process.rs"]
+mod process;
+
 use std::{
-    env,
-    io::{self, BufRead, BufReader, Lines, Read},
-    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -28,102 +26,24 @@ use http_body_util::BodyExt;
 use testkit::{
     client::Client,
     exchange::event_stream,
-    listener::MapSocket,
+    listener::serve_axum,
     script::{AfterScript, Script},
-    server::{VERSIONS, listen, next_data, receive},
+    server::{VERSIONS, next_data, receive},
     wait::within,
 };
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 use tower_sse_completion::{Shutdown, SseCompletionLayer};
 
-const CHILD: &str = "STOPPED_PROCESS_CHILD";
-
-/// Exit status of a child that ends on its own.
-const ENDED: i32 = 42;
+use self::process::{ENDED, Process, is_child, runtime, wait_for_input};
 
 /// Longer than the grace of a child and the time until connections are cut.
 const PAUSE: Duration = Duration::from_secs(3);
 
-/// A child process, which is killed when it is dropped.
-struct Process {
-    child: Child,
-    lines: Lines<BufReader<ChildStderr>>,
-}
-
-impl Process {
-    /// Starts this test once more.
-    fn start(test: &str) -> Self {
-        let mut child = Command::new(env::current_exe().expect("a path"))
-            .args(["--exact", test, "--nocapture", "--test-threads=1"])
-            .env(CHILD, "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("a process");
-        let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        Self { child, lines }
-    }
-
-    /// Waits for a line that starts with this word, and returns the rest of the line.
-    fn wait_for(&mut self, word: &str) -> String {
-        let mut seen = Vec::new();
-        for line in &mut self.lines {
-            let line = line.expect("text");
-            if let Some(rest) = line.strip_prefix(word) {
-                return rest.trim().to_owned();
-            }
-            seen.push(line);
-        }
-        panic!("the process has not written {word:?}: {seen:?}");
-    }
-
-    /// Stops the process for a while.
-    fn pause(&self) {
-        self.signal("STOP");
-        thread::sleep(PAUSE);
-        self.signal("CONT");
-    }
-
-    fn signal(&self, signal: &str) {
-        let kill = format!("kill -{signal} {}", self.child.id());
-        let sent = Command::new("sh").args(["-c", &kill]).status();
-        assert!(sent.expect("a shell").success(), "{kill}");
-    }
-
-    /// Closes the standard input of the process, for which the process waits.
-    fn close_input(&mut self) {
-        drop(self.child.stdin.take().expect("an open pipe"));
-    }
-
-    fn wait(mut self) -> ExitStatus {
-        self.child.wait().expect("a status")
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // A process that has ended cannot be killed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn is_child() -> bool {
-    env::var_os(CHILD).is_some()
-}
-
-/// Blocks this thread until the standard input is closed.
-fn wait_for_input() {
-    let read = io::stdin().read_to_end(&mut Vec::new());
-    read.expect("an open pipe");
-}
-
-fn runtime() -> Runtime {
-    Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime")
+/// Stops the process for a while.
+fn pause(process: &mut Process) {
+    process.signal("STOP");
+    thread::sleep(PAUSE);
+    process.signal("CONT");
 }
 
 /// Serves silent streams over wrapped connections, and drains when the standard input is closed.
@@ -134,11 +54,11 @@ async fn serve() {
     let app = Router::new()
         .route("/", get(events))
         .layer(SseCompletionLayer::new().shutdown(&shutdown));
-    let (listener, address) = listen().await;
-    eprintln!("listening {address}");
     let sockets = shutdown.clone();
-    let listener = MapSocket::new(listener, move |socket| sockets.connection(socket));
-    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.draining());
+    let draining = shutdown.draining();
+    let (address, server) =
+        serve_axum(app, draining, move |socket| sockets.connection(socket)).await;
+    eprintln!("listening {address}");
     let begins = async {
         let input = tokio::task::spawn_blocking(wait_for_input);
         input.await.expect("no panic");
@@ -152,7 +72,7 @@ async fn serve() {
         begins.await;
         drain.await
     };
-    let (served, (), drained) = tokio::join!(server.into_future(), announced, drain);
+    let (served, (), drained) = tokio::join!(server, announced, drain);
     served.expect("the server does not fail");
     assert_eq!((drained.ended(), drained.still_open()), (2, 0));
 }
@@ -164,7 +84,7 @@ fn c18_clients_of_a_process_that_is_stopped_over_the_end_of_the_grace_get_the_cl
         std::process::exit(ENDED);
     }
     let mut process = Process::start(
-        "c18_clients_of_a_process_that_is_stopped_over_the_end_of_the_grace_get_the_close_event",
+        c18_clients_of_a_process_that_is_stopped_over_the_end_of_the_grace_get_the_close_event,
     );
     let address = process.wait_for("listening").parse().expect("an address");
     runtime().block_on(async {
@@ -178,7 +98,7 @@ fn c18_clients_of_a_process_that_is_stopped_over_the_end_of_the_grace_get_the_cl
         let pausing = tokio::task::spawn_blocking(move || {
             process.close_input();
             process.wait_for("draining");
-            process.pause();
+            pause(&mut process);
             process
         });
         for (version, client, body) in clients {
@@ -186,8 +106,8 @@ fn c18_clients_of_a_process_that_is_stopped_over_the_end_of_the_grace_get_the_cl
             assert_eq!(text, "event: close\ndata:\n\n", "{version:?}");
             drop(client);
         }
-        let process = within(pausing).await.expect("no panic");
-        assert_eq!(process.wait().code(), Some(ENDED));
+        let mut process = within(pausing).await.expect("no panic");
+        assert_eq!(process.wait_until_ended().await, Some(ENDED));
     });
 }
 
@@ -231,13 +151,12 @@ fn c19_drain_of_a_process_that_is_stopped_returns_after_reports() {
         let rounds = runtime.block_on(async { tokio::spawn(drain_rounds()).await });
         std::process::exit(if rounds.is_ok() { ENDED } else { 1 });
     }
-    let mut process =
-        Process::start("c19_drain_of_a_process_that_is_stopped_returns_after_reports");
+    let mut process = Process::start(c19_drain_of_a_process_that_is_stopped_returns_after_reports);
     process.wait_for("draining");
     for _ in 0..4 {
-        process.pause();
+        pause(&mut process);
         thread::sleep(Duration::from_millis(100));
     }
     process.close_input();
-    assert_eq!(process.wait().code(), Some(ENDED));
+    assert_eq!(process.wait(), Some(ENDED));
 }

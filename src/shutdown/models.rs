@@ -13,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Wake, Waker},
+    task::{Context, Poll, Wake, Waker},
 };
 
 use loom::{future::block_on, model::Builder};
@@ -51,6 +51,18 @@ impl Task {
     fn new() -> (Arc<Self>, Waker) {
         let task = Arc::<Self>::default();
         (Arc::clone(&task), Waker::from(task))
+    }
+
+    /// Returns a task whose waker this poll registers.
+    fn waiting(poll: impl FnOnce(&mut Context<'_>) -> Poll<()>) -> Arc<Self> {
+        let (task, waker) = Self::new();
+        assert!(poll(&mut Context::from_waker(&waker)).is_pending());
+        task
+    }
+
+    /// Asserts that no waker of the task is left.
+    fn assert_forgotten(self: &Arc<Self>) {
+        assert_eq!(Arc::strong_count(self), 1, "no waker is left");
     }
 
     fn wakes(&self) -> usize {

@@ -23,8 +23,6 @@ pub struct Scripted {
     pub log: Vec<String>,
     /// The result of `is_write_vectored`.
     pub is_vectored: bool,
-    /// Dropped with the connection.
-    pub alive: Arc<()>,
 }
 
 impl Scripted {
@@ -34,7 +32,6 @@ impl Scripted {
             result,
             log: Vec::new(),
             is_vectored: false,
-            alive: Arc::default(),
         }
     }
 

@@ -31,7 +31,7 @@ use testkit::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot},
     time::{Instant, sleep},
 };
@@ -122,6 +122,13 @@ async fn upstream(path: &'static str, events: &str) -> SocketAddr {
 
 fn encode_request(bytes: usize, chunk: usize, end: UpstreamEnd) -> String {
     format!("{{{bytes} {chunk} {end:?}}}")
+}
+
+/// Accepts a connection of the proxy, and reads its request.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    let (mut connection, _) = within(listener.accept()).await.expect("the proxy");
+    read_request(&mut connection).await;
+    connection
 }
 
 /// Reads a request to the end of its body, because unread bytes would reset the connection.
@@ -239,53 +246,34 @@ fn is_unfinished_mark(api: &Api, event: &[u8]) -> bool {
     is_last_event && has_data && event.ends_with(b"\n") | event.ends_with(b"\r")
 }
 
-/// Truncates every response at every byte. The chunks have one byte, two bytes, or all bytes.
-async fn truncate_everywhere(end: UpstreamEnd) {
+/// The chunks have one byte, two bytes, or all bytes.
+#[tokio::test]
+async fn upstream_that_dies_or_stops_at_any_byte_is_reported_to_the_client() {
     for api in APIS.iter().chain([&OTHER]) {
         for events in [api.events.to_owned(), api.events.replace('\n', "\r\n")] {
             let models = upstream(api.path, &events).await;
             let address = serve_proxy(models, &Shutdown::new()).await;
-            let truncate_at = async |bytes| {
+            let truncate_at = async |(bytes, end)| {
                 let chunk = [1, 2, events.len()][bytes % 3];
                 let version = VERSIONS[bytes % 2];
                 let request = encode_request(bytes, chunk, end);
-                let received = text(post(address, version, api.path, request).await).await;
+                let response = post(address, version, api.path, request).await;
+                assert_eq!(response.headers().get("connection"), None);
                 let expected = expected(api, &events, bytes, end);
                 assert_eq!(
-                    received, expected,
-                    "{bytes} bytes, {chunk} in a chunk, {version:?}"
+                    text(response).await,
+                    expected,
+                    "{end:?} after {bytes} bytes, {chunk} in a chunk, {version:?}"
                 );
             };
-            stream::iter(0..=events.len())
+            let all = events.len();
+            let ends = [UpstreamEnd::Die, UpstreamEnd::Stop];
+            let truncated = (0..=all).flat_map(|bytes| ends.map(|end| (bytes, end)));
+            // The end of the upstream after its end mark does not matter.
+            let complete = api.has_end_mark.then_some((all, UpstreamEnd::Hang));
+            stream::iter(truncated.chain(complete))
                 .for_each_concurrent(16, truncate_at)
                 .await;
-        }
-    }
-}
-
-#[tokio::test]
-async fn upstream_that_dies_at_any_byte_is_reported_to_the_client() {
-    truncate_everywhere(UpstreamEnd::Die).await;
-}
-
-#[tokio::test]
-async fn upstream_that_stops_at_any_byte_is_reported_to_the_client() {
-    truncate_everywhere(UpstreamEnd::Stop).await;
-}
-
-#[tokio::test]
-async fn complete_response_is_forwarded_unchanged_in_chunks_of_any_size() {
-    for api in &APIS {
-        let events = api.events;
-        let address = serve_proxy(upstream(api.path, events).await, &Shutdown::new()).await;
-        for chunk in 1..=events.len() {
-            // The end of the upstream after its end mark does not matter.
-            for end in [UpstreamEnd::Stop, UpstreamEnd::Die, UpstreamEnd::Hang] {
-                let request = encode_request(events.len(), chunk, end);
-                let response = post(address, Version::Http1, api.path, request).await;
-                assert_eq!(response.headers().get("connection"), None);
-                assert_eq!(text(response).await, events, "{chunk} in a chunk, {end:?}");
-            }
         }
     }
 }
@@ -376,8 +364,7 @@ async fn client_that_leaves_stops_the_upstream_before_and_after_the_head() {
         for api in APIS.iter().chain([&OTHER]) {
             // A model that thinks sends neither a head nor an event.
             let client = tokio::spawn(post(address, version, api.path, "{}".to_owned()));
-            let (mut connection, _) = within(listener.accept()).await.expect("the proxy");
-            read_request(&mut connection).await;
+            let connection = accept(&listener).await;
             client.abort();
             assert_disconnected(connection).await;
 
@@ -388,8 +375,7 @@ async fn client_that_leaves_stops_the_upstream_before_and_after_the_head() {
                 body
             };
             let stream = async {
-                let (mut connection, _) = within(listener.accept()).await.expect("the proxy");
-                read_request(&mut connection).await;
+                let mut connection = accept(&listener).await;
                 let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
                 let response = format!("{head}{}", &api.events[..api.events.len() - 1]);
                 let sent = connection.write_all(response.as_bytes()).await;
@@ -514,8 +500,7 @@ async fn late_head_is_sent_before_the_upstream_responds() {
             assert_eq!(response.status(), 200);
             assert_eq!(response.headers()["content-type"], "text/event-stream");
 
-            let (mut connection, _) = within(listener.accept()).await.expect("the proxy");
-            read_request(&mut connection).await;
+            let mut connection = accept(&listener).await;
             let late = format!("HTTP/1.1 {head}\r\nconnection: close\r\n\r\n{}", api.events);
             connection
                 .write_all(late.as_bytes())
@@ -534,8 +519,7 @@ async fn head_is_never_early_for_a_request_without_a_stream() {
     for question in [r#"{"stream": false}"#, r#"{"model": "m"}"#] {
         let client = post(address, Version::Http1, APIS[0].path, question.to_owned());
         let refuse = async {
-            let (mut connection, _) = within(listener.accept()).await.expect("the proxy");
-            read_request(&mut connection).await;
+            let mut connection = accept(&listener).await;
             let refusal = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n";
             connection
                 .write_all(refusal)

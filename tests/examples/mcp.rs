@@ -11,7 +11,7 @@ use axum::Router;
 use bytes::Bytes;
 use example::{EndedBy, Tools};
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use rmcp::{
     ClientHandler, ClientLifecycleMode, ClientServiceExt, RoleClient, ServiceError,
@@ -31,12 +31,8 @@ use tokio::{
     net::TcpStream,
     sync::{Notify, oneshot},
     task::JoinHandle,
-    time::timeout,
 };
 use tower_sse_completion::{Shutdown, SseCompletionLayer};
-
-/// Time in which nothing must happen. The end of a stream takes a small part of it.
-const SILENCE: Duration = Duration::from_secs(3);
 
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25",
     "capabilities":{},"clientInfo":{"name":"test","version":"1"}}}"#;
@@ -63,8 +59,8 @@ struct Server {
 }
 
 impl Server {
-    async fn start(ended_by: EndedBy) -> Self {
-        let (address, stop, running) = serve(ended_by).await;
+    async fn start() -> Self {
+        let (address, stop, running) = serve(EndedBy::Layer).await;
         let response = call(address, "POST", &[], INITIALIZE).await;
         let session = response.headers()["mcp-session-id"].to_str().expect("text");
         let session = session.to_owned();
@@ -207,7 +203,7 @@ async fn assert_returns(server: Running) {
 
 #[tokio::test]
 async fn subscription_ends_at_once_and_call_in_progress_has_its_result() {
-    let server = Server::start(EndedBy::Layer).await;
+    let server = Server::start().await;
     let response = tokio::spawn(text(server.post));
     server.stop.send(()).expect("the server runs");
 
@@ -220,35 +216,8 @@ async fn subscription_ends_at_once_and_call_in_progress_has_its_result() {
 }
 
 #[tokio::test]
-async fn without_the_layer_the_subscription_keeps_the_server_from_ending() {
-    let server = Server::start(EndedBy::Nothing).await;
-    server.stop.send(()).expect("the server runs");
-
-    let response = text(server.post).await;
-    assert!(response.contains("counted to 4"), "{response}");
-    let mut get = server.get;
-    let more = timeout(SILENCE, get.frame()).await;
-    assert!(more.is_err(), "the stream is still open, got {more:?}");
-    assert!(!server.running.is_finished());
-    drop(get);
-    assert_returns(server.running).await;
-}
-
-#[tokio::test]
-async fn token_of_rmcp_ends_every_stream_and_loses_the_result() {
-    let server = Server::start(EndedBy::Token).await;
-    server.stop.send(()).expect("the server runs");
-
-    let (get, response) = (text(server.get).await, text(server.post).await);
-    assert_eq!(get, "", "the subscription ends without a close event");
-    assert!(!response.contains("counted to 4"), "{response}");
-    assert!(!response.contains("event: close"), "{response}");
-    assert_returns(server.running).await;
-}
-
-#[tokio::test]
 async fn response_that_a_get_resumes_has_its_result() {
-    let server = Server::start(EndedBy::Layer).await;
+    let server = Server::start().await;
     drop(server.post);
     let headers = [
         ("mcp-session-id", server.session.as_str()),
@@ -284,33 +253,28 @@ async fn subscription_by_post_ends_with_its_result_and_without_a_close_event() {
 }
 
 #[tokio::test]
-async fn client_of_rmcp_has_a_graceful_end_and_the_result_of_its_call() {
-    let (address, stop, running) = serve(EndedBy::Layer).await;
-    let client = connect(address).await;
-    let subscription = subscribe(&client).await;
-    let counting = count(&client).await;
-    stop.send(()).expect("the server runs");
+async fn client_of_rmcp_has_a_graceful_end_and_its_result_with_the_layer_and_neither_with_a_token()
+{
+    for ended_by in [EndedBy::Layer, EndedBy::Token] {
+        let (address, stop, running) = serve(ended_by).await;
+        let client = connect(address).await;
+        let subscription = subscribe(&client).await;
+        let counting = count(&client).await;
+        stop.send(()).expect("the server runs");
 
-    let end = receive_end(subscription).await;
-    assert!(matches!(end, SubscriptionEnd::Graceful(_)), "{end:?}");
-    assert!(!counting.is_finished(), "the tool still counts");
-    let counted = counting.await.expect("no panic");
-    assert_eq!(counted.expect("a result"), "counted to 4");
-    assert_returns(running).await;
-}
-
-#[tokio::test]
-async fn token_of_rmcp_ends_the_subscription_of_its_client_abruptly_and_fails_the_call() {
-    let (address, stop, running) = serve(EndedBy::Token).await;
-    let client = connect(address).await;
-    let subscription = subscribe(&client).await;
-    let counting = count(&client).await;
-    stop.send(()).expect("the server runs");
-
-    assert_eq!(receive_end(subscription).await, SubscriptionEnd::Abrupt);
-    let counted = counting.await.expect("no panic");
-    counted.expect_err("the result is lost");
-    assert_returns(running).await;
+        let end = receive_end(subscription).await;
+        if ended_by == EndedBy::Layer {
+            assert!(matches!(end, SubscriptionEnd::Graceful(_)), "{end:?}");
+            assert!(!counting.is_finished(), "the tool still counts");
+            let counted = counting.await.expect("no panic");
+            assert_eq!(counted.expect("a result"), "counted to 4");
+        } else {
+            assert_eq!(end, SubscriptionEnd::Abrupt);
+            let counted = counting.await.expect("no panic");
+            counted.expect_err("the result is lost");
+        }
+        assert_returns(running).await;
+    }
 }
 
 #[tokio::test]

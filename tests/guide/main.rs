@@ -5,7 +5,6 @@
 use std::{
     convert::Infallible,
     future::IntoFuture,
-    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -29,7 +28,7 @@ use futures_util::{StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use testkit::{
     client::Client,
-    listener::MapSocket,
+    listener::serve_axum,
     server::{VERSIONS, Version, listen, next_data, receive, request},
     wait::{until, within},
 };
@@ -105,21 +104,18 @@ impl Site {
             .layer(SseCompletionLayer::new().shutdown(&self.shutdown))
     }
 
-    async fn serve(&self) -> (SocketAddr, JoinHandle<io::Result<()>>) {
-        let (listener, address) = listen().await;
-        let server = axum::serve(listener, self.routes());
-        let server = server.with_graceful_shutdown(self.shutdown.draining());
-        (address, tokio::spawn(server.into_future()))
+    async fn serve(&self) -> (SocketAddr, JoinHandle<()>) {
+        serve_axum(self.routes(), self.shutdown.draining(), |socket| socket).await
     }
 
     /// Serves connections that the drain can cut.
-    async fn serve_wrapped(&self) -> (SocketAddr, JoinHandle<io::Result<()>>) {
-        let (listener, address) = listen().await;
+    async fn serve_wrapped(&self) -> (SocketAddr, JoinHandle<()>) {
         let shutdown = self.shutdown.clone();
-        let listener = MapSocket::new(listener, move |socket| shutdown.connection(socket));
-        let server = axum::serve(listener, self.routes());
-        let server = server.with_graceful_shutdown(self.shutdown.draining());
-        (address, tokio::spawn(server.into_future()))
+        let draining = self.shutdown.draining();
+        serve_axum(self.routes(), draining, move |socket| {
+            shutdown.connection(socket)
+        })
+        .await
     }
 
     async fn drain(&self) -> JoinHandle<Drained> {
@@ -145,6 +141,15 @@ async fn upgrade(request: Request) -> Response {
 async fn send(socket: &mut TcpStream, path: &str, headers: &str) {
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n");
     socket.write_all(request.as_bytes()).await.expect("room");
+}
+
+/// Connects, and upgrades the connection.
+async fn connect_websocket(address: SocketAddr) -> TcpStream {
+    let mut socket = TcpStream::connect(address).await.expect("a connection");
+    let headers = "connection: upgrade\r\nupgrade: echo\r\n";
+    send(&mut socket, "/upgrade", headers).await;
+    read_until(&mut socket, "\r\n\r\n").await;
+    socket
 }
 
 /// Reads until the bytes end with this text, and returns them.
@@ -199,7 +204,7 @@ async fn new_request_on_an_open_connection_does_not_reach_a_server_that_drains()
         assert!(text.ends_with(&format!("{CLOSE}\r\n0\r\n\r\n")), "{text:?}");
     }
     assert_eq!(receive(quiet).await.text(), CLOSE);
-    within(server).await.expect("no panic").expect("no error");
+    within(server).await.expect("no panic");
     assert_eq!(within(drain).await.expect("no panic").ended(), 3);
     assert_eq!(site.counted.load(Ordering::SeqCst), 1);
 }
@@ -219,21 +224,14 @@ async fn c24_drain_cuts_a_websocket_and_unfinished_requests() {
     preface.write_all(without_settings).await.expect("room");
     // The server sends its own settings at once.
     within(preface.read_u8()).await.expect("a byte");
-    let mut websocket = connect().await;
-    send(
-        &mut websocket,
-        "/upgrade",
-        "connection: upgrade\r\nupgrade: echo\r\n",
-    )
-    .await;
-    read_until(&mut websocket, "\r\n\r\n").await;
+    let mut websocket = connect_websocket(address).await;
     websocket.write_all(b"echo").await.expect("room");
     read_until(&mut websocket, "echo").await;
     assert_eq!(site.shutdown.open_streams(), 0);
 
     let drained = within(site.shutdown.drain(Duration::ZERO)).await;
     assert_eq!(drained.connections_cut(), 3);
-    within(server).await.expect("no panic").expect("no error");
+    within(server).await.expect("no panic");
     for mut socket in [head, preface, websocket] {
         // The connection ends, with a reset if bytes of the client are unread.
         let _ = within(socket.read_to_end(&mut Vec::new())).await;
@@ -244,18 +242,11 @@ async fn c24_drain_cuts_a_websocket_and_unfinished_requests() {
 async fn server_does_not_wait_for_a_websocket_on_a_plain_connection() {
     let site = Site::default();
     let (address, server) = site.serve().await;
-    let mut websocket = TcpStream::connect(address).await.expect("a connection");
-    send(
-        &mut websocket,
-        "/upgrade",
-        "connection: upgrade\r\nupgrade: echo\r\n",
-    )
-    .await;
-    read_until(&mut websocket, "\r\n\r\n").await;
+    let mut websocket = connect_websocket(address).await;
 
     let drained = within(site.shutdown.drain(GRACE)).await;
     assert_eq!((drained.ended(), drained.connections_cut()), (0, 0));
-    within(server).await.expect("no panic").expect("no error");
+    within(server).await.expect("no panic");
     websocket.write_all(b"echo").await.expect("room");
     read_until(&mut websocket, "echo").await;
 }
@@ -300,7 +291,7 @@ async fn progress_returns_the_result_of_the_drain() {
     let drained = within(progress::run(&site.shutdown, drain)).await;
     assert_eq!(drained.ended(), 1);
     assert_eq!(receive(quiet).await.text(), CLOSE);
-    within(server).await.expect("no panic").expect("no error");
+    within(server).await.expect("no panic");
 }
 
 #[tokio::test]

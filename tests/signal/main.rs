@@ -1,21 +1,16 @@
-//! `stop_signal`, in separate processes that receive signals.
-//!
-//! Each test starts its own program once more, with the environment variable [`CHILD`]. The same test in that process is the
-//! server. The tests of this file run on every system, with the signals of [`SIGNALS`].
+//! `stop_signal`, in separate processes that receive signals. The tests of this file run on every system, with the signals of
+//! [`SIGNALS`].
 #![cfg(not(miri))]
 
+mod process;
 #[cfg(unix)]
 mod production;
 #[cfg(unix)]
 mod unix;
-#[cfg(windows)]
-mod windows;
 
 use std::{
-    env, future,
-    io::{self, BufRead, BufReader, Lines, Read},
+    future,
     panic::{AssertUnwindSafe, catch_unwind},
-    process::{self, ChildStderr, Command, ExitStatus, Stdio},
     sync::Arc,
     task::{Context, Wake, Waker},
     thread,
@@ -25,105 +20,37 @@ use std::{
 use axum::{Router, response::sse::Sse, routing::get};
 use futures_util::{FutureExt, stream};
 use testkit::{
-    server::{Version, listen, receive, request},
-    wait::within,
+    listener::serve_axum,
+    server::{Version, receive, request},
 };
-use tokio::{runtime::Runtime, time::sleep};
 use tower_sse_completion::{Shutdown, SseCompletionLayer, stop_signal};
 
-#[cfg(unix)]
-use self::unix::{Child, SIGNALS, send, spawn};
-#[cfg(windows)]
-use self::windows::{Child, SIGNALS, send, spawn};
+use self::process::{ENDED, Process, is_child, runtime, wait_for_input};
 
-const CHILD: &str = "STOP_SIGNAL_CHILD";
+/// The signals that ask a process to stop, each with the exit status of the process that the second one ends.
+#[cfg(unix)]
+const SIGNALS: [(&str, i32); 2] = [("INT", 130), ("TERM", 143)];
+#[cfg(windows)]
+const SIGNALS: [(&str, i32); 1] = [("Ctrl-Break", 0xC000_013A_u32 as i32)];
 
 /// The page whose snippets are in `snippets/`.
 #[cfg(unix)]
 const GUIDE: &str = include_str!("../../docs/shutdown.md");
 
-/// Exit status of a child that ends on its own.
-const ENDED: i32 = 42;
-
-/// A child process, which is killed when it is dropped.
-struct Process {
-    child: Child,
-    lines: Lines<BufReader<ChildStderr>>,
-}
-
-impl Process {
-    /// Starts this test once more.
-    fn start(test: &str) -> Self {
-        let mut command = Command::new(env::current_exe().expect("a path"));
-        command
-            .args(["--exact", test, "--nocapture", "--test-threads=1"])
-            .env(CHILD, "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = spawn(&mut command).expect("a process");
-        let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        Self { child, lines }
+/// Starts this test as a child, sends each signal once the child has written the word, and asserts the exit status.
+fn assert_exits<const N: usize>(test: impl Fn(), signals: [(&str, &str); N], status: i32) {
+    let mut process = Process::start(test);
+    for (word, signal) in signals {
+        process.wait_for(word);
+        process.signal(signal);
     }
-
-    /// Waits for a line that starts with this word, and returns the rest of the line.
-    fn wait_for(&mut self, word: &str) -> String {
-        let mut seen = Vec::new();
-        for line in &mut self.lines {
-            let line = line.expect("text");
-            if let Some(rest) = line.strip_prefix(word) {
-                return rest.trim().to_owned();
-            }
-            seen.push(line);
-        }
-        panic!("the process has not written {word:?}: {seen:?}");
-    }
-
-    fn signal(&mut self, signal: &str) {
-        send(&mut self.child, signal);
-    }
-
-    fn wait(mut self) -> ExitStatus {
-        runtime().block_on(self.wait_until_ended())
-    }
-
-    /// Waits in a runtime whose tasks run on.
-    async fn wait_until_ended(&mut self) -> ExitStatus {
-        within(async {
-            loop {
-                match self.child.try_wait().expect("a status") {
-                    Some(status) => return status,
-                    None => sleep(Duration::from_millis(2)).await,
-                }
-            }
-        })
-        .await
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // A process that has ended cannot be killed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn is_child() -> bool {
-    env::var_os(CHILD).is_some()
+    assert_eq!(process.wait(), Some(status), "{signals:?}");
 }
 
 /// Blocks this thread until the process ends, or for longer than a test takes.
 fn block() -> ! {
     thread::sleep(Duration::from_secs(60));
-    process::exit(1)
-}
-
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime")
+    std::process::exit(1)
 }
 
 /// Serves a stream that is silent, until a signal arrives.
@@ -133,25 +60,21 @@ async fn serve() {
     let app = Router::new()
         .route("/", get(events))
         .layer(SseCompletionLayer::new().shutdown(&shutdown));
-    let (listener, address) = listen().await;
-    let signal = stop_signal().expect("a signal handler");
+    let signal = shutdown.after(stop_signal().expect("a signal handler"));
+    let (address, server) = serve_axum(app, signal, |socket| socket).await;
     eprintln!("listening {address}");
-    axum::serve(listener, app)
-        .with_graceful_shutdown(shutdown.after(signal))
-        .await
-        .expect("the server does not fail");
+    server.await.expect("the server does not fail");
 }
 
 #[test]
 fn c25_first_signal_ends_streams_with_a_close_event_and_the_server_returns() {
     if is_child() {
         runtime().block_on(serve());
-        process::exit(ENDED);
+        std::process::exit(ENDED);
     }
     for (signal, _) in SIGNALS {
-        let mut process = Process::start(
-            "c25_first_signal_ends_streams_with_a_close_event_and_the_server_returns",
-        );
+        let mut process =
+            Process::start(c25_first_signal_ends_streams_with_a_close_event_and_the_server_returns);
         let address = process.wait_for("listening").parse().expect("an address");
         runtime().block_on(async {
             let response = request(address, Version::Http1, "GET", "/").await;
@@ -159,7 +82,7 @@ fn c25_first_signal_ends_streams_with_a_close_event_and_the_server_returns() {
             let text = receive(response.into_body()).await.text();
             assert_eq!(text, "event: close\ndata:\n\n", "{signal}");
         });
-        assert_eq!(process.wait().code(), Some(ENDED), "{signal}");
+        assert_eq!(process.wait(), Some(ENDED), "{signal}");
     }
 }
 
@@ -176,41 +99,38 @@ fn c25_second_signal_ends_the_process_although_the_runtime_is_blocked() {
     }
     for (first, _) in SIGNALS {
         for (second, status) in SIGNALS {
-            let mut process = Process::start(
-                "c25_second_signal_ends_the_process_although_the_runtime_is_blocked",
+            assert_exits(
+                c25_second_signal_ends_the_process_although_the_runtime_is_blocked,
+                [("waiting", first), ("stopped", second)],
+                status,
             );
-            process.wait_for("waiting");
-            process.signal(first);
-            process.wait_for("stopped");
-            process.signal(second);
-            assert_eq!(process.wait().code(), Some(*status), "{first}, {second}");
         }
     }
 }
 
 #[test]
-fn c25_signals_count_although_the_future_has_been_dropped() {
+fn c25_first_signal_completes_every_future_although_one_has_been_dropped() {
     if is_child() {
         runtime().block_on(async {
             drop(stop_signal().expect("a signal handler"));
-            let observer = stop_signal().expect("a signal handler");
+            let futures = [(); 3].map(|()| stop_signal().expect("a signal handler"));
+            let tasks = futures.map(tokio::spawn);
             eprintln!("waiting");
-            observer.await;
-            eprintln!("stopped");
+            for task in tasks {
+                task.await.expect("no panic");
+            }
             let late = stop_signal().expect("a signal handler");
             assert_eq!(late.now_or_never(), Some(()));
-            eprintln!("late");
+            eprintln!("stopped");
             block();
         });
     }
     for (signal, status) in SIGNALS {
-        let mut process = Process::start("c25_signals_count_although_the_future_has_been_dropped");
-        process.wait_for("waiting");
-        process.signal(signal);
-        process.wait_for("stopped");
-        process.wait_for("late");
-        process.signal(signal);
-        assert_eq!(process.wait().code(), Some(*status), "{signal}");
+        assert_exits(
+            c25_first_signal_completes_every_future_although_one_has_been_dropped,
+            [("waiting", signal), ("stopped", signal)],
+            status,
+        );
     }
 }
 
@@ -224,16 +144,16 @@ fn c25_signal_before_the_runtime_runs_completes_the_future() {
         };
         eprintln!("waiting");
         // The test closes the pipe once it has sent the signal.
-        io::stdin().read_to_end(&mut Vec::new()).expect("a pipe");
+        wait_for_input();
         runtime.block_on(signal);
-        process::exit(ENDED);
+        std::process::exit(ENDED);
     }
     for (signal, _) in SIGNALS {
-        let mut process = Process::start("c25_signal_before_the_runtime_runs_completes_the_future");
+        let mut process = Process::start(c25_signal_before_the_runtime_runs_completes_the_future);
         process.wait_for("waiting");
         process.signal(signal);
-        drop(process.child.stdin.take());
-        assert_eq!(process.wait().code(), Some(ENDED), "{signal}");
+        process.close_input();
+        assert_eq!(process.wait(), Some(ENDED), "{signal}");
     }
 }
 
@@ -275,33 +195,10 @@ fn c25_second_signal_ends_the_process_although_a_waker_has_panicked() {
         wait_with(Broken);
     }
     for (signal, status) in SIGNALS {
-        let mut process =
-            Process::start("c25_second_signal_ends_the_process_although_a_waker_has_panicked");
-        process.wait_for("waiting");
-        process.signal(signal);
-        process.wait_for("broken");
-        process.signal(signal);
-        assert_eq!(process.wait().code(), Some(*status), "{signal}");
-    }
-}
-
-#[test]
-fn c25_every_future_completes_at_the_same_signal() {
-    if is_child() {
-        runtime().block_on(async {
-            let futures = [(); 3].map(|()| stop_signal().expect("a signal handler"));
-            let tasks = futures.map(tokio::spawn);
-            eprintln!("waiting");
-            for task in tasks {
-                task.await.expect("no panic");
-            }
-        });
-        process::exit(ENDED);
-    }
-    for (signal, _) in SIGNALS {
-        let mut process = Process::start("c25_every_future_completes_at_the_same_signal");
-        process.wait_for("waiting");
-        process.signal(signal);
-        assert_eq!(process.wait().code(), Some(ENDED), "{signal}");
+        assert_exits(
+            c25_second_signal_ends_the_process_although_a_waker_has_panicked,
+            [("waiting", signal), ("broken", signal)],
+            status,
+        );
     }
 }

@@ -1,30 +1,10 @@
 //! The handlers of Unix, which end the process themselves.
 
-use std::{
-    io,
-    process::{self, Command},
-    sync::Arc,
-    task::Wake,
-};
+use std::{process, sync::Arc, task::Wake};
 
 use tower_sse_completion::stop_signal;
 
-use super::{ENDED, GUIDE, Process, block, is_child, runtime, wait_with};
-
-pub(super) type Child = process::Child;
-
-/// The signals that ask a process to stop, each with the exit status of the process that the second one ends.
-pub(super) const SIGNALS: &[(&str, i32)] = &[("INT", 130), ("TERM", 143)];
-
-pub(super) fn spawn(command: &mut Command) -> io::Result<Child> {
-    command.spawn()
-}
-
-pub(super) fn send(child: &mut Child, signal: &str) {
-    let kill = format!("kill -{signal} {}", child.id());
-    let sent = Command::new("sh").args(["-c", &kill]).status();
-    assert!(sent.expect("a shell").success(), "{kill}");
-}
+use super::{ENDED, GUIDE, Process, assert_exits, block, is_child, runtime, wait_with};
 
 /// Waits for the signal in a runtime.
 fn wait_for_stop() {
@@ -50,13 +30,11 @@ fn c25_second_signal_ends_the_process_although_a_waker_blocks() {
     if is_child() {
         wait_with(Blocking);
     }
-    let mut process =
-        Process::start("unix::c25_second_signal_ends_the_process_although_a_waker_blocks");
-    process.wait_for("waiting");
-    process.signal("TERM");
-    process.wait_for("blocked");
-    process.signal("TERM");
-    assert_eq!(process.wait().code(), Some(143));
+    assert_exits(
+        c25_second_signal_ends_the_process_although_a_waker_blocks,
+        [("waiting", "TERM"), ("blocked", "TERM")],
+        143,
+    );
 }
 
 /// A value whose destructor blocks.
@@ -81,13 +59,11 @@ fn c25_second_signal_ends_the_process_although_an_exit_handler_hangs() {
         wait_for_stop();
         process::exit(ENDED);
     }
-    let mut process =
-        Process::start("unix::c25_second_signal_ends_the_process_although_an_exit_handler_hangs");
-    process.wait_for("waiting");
-    process.signal("INT");
-    process.wait_for("exiting");
-    process.signal("TERM");
-    assert_eq!(process.wait().code(), Some(143));
+    assert_exits(
+        c25_second_signal_ends_the_process_although_an_exit_handler_hangs,
+        [("waiting", "INT"), ("exiting", "TERM")],
+        143,
+    );
 }
 
 /// Stops the process, sends these signals, and continues the process, which receives the signals then.
@@ -113,32 +89,24 @@ fn send_together(process: &mut Process, signals: &[&str]) {
 /// On Linux, because `/proc` shows that the process has stopped.
 #[cfg(target_os = "linux")]
 #[test]
-fn c25_equal_signals_that_are_pending_together_are_one() {
+fn c25_equal_signals_that_are_pending_together_are_one_and_different_ones_are_two() {
     if is_child() {
         wait_for_stop();
         process::exit(ENDED);
     }
-    let mut process = Process::start("unix::c25_equal_signals_that_are_pending_together_are_one");
-    process.wait_for("waiting");
-    send_together(&mut process, &["TERM", "TERM", "TERM"]);
-    assert_eq!(process.wait().code(), Some(ENDED));
-}
-
-/// On Linux, because `/proc` shows that the process has stopped.
-#[cfg(target_os = "linux")]
-#[test]
-fn c25_different_signals_that_are_pending_together_are_two() {
-    if is_child() {
-        wait_for_stop();
-        process::exit(ENDED);
+    for (signals, statuses) in [
+        (&["TERM", "TERM", "TERM"][..], &[ENDED][..]),
+        // The system chooses the order of different signals.
+        (&["INT", "TERM"], &[130, 143]),
+    ] {
+        let mut process = Process::start(
+            c25_equal_signals_that_are_pending_together_are_one_and_different_ones_are_two,
+        );
+        process.wait_for("waiting");
+        send_together(&mut process, signals);
+        let status = process.wait().expect("an exit status");
+        assert!(statuses.contains(&status), "{signals:?}: {status}");
     }
-    let mut process =
-        Process::start("unix::c25_different_signals_that_are_pending_together_are_two");
-    process.wait_for("waiting");
-    send_together(&mut process, &["INT", "TERM"]);
-    // The system chooses their order.
-    let status = process.wait().code();
-    assert!(matches!(status, Some(130 | 143)), "{status:?}");
 }
 
 /// On Linux, because `/proc` has the threads of the process.
@@ -158,8 +126,8 @@ fn c20_stop_signal_starts_no_thread() {
         assert_eq!(threads(), before);
         process::exit(ENDED);
     }
-    let process = Process::start("unix::c20_stop_signal_starts_no_thread");
-    assert_eq!(process.wait().code(), Some(ENDED));
+    let process = Process::start(c20_stop_signal_starts_no_thread);
+    assert_eq!(process.wait(), Some(ENDED));
 }
 
 include!("snippets/any_stop_signal.rs");
@@ -176,11 +144,11 @@ fn c25_recipe_for_other_signals_completes_at_each_of_them() {
     }
     assert!(GUIDE.contains(include_str!("snippets/any_stop_signal.rs")));
     for signal in ["INT", "TERM", "QUIT", "HUP"] {
-        let mut process =
-            Process::start("unix::c25_recipe_for_other_signals_completes_at_each_of_them");
-        process.wait_for("waiting");
-        process.signal(signal);
-        assert_eq!(process.wait().code(), Some(ENDED), "SIG{signal}");
+        assert_exits(
+            c25_recipe_for_other_signals_completes_at_each_of_them,
+            [("waiting", signal)],
+            ENDED,
+        );
     }
 }
 
@@ -195,8 +163,7 @@ fn c25_second_signal_ends_a_process_that_sigquit_has_stopped() {
             block();
         });
     }
-    let mut process =
-        Process::start("unix::c25_second_signal_ends_a_process_that_sigquit_has_stopped");
+    let mut process = Process::start(c25_second_signal_ends_a_process_that_sigquit_has_stopped);
     process.wait_for("waiting");
     process.signal("QUIT");
     process.wait_for("stopped");
@@ -205,6 +172,6 @@ fn c25_second_signal_ends_a_process_that_sigquit_has_stopped() {
         process.signal(signal);
     }
     // The system chooses their order if both are pending.
-    let status = process.wait().code();
+    let status = process.wait();
     assert!(matches!(status, Some(130 | 143)), "{status:?}");
 }

@@ -59,14 +59,20 @@ impl Stalled {
     }
 }
 
-/// Connects a reader and a client that does not read over each version of HTTP, waits until the running server has dropped
-/// the streams of the latter, and closes the streams of the readers.
-async fn assert_drops_stalled_clients(site: &Site, address: SocketAddr) {
+/// Connects a reader and a client that does not read over each version of HTTP.
+async fn connect(address: SocketAddr) -> (Vec<Reader>, Vec<Stalled>) {
     let (mut readers, mut stalled) = (Vec::new(), Vec::new());
     for version in VERSIONS {
         readers.push(Reader::connect(address, version).await);
         stalled.push(Stalled::connect(address, version).await);
     }
+    (readers, stalled)
+}
+
+/// Connects clients, waits until the running server has dropped the streams of those that do not read, and closes the streams of
+/// the readers.
+async fn assert_drops_stalled_clients(site: &Site, address: SocketAddr) {
+    let (readers, stalled) = connect(address).await;
     until(|| site.ended("dropped") == stalled.len()).await;
     assert_eq!(site.shutdown.open_streams(), readers.len());
 

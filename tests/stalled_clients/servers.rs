@@ -1,24 +1,20 @@
-//! Servers whose connections are wrapped: axum, hyper-util, tonic, and warp's service.
+//! Servers whose connections are wrapped: axum, hyper-util, which serves warp's services too, and tonic.
 
 use std::{
-    convert::Infallible,
     io,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
-use axum::body::HttpBody;
-use futures_util::{StreamExt, stream};
-use http::{Request, Response};
-use hyper::body::Incoming;
+use futures_util::{future::join_all, stream};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
 use testkit::{
-    server::{VERSIONS, Version},
+    server::VERSIONS,
     wait::{until, within},
 };
 use tokio::{
@@ -26,12 +22,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tonic::transport::server::{Connected, Server, TcpConnectInfo};
-use tower::{Layer, Service};
 use tower_sse_completion::Connection;
-use warp::Filter;
 
 use crate::{
-    Reader, Stalled, assert_drops_stalled_clients,
+    Reader, assert_drops_stalled_clients, connect,
     site::{Site, bind, listen},
 };
 
@@ -43,11 +37,7 @@ where
     let site = Site::default();
     let (listener, address) = listen();
     let server = tokio::spawn(serve(site.clone(), listener));
-    let (mut readers, mut stalled) = (Vec::new(), Vec::new());
-    for version in VERSIONS {
-        readers.push(Reader::connect(address, version).await);
-        stalled.push(Stalled::connect(address, version).await);
-    }
+    let (readers, stalled) = connect(address).await;
     site.until_blocked().await;
 
     site.shutdown.close();
@@ -72,58 +62,25 @@ async fn c24_axum_returns_after_a_drain_although_clients_do_not_read() {
 
 #[tokio::test]
 async fn c24_hyper_util_returns_after_a_drain_although_clients_do_not_read() {
-    assert_server_returns(|site, listener| {
-        let service = site.router();
-        serve_with_hyper_util(site, listener, service)
+    assert_server_returns(async |site: Site, listener: TcpListener| {
+        let server = auto::Builder::new(TokioExecutor::new());
+        let connections = GracefulShutdown::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = site.shutdown.draining() => break,
+            };
+            let (stream, _) = accepted.expect("a connection");
+            let io = TokioIo::new(site.connection(stream));
+            let service = TowerToHyperService::new(site.router());
+            let connection = server.serve_connection(io, service).into_owned();
+            // A connection that is cut ends with an error.
+            let connection = connections.watch(connection);
+            tokio::spawn(async { drop(connection.await) });
+        }
+        connections.shutdown().await;
     })
     .await;
-}
-
-/// The accept loop of warp accepts only connections of tokio. Its service accepts any connection.
-#[tokio::test]
-async fn c24_service_of_warp_ends_after_a_drain_although_clients_do_not_read() {
-    assert_server_returns(|site, listener| {
-        let event = |data| Ok::<_, Infallible>(warp::sse::Event::default().data(data));
-        let quiet = warp::path!("events").map({
-            let site = site.clone();
-            move || warp::sse::reply(site.quiet().map(event))
-        });
-        let event = |data: String| Ok::<_, Infallible>(warp::sse::Event::default().data(data));
-        let flood = warp::path!("flood").map({
-            let site = site.clone();
-            move || warp::sse::reply(site.flood().map(event))
-        });
-        let service = site.layer().layer(warp::service(quiet.or(flood)));
-        serve_with_hyper_util(site, listener, service)
-    })
-    .await;
-}
-
-async fn serve_with_hyper_util<S, B>(site: Site, listener: TcpListener, service: S)
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send,
-    B: HttpBody<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
-{
-    let server = auto::Builder::new(TokioExecutor::new());
-    let connections = GracefulShutdown::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = site.shutdown.draining() => break,
-        };
-        let (stream, _) = accepted.expect("a connection");
-        let io = TokioIo::new(site.connection(stream));
-        let service = TowerToHyperService::new(service.clone());
-        let connection = server.serve_connection(io, service).into_owned();
-        // A connection that is cut ends with an error.
-        let connection = connections.watch(connection);
-        tokio::spawn(async { drop(connection.await) });
-    }
-    connections.shutdown().await;
 }
 
 /// A connection that implements the trait of tonic's connections.
@@ -202,14 +159,15 @@ async fn c24_server_restarts_on_its_port_while_clients_of_cut_connections_remain
     for _ in 0..3 {
         let site = Site::default();
         let server = tokio::spawn(site.clone().serve(listener));
-        let reader = Reader::connect(address, Version::Http1).await;
-        for version in VERSIONS {
-            stalled.push(Stalled::connect(address, version).await);
-        }
+        let (readers, remaining) = connect(address).await;
+        stalled.push(remaining);
         site.until_blocked().await;
-        let (drained, ()) =
-            tokio::join!(site.shutdown.drain(Duration::ZERO), reader.assert_closed());
-        assert_eq!((drained.ended(), drained.still_open()), (1, VERSIONS.len()));
+        let (drained, _) = tokio::join!(
+            site.shutdown.drain(Duration::ZERO),
+            join_all(readers.into_iter().map(Reader::assert_closed)),
+        );
+        let left = (drained.ended(), drained.still_open());
+        assert_eq!(left, (VERSIONS.len(), VERSIONS.len()));
         within(server).await.expect("no panic");
         listener = bind(address);
     }

@@ -59,13 +59,17 @@ impl Site {
 
     /// Returns the app as a router of axum.
     pub(crate) fn router(&self) -> Router {
+        self.routes().layer(self.layer())
+    }
+
+    /// Returns the app without its layer.
+    pub(crate) fn routes(&self) -> Router {
         let (quiet, flood) = (self.clone(), self.clone());
         let quiet = async move || Sse::new(quiet.quiet().map(event));
         let flood = async move || Sse::new(flood.flood().map(event));
         Router::new()
             .route("/events", get(quiet))
             .route("/flood", get(flood))
-            .layer(self.layer())
     }
 
     /// Wraps an accepted socket.

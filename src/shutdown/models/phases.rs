@@ -3,7 +3,6 @@
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -67,15 +66,12 @@ fn c10_task_to_which_a_stream_moves_during_a_close_is_woken() {
     explore(|| {
         let shutdown = Shutdown::new();
         let mut closed = shutdown.closed();
-        let (first, waker) = Task::new();
-        let polled = Pin::new(&mut closed).poll(&mut Context::from_waker(&waker));
-        assert!(polled.is_pending());
-        drop(waker);
+        let first = Task::waiting(|cx| Pin::new(&mut closed).poll(cx));
         let closing = thread::spawn(move || shutdown.close());
         block_on(closed);
         closing.join().expect("no panic");
         assert!(first.wakes() <= 1);
-        assert_eq!(Arc::strong_count(&first), 1, "no waker is left");
+        first.assert_forgotten();
     });
 }
 
@@ -84,10 +80,8 @@ fn c10_stream_that_is_dropped_during_a_close_takes_its_waker_and_no_other() {
     explore(|| {
         let shutdown = Shutdown::new();
         let tasks = [(); 2].map(|()| {
-            let (task, waker) = Task::new();
             let mut closed = shutdown.closed();
-            let polled = Pin::new(&mut closed).poll(&mut Context::from_waker(&waker));
-            assert!(polled.is_pending());
+            let task = Task::waiting(|cx| Pin::new(&mut closed).poll(cx));
             (task, closed)
         });
         let [(dropped, first), (other, mut second)] = tasks;
@@ -95,7 +89,7 @@ fn c10_stream_that_is_dropped_during_a_close_takes_its_waker_and_no_other() {
         shutdown.close();
         dropping.join().expect("no panic");
         assert!(dropped.wakes() <= 1);
-        assert_eq!(Arc::strong_count(&dropped), 1, "no waker is left");
+        dropped.assert_forgotten();
         assert_eq!(other.wakes(), 1);
         let polled = Pin::new(&mut second).poll(&mut Context::from_waker(Waker::noop()));
         assert!(polled.is_ready());
@@ -107,17 +101,14 @@ fn c10_task_that_registers_while_a_stream_is_dropped_is_woken() {
     explore(|| {
         let shutdown = Shutdown::new();
         let mut dropped = shutdown.closed();
-        let (task, waker) = Task::new();
-        let polled = Pin::new(&mut dropped).poll(&mut Context::from_waker(&waker));
-        assert!(polled.is_pending());
-        drop(waker);
+        let task = Task::waiting(|cx| Pin::new(&mut dropped).poll(cx));
         let closed = shutdown.closed();
         let dropping = thread::spawn(move || drop(dropped));
         let waiting = thread::spawn(move || block_on(closed));
         shutdown.close();
         dropping.join().expect("no panic");
         waiting.join().expect("no panic");
-        assert_eq!(Arc::strong_count(&task), 1, "no waker is left");
+        task.assert_forgotten();
     });
 }
 
@@ -188,10 +179,7 @@ fn c18_stream_that_is_dropped_during_a_spread_takes_its_waker_and_no_other() {
         let shutdown = Shutdown::new();
         let _first = StreamGuard::new(&shutdown.shared, false);
         let [mut other, mut dropped] = [(); 2].map(|()| StreamGuard::new(&shutdown.shared, false));
-        let (task, waker) = Task::new();
-        let polled = dropped.poll_fired(&mut Context::from_waker(&waker));
-        assert!(polled.is_pending());
-        drop(waker);
+        let task = Task::waiting(|cx| dropped.poll_fired(cx));
         let spreads = shutdown.clone();
         let spreading = thread::spawn(move || spread(&spreads, Phase::Closed));
         // This stream may register with the key of the other one.
@@ -200,7 +188,7 @@ fn c18_stream_that_is_dropped_during_a_spread_takes_its_waker_and_no_other() {
         spreading.join().expect("no panic");
         waiting.join().expect("no panic");
         assert!(task.wakes() <= 1);
-        assert_eq!(Arc::strong_count(&task), 1, "no waker is left");
+        task.assert_forgotten();
     });
 }
 
@@ -211,9 +199,7 @@ fn c18_two_spreads_at_once_wake_every_stream_once() {
         let _first = StreamGuard::new(&shutdown.shared, false);
         let tasks = [(); 2].map(|()| {
             let mut stream = StreamGuard::new(&shutdown.shared, false);
-            let (task, waker) = Task::new();
-            let polled = stream.poll_fired(&mut Context::from_waker(&waker));
-            assert!(polled.is_pending());
+            let task = Task::waiting(|cx| stream.poll_fired(cx));
             (task, stream)
         });
         let second = shutdown.clone();
@@ -301,7 +287,7 @@ fn c18_stream_that_becomes_one_that_ends_on_drain_ends_with_the_drain() {
             assert!(stream.has_fired());
             stream.count_out();
             drop((stream, waker));
-            assert_eq!(Arc::strong_count(&task), 1, "no waker is left");
+            task.assert_forgotten();
             assert_eq!(shutdown.shared.counts().open_in(Phase::Draining), 0);
         });
     }
@@ -312,9 +298,7 @@ fn c18_stream_that_becomes_one_that_ends_on_drain_ends_with_a_close() {
     explore(|| {
         let shutdown = Shutdown::new();
         let mut stream = StreamGuard::new(&shutdown.shared, false);
-        let (task, waker) = Task::new();
-        let polled = stream.poll_fired(&mut Context::from_waker(&waker));
-        assert!(polled.is_pending());
+        let task = Task::waiting(|cx| stream.poll_fired(cx));
         let joins = thread::spawn(move || {
             stream.end_on_drain();
             stream
