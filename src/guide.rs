@@ -15,6 +15,7 @@ macro_rules! pages {
         #[doc = "[mcp]: self::mcp"]
         #[doc = "[migrate]: self::migrate"]
         #[doc = "[proxies]: self::proxies"]
+        #[doc = "[recipes]: self::recipes"]
         #[doc = "[servers]: self::servers"]
         #[doc = "[shutdown]: self::shutdown"]
         #[doc = ""]

@@ -181,7 +181,8 @@ impl Shutdown {
     /// body has been dropped.
     ///
     /// A stream is counted if its layer or its response has this shutdown. Only event streams that the layer wraps are
-    /// counted, each once, even if several layers share the shutdown. The count requires that the middleware between the layers
+    /// counted, each once, even if several layers share the shutdown. Inside [`on_end`](crate::SseCompletionLayer::on_end), the
+    /// stream that ends is no longer counted. The count requires that the middleware between the layers
     /// keeps the extensions of the response.
     pub fn open_streams(&self) -> usize {
         self.shared.counts().streams().1

@@ -24,6 +24,7 @@ use crate::wire::close_event::CloseEvent;
 /// ```no_run
 /// use std::{future::IntoFuture, time::Duration};
 /// use axum::Router;
+/// use tokio::time::timeout;
 /// use tower_sse_completion::{CloseEvent, Shutdown};
 /// # fn stop_signal() -> std::io::Result<std::future::Pending<()>> { Ok(std::future::pending()) }
 ///
@@ -33,7 +34,10 @@ use crate::wire::close_event::CloseEvent;
 ///     .after(stop_signal()?)
 ///     .close_event(CloseEvent::from_static("restart"));
 /// let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.draining());
-/// let (_, drained) = tokio::join!(server.into_future(), drain);
+/// let server = tokio::spawn(server.into_future());
+/// let drained = drain.await;
+/// // The server may still have to write the last close events. It does not return if a client does not read.
+/// let _ = timeout(Duration::from_secs(1), server).await;
 /// println!("{} streams ended", drained.ended());
 /// # Ok(())
 /// # }

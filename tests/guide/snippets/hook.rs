@@ -1,6 +1,6 @@
 use axum::{Router, http::StatusCode, routing::get};
 use std::{future::IntoFuture, io, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::{net::TcpListener, sync::Notify, time::timeout};
 use tower_sse_completion::{Drained, Shutdown, SseCompletionLayer, stop_signal};
 
 async fn serve(listener: TcpListener, hooks: TcpListener, routes: Router) -> io::Result<Drained> {
@@ -21,9 +21,12 @@ async fn serve(listener: TcpListener, hooks: TcpListener, routes: Router) -> io:
         }
     });
 
-    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.draining());
     let hooks = axum::serve(hooks, Router::new().route("/drain", get(begin)));
-    let hooks = hooks.with_graceful_shutdown(shutdown.closed());
-    let (_, _, drained) = tokio::join!(server.into_future(), hooks.into_future(), drain);
+    tokio::spawn(hooks.with_graceful_shutdown(shutdown.closed()).into_future());
+    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.draining());
+    let server = tokio::spawn(server.into_future());
+    let drained = drain.await;
+    // The server may still have to write the last close events. It does not return if a client does not read.
+    let _ = timeout(Duration::from_secs(1), server).await;
     Ok(drained)
 }
