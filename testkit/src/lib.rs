@@ -18,6 +18,8 @@
 //! - [`observed`]: a server that counts its connections, streams, reports and log events.
 //! - [`client`]: a client that stops reading, half-closes or resets its connection on demand.
 
+use std::{fmt::Debug, thread};
+
 pub mod chunked;
 #[cfg(feature = "net")]
 pub mod client;
@@ -40,3 +42,15 @@ pub mod wait;
 
 /// Stride for `step_by` in tests that enumerate many inputs. Miri is a thousand times slower, and checks a sample.
 pub const MIRI_STRIDE: usize = if cfg!(miri) { 29 } else { 1 };
+
+/// Prints a case of a test that enumerates many, if the test panics while this guard exists.
+#[derive(Debug)]
+pub struct PrintOnPanic<T: Debug>(pub T);
+
+impl<T: Debug> Drop for PrintOnPanic<T> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("in this case: {:?}", self.0);
+        }
+    }
+}
