@@ -18,8 +18,6 @@
 //! - [`observed`]: a server that counts its connections, streams, reports and log events.
 //! - [`client`]: a client that stops reading, half-closes or resets its connection on demand.
 
-use std::{fmt::Debug, thread};
-
 pub mod chunked;
 #[cfg(feature = "net")]
 pub mod client;
@@ -45,11 +43,11 @@ pub const MIRI_STRIDE: usize = if cfg!(miri) { 29 } else { 1 };
 
 /// Prints a case of a test that enumerates many, if the test panics while this guard exists.
 #[derive(Debug)]
-pub struct PrintOnPanic<T: Debug>(pub T);
+pub struct PrintOnPanic<T: std::fmt::Debug>(pub T);
 
-impl<T: Debug> Drop for PrintOnPanic<T> {
+impl<T: std::fmt::Debug> Drop for PrintOnPanic<T> {
     fn drop(&mut self) {
-        if thread::panicking() {
+        if std::thread::panicking() {
             eprintln!("in this case: {:?}", self.0);
         }
     }
