@@ -3,20 +3,27 @@
 
 use std::{convert::Infallible, future::pending, time::Duration};
 
-use axum::{Router, body::Body as AxumBody, routing::get};
+use axum::{
+    BoxError, Router, body::Body as AxumBody, error_handling::HandleErrorLayer, routing::get,
+};
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderName, HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE, request::Parts,
+};
 use http_body::Body;
-use http_body_util::{Empty, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use testkit::{
     driver::Driver,
     exchange::{CLOSE, event_stream_response},
-    script::{AfterScript, Script, Step},
+    script::{AfterScript, Script},
     server::{self, VERSIONS},
     wait::within,
 };
-use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tokio_util::sync::CancellationToken;
+use tower::{
+    Layer, Service, ServiceBuilder, ServiceExt, buffer::BufferLayer, service_fn,
+    util::BoxCloneSyncService,
+};
 use tower_http::{
     catch_panic::CatchPanicLayer,
     compression::{CompressionLayer, predicate::SizeAbove},
@@ -26,7 +33,9 @@ use tower_http::{
     trace::TraceLayer,
     validate_request::{RequiredHeaderValue, ValidateRequestHeaderLayer},
 };
-use tower_sse_completion::{ResponseBody, Shutdown, SseCompletionLayer};
+use tower_sse_completion::{
+    ResponseBody, ResponseFuture, Shutdown, SseCompletion, SseCompletionLayer,
+};
 
 const EVENT: &str = "data: 1\n\n";
 
@@ -42,6 +51,12 @@ async fn handle(request: Request<AxumBody>) -> Result<Response<AxumBody>, Infall
     }
 }
 
+type HandlerService = BoxCloneSyncService<Request<AxumBody>, Response<AxumBody>, Infallible>;
+
+fn handler() -> HandlerService {
+    BoxCloneSyncService::new(service_fn(handle))
+}
+
 fn request(method: &str, path: &str) -> Request<AxumBody> {
     let request = Request::builder().method(method).uri(path);
     let request = request.header("authorization", "Bearer secret");
@@ -52,7 +67,7 @@ fn request(method: &str, path: &str) -> Request<AxumBody> {
 /// to another request.
 async fn respond_with_layer<L, B>(outer: L, other: Request<AxumBody>) -> Response<Driver<B>>
 where
-    L: Layer<tower_sse_completion::SseCompletion<HandlerService>>,
+    L: Layer<SseCompletion<HandlerService>>,
     L::Service: Service<Request<AxumBody>, Response = Response<B>, Error = Infallible>,
     B: Body<Data = Bytes, Error: std::fmt::Debug>,
 {
@@ -60,7 +75,7 @@ where
     let mut service = ServiceBuilder::new()
         .layer(outer)
         .layer(SseCompletionLayer::new().shutdown(&shutdown))
-        .service(HandlerService);
+        .service(handler());
     let response = service
         .ready()
         .await
@@ -76,26 +91,6 @@ where
     assert_eq!(shutdown.open_streams(), 0);
     let response = service.ready().await.expect("ready").call(other);
     response.await.expect("a response").map(Driver::new)
-}
-
-#[derive(Debug, Clone)]
-struct HandlerService;
-
-impl Service<Request<AxumBody>> for HandlerService {
-    type Response = Response<AxumBody>;
-    type Error = Infallible;
-    type Future = futures_util::future::BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(
-        &mut self,
-        _cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), Infallible>> {
-        std::task::Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<AxumBody>) -> Self::Future {
-        Box::pin(handle(request))
-    }
 }
 
 /// Requires the authorization of [`request`].
@@ -207,13 +202,17 @@ async fn c23_all_layers_compose_in_one_builder_and_in_a_router() {
             .layer(TraceLayer::new_for_http())
             .layer(CorsLayer::permissive())
             .layer(bearer())
+            .layer(HandleErrorLayer::new(async |error: BoxError| {
+                (StatusCode::BAD_GATEWAY, error.to_string())
+            }))
+            .layer(BufferLayer::new(8))
             .layer(TimeoutLayer::with_status_code(
                 StatusCode::GATEWAY_TIMEOUT,
                 Duration::from_secs(5),
             ))
             .layer(SseCompletionLayer::new().shutdown(shutdown))
     });
-    let service = of_service.service(HandlerService);
+    let service = of_service.service(handler());
     let router = Router::new().route("/", get(handle)).layer(of_router);
     let service = service.oneshot(request("GET", "/")).await;
     let router = router.oneshot(request("GET", "/")).await;
@@ -235,14 +234,11 @@ async fn c1_outer_layer_compresses_the_close_event() {
     for version in VERSIONS {
         let shutdown = Shutdown::new();
         let compression = CompressionLayer::new().compress_when(SizeAbove::new(0));
-        let service = ServiceBuilder::new()
+        let layers = ServiceBuilder::new()
             .layer(compression)
-            .layer(SseCompletionLayer::new().shutdown(&shutdown))
-            .service(service_fn(async |_: Request<Incoming>| {
-                let upstream = Script::frames([EVENT]).then(AfterScript::Pending);
-                Ok::<_, Infallible>(event_stream_response(upstream))
-            }));
-        let address = server::serve(service).await;
+            .layer(SseCompletionLayer::new().shutdown(&shutdown));
+        let upstream = || Script::frames([EVENT]).then(AfterScript::Pending);
+        let address = server::serve_scripts(layers, upstream).await;
         let response = server::request(address, version, "GET", "/").await;
         assert_eq!(
             response.headers()["content-encoding"],
@@ -314,19 +310,120 @@ fn c23_default_body_is_a_pass_through_of_the_default_upstream() {
     assert_default_is_pass_through::<ResponseBody<NotEmpty>>();
 }
 
-#[test]
-fn c1_body_that_an_inner_layer_has_encoded_passes_through() {
-    let upstream = Script::new([Step::Data(Bytes::from_static(b"\x1f\x8b"))]);
-    let mut response = event_stream_response(upstream);
-    response
-        .headers_mut()
-        .insert("content-encoding", HeaderValue::from_static("gzip"));
-    let response =
-        testkit::exchange::send_response(&SseCompletionLayer::new(), Request::new(()), response);
-    let mut body = Driver::new(response.into_body());
-    assert_eq!(
-        body.collect().bytes(),
-        b"\x1f\x8b",
-        "no text follows compressed bytes"
-    );
+/// A library that names every type of the layer.
+mod library {
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    pub(crate) struct EventsLayer {
+        completion: SseCompletionLayer,
+    }
+
+    #[derive(Debug, Clone)]
+    pub(crate) struct Events<S> {
+        inner: SseCompletion<S>,
+    }
+
+    impl EventsLayer {
+        pub(crate) fn new(shutdown: &Shutdown) -> Self {
+            let completion = SseCompletionLayer::new().shutdown(shutdown);
+            Self { completion }
+        }
+
+        pub(crate) fn cancel_when<F, Fut>(self, make: F) -> Self
+        where
+            F: Fn(&Parts) -> Fut + Send + Sync + 'static,
+            Fut: Future<Output = ()> + Send + 'static,
+        {
+            Self {
+                completion: self.completion.cancel_when(make),
+            }
+        }
+    }
+
+    impl<S> Layer<S> for EventsLayer {
+        type Service = Events<S>;
+
+        fn layer(&self, inner: S) -> Self::Service {
+            Events {
+                inner: self.completion.layer(inner),
+            }
+        }
+    }
+
+    impl<S, R, B> Service<Request<R>> for Events<S>
+    where
+        S: Service<Request<R>, Response = Response<B>>,
+        B: Body,
+    {
+        type Response = Response<ResponseBody<B>>;
+        type Error = S::Error;
+        type Future = ResponseFuture<S::Future>;
+
+        fn poll_ready(
+            &mut self,
+            cx: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Result<(), S::Error>> {
+            self.inner.poll_ready(cx)
+        }
+
+        fn call(&mut self, request: Request<R>) -> Self::Future {
+            self.inner.call(request)
+        }
+    }
+}
+
+#[tokio::test]
+async fn c23_types_of_the_layer_can_be_named_in_a_library() {
+    let (shutdown, token) = (Shutdown::new(), CancellationToken::new());
+    let of_shutdown = library::EventsLayer::new(&shutdown);
+    let of_token = of_shutdown.clone().cancel_when({
+        let token = token.clone();
+        move |_request| token.clone().cancelled_owned()
+    });
+    for layer in [of_token, of_shutdown] {
+        let response = layer.layer(handler()).oneshot(request("GET", "/")).await;
+        let mut body = Driver::new(response.expect("a response").into_body());
+        assert_eq!(body.data(), EVENT);
+        body.assert_pending();
+        match token.is_cancelled() {
+            false => token.cancel(),
+            true => shutdown.close(),
+        }
+        assert_eq!(body.collect().bytes(), CLOSE);
+    }
+}
+
+type Erased<R, B, E> = BoxCloneSyncService<Request<R>, Response<UnsyncBoxBody<Bytes, B>>, E>;
+
+fn erase<S, R, B>(inner: S, shutdown: &Shutdown) -> Erased<R, B::Error, S::Error>
+where
+    S: Service<Request<R>, Response = Response<B>, Future: Send> + Clone + Send + Sync + 'static,
+    R: 'static,
+    B: Body<Data = Bytes, Error: Send> + Send + 'static,
+{
+    let service = ServiceBuilder::new()
+        .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
+        .layer(SseCompletionLayer::new().shutdown(shutdown))
+        .service(inner);
+    BoxCloneSyncService::new(service)
+}
+
+#[tokio::test]
+async fn c23_service_can_be_erased() {
+    let shutdown = Shutdown::new();
+    // The erased service alone, around a router, and as the fallback of a router.
+    let erased = erase(handler(), &shutdown);
+    let router = Router::new().fallback_service(erased.clone());
+    let services: Vec<Erased<_, _, _>> = vec![
+        erased,
+        erase(Router::new().route("/", get(handle)), &shutdown),
+        erase(router, &shutdown),
+    ];
+    for service in services {
+        let response = service.oneshot(Request::<AxumBody>::default()).await;
+        let mut body = Driver::new(response.expect("a response").into_body());
+        shutdown.close();
+        assert_eq!(body.collect().frames, [EVENT.as_bytes(), CLOSE]);
+    }
 }

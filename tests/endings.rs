@@ -1,18 +1,16 @@
-//! Ends of streams that the endings table does not enumerate: close events that are made for each stream, bodies of
-//! `http-body-util`, events in several frames, and upstreams whose hints are wrong.
+//! Ends of streams that the endings table does not enumerate: close events that are made for each stream, events in several
+//! frames, and upstreams whose hints are wrong.
 
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
-use http_body::{Body, SizeHint};
-use http_body_util::{Empty, Full};
+use http_body::SizeHint;
 use testkit::{
-    exchange::{CLOSE, cancellation_layer, drive},
+    exchange::{cancellation_layer, drive},
     reports::Reports,
     script::{EndStream, Script, ScriptError, Step, data},
 };
 use tokio_util::sync::CancellationToken;
-use tower_sse_completion::{CloseEvent, Ending, ResponseBody, SseCompletionLayer};
+use tower_sse_completion::{CloseEvent, Ending, SseCompletionLayer};
 
 const EVENT: &str = "data: x\n\n";
 
@@ -50,24 +48,6 @@ fn c9_close_event_is_made_once_from_the_ending_and_only_when_it_is_due() {
         let expected = ending.map(|ending| format!("event: close\ndata: {ending}\n\n"));
         assert!(text.ends_with(&expected.unwrap_or_default()), "{text:?}");
     }
-}
-
-#[track_caller]
-fn assert_empty_body_is_closed<B>(upstream: B)
-where
-    B: Body<Data = Bytes, Error: std::fmt::Debug>,
-{
-    assert!(upstream.is_end_stream());
-    let mut body = drive::<_, _, ResponseBody<B>>(&SseCompletionLayer::new(), upstream);
-    assert!(!body.is_end_stream());
-    assert_eq!(body.size_hint().exact(), None);
-    assert_eq!(body.rest().bytes(), CLOSE);
-}
-
-#[test]
-fn c14_empty_body_has_not_ended_before_its_close_event() {
-    assert_empty_body_is_closed(Empty::new());
-    assert_empty_body_is_closed(Full::new(Bytes::new()));
 }
 
 #[test]

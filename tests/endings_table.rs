@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::SizeHint;
 use testkit::{
+    PrintOnPanic,
     driver::Driver,
     exchange::{cancellation_layer, event_stream},
     model::{
@@ -122,7 +123,7 @@ async fn c4_to_c21_and_c26_every_ending_after_every_content_with_every_policy() 
 
 impl Combination {
     async fn run(&self) {
-        let _named = NameOnPanic(self);
+        let _case = PrintOnPanic(self);
         let token = CancellationToken::new();
         let reports = Reports::default();
         let mut options = Options {
@@ -141,11 +142,8 @@ impl Combination {
         if !self.policy.close_event {
             layer = layer.close_event(None);
         }
-        if !self.end_marks.is_empty() {
-            let [data, event] = END_MARKS;
-            layer = layer
-                .end_mark(EventMatch::data(data))
-                .end_mark(EventMatch::event(event));
+        for end_mark in self.end_marks.iter().cloned() {
+            layer = layer.end_mark(EventMatch::from(end_mark));
         }
         match self.end_kind {
             EndKind::MaxAge => {
@@ -255,16 +253,5 @@ impl Combination {
             }
         };
         Expected::new(&forwarding, stop, end, self.policy)
-    }
-}
-
-/// Prints the combination of a failed test.
-struct NameOnPanic<'a>(&'a Combination);
-
-impl Drop for NameOnPanic<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("in this combination: {:?}", self.0);
-        }
     }
 }

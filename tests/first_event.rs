@@ -3,7 +3,8 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
-    future::{Future, poll_fn, ready},
+    future::Future,
+    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::{Arc, LazyLock, Mutex},
@@ -20,16 +21,15 @@ use http_body_util::{Full, combinators::UnsyncBoxBody};
 use proptest::prelude::*;
 use testkit::{
     MIRI_STRIDE,
-    client::Client,
     decoder::{Decoder, decode},
     driver::Driver,
-    exchange::{CLOSE, event_stream_response, shutdown_layer, spend_budget},
+    exchange::{CLOSE, OneResponse, event_stream_response, shutdown_layer, spend_budget},
     feed::feed,
     reports::Reports,
     script::{AfterScript, EndStream, Script, ScriptError, Step, data},
     server::{self, VERSIONS, next_data, receive, serve_responses},
     vectors,
-    wait::{until, within},
+    wait::within,
 };
 use tokio::{
     runtime::Runtime,
@@ -101,25 +101,8 @@ where
     S: Service<Request<()>, Response = Response<T>, Error = Infallible>,
 {
     layer
-        .layer(OneResponse(Some(response)))
+        .layer(OneResponse::new(response))
         .call(Request::new(()))
-}
-
-/// A service that has one response, for one request.
-struct OneResponse<B>(Option<Response<B>>);
-
-impl<B> Service<Request<()>> for OneResponse<B> {
-    type Response = Response<B>;
-    type Error = Infallible;
-    type Future = std::future::Ready<Result<Response<B>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Request<()>) -> Self::Future {
-        ready(Ok(self.0.take().expect("one request")))
-    }
 }
 
 /// Polls a response future, whose upstream is never pending without having woken the task, until it is ready.
@@ -231,7 +214,8 @@ impl Case {
         let (next, after) = match self.continuation {
             Continuation::Event => (Some(data("event: e\ndata: x\n\n")), AfterScript::Pending),
             Continuation::End => (None, AfterScript::End),
-            Continuation::Trailers => (Some(Step::Trailers), AfterScript::End),
+            // The trailers end the stream, although the upstream does not.
+            Continuation::Trailers => (Some(Step::Trailers), AfterScript::Pending),
             Continuation::Truncated => (Some(data("data: trunc")), AfterScript::End),
             Continuation::Error => (Some(Step::Error), AfterScript::End),
             Continuation::Silence | Continuation::Closed => (None, AfterScript::Pending),
@@ -277,7 +261,7 @@ impl Case {
             .insert("x-upstream", "1".parse().expect("a value"));
         response.extensions_mut().insert(7_u8);
         type Any = UnsyncBoxBody<Bytes, ScriptError>;
-        let mut service = BoxService::new(OneResponse(Some(response.map(Any::new))));
+        let mut service = BoxService::new(OneResponse::new(response.map(Any::new)));
         if let Some(gate) = gate {
             let gated = gate.layer(service);
             service = BoxService::new(gated.map_response(|response| response.map(Any::new)));
@@ -402,8 +386,8 @@ async fn c27_client_that_leaves_drops_the_upstream() {
         let log = upstream.log();
         let layer = calls.layer(|_| Decision::Wait);
         let mut future = Box::pin(send(&layer, event_stream_response(upstream)));
-        let polled = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
-        assert!(polled.is_pending() && !log.dropped(), "{prefix:?}");
+        assert!(future.as_mut().now_or_never().is_none(), "{prefix:?}");
+        assert!(!log.dropped(), "{prefix:?}");
         let calls_before = calls.take();
         drop(future);
         assert!(log.dropped(), "{prefix:?}");
@@ -627,11 +611,10 @@ async fn c27_ceiling_ends_although_the_budget_is_spent() {
     let calls = Calls::default();
     let layer = calls.layer(forward);
     let mut future = pin!(send(&layer, event_stream_response(Script::silent())));
-    let mut cx = Context::from_waker(Waker::noop());
-    assert!(future.as_mut().poll(&mut cx).is_pending());
+    assert!(future.as_mut().now_or_never().is_none());
     advance(CEILING).await;
     spend_budget();
-    assert!(future.as_mut().poll(&mut cx).is_ready());
+    assert!(future.as_mut().now_or_never().is_some());
     assert_eq!(calls.take(), ["TimedOut"]);
 }
 
@@ -646,14 +629,13 @@ async fn c27_upstream_that_is_never_pending_yields() {
             .buffer_limit(usize::MAX)
             .shutdown(&shutdown);
         let mut future = pin!(send(&layer, event_stream_response(upstream)));
-        let mut cx = Context::from_waker(Waker::noop());
-        assert!(future.as_mut().poll(&mut cx).is_pending());
+        assert!(future.as_mut().now_or_never().is_none());
         assert_eq!(log.polls(), 32);
         match closed {
             true => shutdown.close(),
             false => advance(CEILING).await,
         }
-        assert!(future.as_mut().poll(&mut cx).is_ready());
+        assert!(future.as_mut().now_or_never().is_some());
         assert_eq!(
             calls.take(),
             [if closed { "Cancelled" } else { "TimedOut" }]
@@ -669,17 +651,6 @@ async fn c27_upstream_with_many_frames_is_polled_on() {
     let response = within(send(&layer, event_stream_response(Script::frames(frames)))).await;
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert_eq!(response.expect("a response").status(), StatusCode::OK);
-}
-
-#[test]
-fn c27_trailers_end_the_wait() {
-    let calls = Calls::default();
-    let layer = calls.layer(forward);
-    for (first, call) in [(": c\n\n", "Ended"), ("data: half", "Truncated")] {
-        let upstream = Script::new([data(first), Step::Trailers]).then(AfterScript::Pending);
-        at_once(&layer, upstream);
-        assert_eq!(calls.take(), [call]);
-    }
 }
 
 #[test]
@@ -708,10 +679,9 @@ async fn c27_held_frames_are_bounded() {
         let log = upstream.log();
         let layer = calls.layer(forward).buffer_limit(limit);
         let mut future = Box::pin(send(&layer, event_stream_response(upstream)));
-        let mut cx = Context::from_waker(Waker::noop());
         let mut ready = false;
         let measured = allocation_counter::measure(|| {
-            ready = (0..10_000).any(|_| future.as_mut().poll(&mut cx).is_ready());
+            ready = (0..10_000).any(|_| future.as_mut().now_or_never().is_some());
         });
         assert!(ready, "frames of {size} bytes");
         assert_eq!(calls.take(), ["Full"]);
@@ -754,15 +724,8 @@ async fn c27_memory_of_the_held_frames_is_released() {
     let frames = vec![":\n"; 500];
     let upstream = Script::frames(&frames).then(AfterScript::Repeat(EVENT.into()));
     let layer = FirstEventLayer::new(CEILING, forward);
-    let mut future = Box::pin(send(&layer, event_stream_response(upstream)));
     let mut cx = Context::from_waker(Waker::noop());
-    let mut body = None;
-    while body.is_none() {
-        if let Poll::Ready(Ok(response)) = future.as_mut().poll(&mut cx) {
-            body = Some(Box::pin(response.into_body()));
-        }
-    }
-    let mut body = body.expect("a body");
+    let mut body = pin!(at_once(&layer, upstream).into_body());
     let released = allocation_counter::measure(|| {
         for _ in 0..frames.len() + 1 {
             assert!(body.as_mut().poll_frame(&mut cx).is_ready());
@@ -957,7 +920,7 @@ fn c27_other_responses_pass_through() {
         Driver::new(response.into_body()).assert_pending();
     }
     for method in [Method::HEAD, Method::CONNECT] {
-        let mut service = layer.layer(OneResponse(Some(event_stream_response(Script::silent()))));
+        let mut service = layer.layer(OneResponse::new(event_stream_response(Script::silent())));
         let request = Request::builder()
             .method(method)
             .body(())
@@ -985,10 +948,7 @@ fn c27_panic_of_the_function_drops_the_stream() {
         let upstream = Script::new(steps);
         let log = upstream.log();
         let mut future = Box::pin(send(&layer, event_stream_response(upstream)));
-        let mut cx = Context::from_waker(Waker::noop());
-        let polled = catch_unwind(AssertUnwindSafe(|| {
-            future.as_mut().poll(&mut cx).is_ready()
-        }));
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().now_or_never()));
         assert!(polled.is_err());
         assert!(log.dropped());
     }
@@ -1006,7 +966,7 @@ async fn c27_stream_counts_and_ages_from_its_head() {
         .on_end(reports.observer());
     let gate = FirstEventLayer::new(CEILING, status_or_events).shutdown(&shutdown);
     let (events, upstream) = feed();
-    let service = completion.layer(gate.layer(OneResponse(Some(event_stream_response(upstream)))));
+    let service = completion.layer(gate.layer(OneResponse::new(event_stream_response(upstream))));
     let response = tokio::spawn(service.oneshot(Request::new(())));
     tokio::time::sleep(CEILING / 2).await;
     assert_eq!(shutdown.open_streams(), 0);
@@ -1034,7 +994,7 @@ async fn c27_drain_waits_for_a_held_response() {
         let completion = shutdown_layer(&shutdown);
         let (events, upstream) = feed();
         let response = event_stream_response(upstream);
-        let service = completion.layer(gate.layer(OneResponse(Some(response))));
+        let service = completion.layer(gate.layer(OneResponse::new(response)));
         let response = tokio::spawn(service.oneshot(Request::new(())));
         tokio::task::yield_now().await;
 
@@ -1114,10 +1074,21 @@ fn c27_debug_output_has_no_data() {
 
 // Over loopback sockets.
 
-fn completion(shutdown: &Shutdown, reports: &Reports) -> SseCompletionLayer {
-    SseCompletionLayer::new()
-        .shutdown(shutdown)
-        .on_end(reports.observer())
+/// Serves these responses through a layer that responds to streams without an event with a status, and a completion layer around.
+async fn serve_gated(
+    shutdown: &Shutdown,
+    reports: &Reports,
+    upstream: impl Fn() -> Script + Clone + Send + 'static,
+) -> SocketAddr {
+    let layer = tower::ServiceBuilder::new()
+        .layer(shutdown_layer(shutdown).on_end(reports.observer()))
+        .layer(FirstEventLayer::new(CEILING, status_or_events));
+    serve_responses(layer, move || {
+        let mut response = event_stream_response(AxumBody::new(upstream()));
+        response.headers_mut().insert("x-upstream", 1.into());
+        response
+    })
+    .await
 }
 
 #[tokio::test]
@@ -1130,20 +1101,13 @@ async fn c27_dead_upstream_is_a_status_over_http() {
             vec![data("data: half"), Step::Error],
         ] {
             let (shutdown, reports) = (Shutdown::new(), Reports::default());
-            let layer = tower::ServiceBuilder::new()
-                .layer(completion(&shutdown, &reports))
-                .layer(FirstEventLayer::new(CEILING, status_or_events));
-            let address = serve_responses(layer, move || {
-                let upstream = AxumBody::new(Script::new(steps.clone()));
-                let mut response = event_stream_response(upstream);
-                response.headers_mut().insert("content-length", 999.into());
-                response
-            })
-            .await;
+            let upstream = move || Script::new(steps.clone());
+            let address = serve_gated(&shutdown, &reports, upstream).await;
             let response = server::request(address, version, "POST", "/").await;
             assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
             assert_eq!(response.headers()["content-length"], GONE.len().to_string());
             assert!(!response.headers().contains_key("content-type"));
+            assert!(!response.headers().contains_key("x-upstream"));
             assert_eq!(receive(response.into_body()).await.text(), GONE);
             assert_eq!((reports.count(), shutdown.open_streams()), (0, 0));
         }
@@ -1155,18 +1119,15 @@ async fn c27_dead_upstream_is_a_status_over_http() {
 async fn c27_live_upstream_is_forwarded_over_http() {
     for version in VERSIONS {
         let (shutdown, reports) = (Shutdown::new(), Reports::default());
-        let layer = tower::ServiceBuilder::new()
-            .layer(completion(&shutdown, &reports))
-            .layer(FirstEventLayer::new(CEILING, status_or_events));
-        let address = serve_responses(layer, || {
+        let upstream = || {
             let frames = [": c\n\n", "data: ", "1\n\n", "data: 2\n\n"].map(data);
-            let upstream = Script::new(frames.into_iter().chain([Step::Yield, Step::Trailers]));
-            event_stream_response(AxumBody::new(upstream))
-        })
-        .await;
+            Script::new(frames.into_iter().chain([Step::Yield, Step::Trailers]))
+        };
+        let address = serve_gated(&shutdown, &reports, upstream).await;
         let response = server::request(address, version, "POST", "/").await;
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
+        assert_eq!(response.headers()["x-upstream"], "1");
         let received = receive(response.into_body()).await;
         assert_eq!(received.bytes, b": c\n\ndata: 1\n\ndata: 2\n\n");
         assert_eq!(reports.only().ending(), Ending::Completed);
@@ -1180,64 +1141,30 @@ async fn c27_live_upstream_is_forwarded_over_http() {
 
 #[tokio::test]
 #[cfg_attr(miri, ignore = "needs sockets")]
-async fn c27_error_after_held_frames_reaches_the_client_over_http() {
-    for version in VERSIONS {
-        let layer = FirstEventLayer::new(CEILING, forward);
-        let address = serve_responses(layer, || {
-            let upstream = Script::new([data(": c\n\n"), Step::Error]);
-            event_stream_response(AxumBody::new(upstream))
-        })
-        .await;
-        let response = server::request(address, version, "POST", "/").await;
-        let received = receive(response.into_body()).await;
-        assert_eq!(received.bytes, b": c\n\n");
-        assert!(received.error.is_some());
-    }
-}
-
-#[tokio::test]
-#[cfg_attr(miri, ignore = "needs sockets")]
-async fn c27_client_that_leaves_while_the_head_is_held_drops_the_upstream() {
-    for version in VERSIONS {
-        let calls = Calls::default();
-        let upstreams = Arc::new(testkit::script::Log::default());
-        let address = serve_responses(calls.layer(status_or_events), {
-            let upstreams = Arc::clone(&upstreams);
-            move || event_stream_response(AxumBody::new(Script::silent().logged_in(&upstreams)))
-        })
-        .await;
-        let mut client = Client::connect(address, version).await;
-        {
-            let mut request = pin!(client.get("/"));
-            tokio::select! {
-                _ = request.as_mut() => panic!("the head is held"),
-                () = until(|| upstreams.polled() == 1) => {}
-            }
-        }
-        drop(client);
-        until(|| upstreams.dropped()).await;
-        assert!(calls.take().is_empty());
-    }
-}
-
-#[tokio::test]
-#[cfg_attr(miri, ignore = "needs sockets")]
 async fn c27_event_opens_the_gate_at_once_over_http() {
     for version in VERSIONS {
         let (shutdown, reports) = (Shutdown::new(), Reports::default());
-        let layer = tower::ServiceBuilder::new()
-            .layer(completion(&shutdown, &reports))
-            .layer(FirstEventLayer::new(CEILING, status_or_events));
-        let address = serve_responses(layer, || {
-            let upstream = Script::frames([EVENT]).then(AfterScript::Pending);
-            event_stream_response(AxumBody::new(upstream))
-        })
-        .await;
+        let upstream = || Script::frames([EVENT]).then(AfterScript::Pending);
+        let address = serve_gated(&shutdown, &reports, upstream).await;
         let response = server::request(address, version, "POST", "/").await;
         let mut body = response.into_body();
         assert_eq!(next_data(&mut body).await, EVENT);
         shutdown.close();
         assert_eq!(receive(body).await.bytes, CLOSE);
         assert_eq!(reports.only().ending(), Ending::Cancelled);
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(miri, ignore = "needs sockets")]
+async fn c27_error_after_held_frames_reaches_the_client_over_http() {
+    for version in VERSIONS {
+        let layer = FirstEventLayer::new(CEILING, forward);
+        let upstream = || Script::new([data(": c\n\n"), Step::Error]);
+        let address = server::serve_scripts(layer, upstream).await;
+        let response = server::request(address, version, "POST", "/").await;
+        let received = receive(response.into_body()).await;
+        assert_eq!(received.bytes, b": c\n\n");
+        assert!(received.error.is_some());
     }
 }

@@ -21,7 +21,7 @@ use http::{Extensions, HeaderMap, Request, Response, header::CONTENT_LENGTH};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use testkit::{
-    MIRI_STRIDE,
+    MIRI_STRIDE, PrintOnPanic,
     decoder::decode,
     driver::Driver,
     exchange::{CLOSE, cancellation_layer, event_stream_response, send_response, shutdown_layer},
@@ -320,7 +320,7 @@ impl Seen {
     }
 }
 
-/// One stream of three layers. Printed if the test fails.
+/// One stream of three layers.
 #[derive(Debug)]
 struct Case {
     /// The number of the body in [`BODIES`], which is around the layer with the number `around`.
@@ -331,14 +331,6 @@ struct Case {
     trigger: Trigger,
     /// The number of polls before the trigger fires.
     polls: usize,
-}
-
-impl Drop for Case {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("{}: {self:?}", BODIES[self.between].0);
-        }
-    }
 }
 
 impl Case {
@@ -357,6 +349,7 @@ impl Case {
 
     /// Runs the stream, and checks it after each poll.
     fn check(&self) {
+        let _case = PrintOnPanic((BODIES[self.between].0, self));
         let (three, layers) = Layers::<3>::new();
         let tokens: [CancellationToken; 3] = Default::default();
         let received = Arc::<Received>::default();
@@ -698,7 +691,14 @@ fn c22_innermost_layer_that_sets_it_decides() -> Result<(), InvalidCloseEvent> {
         (vec![of_b.clone(), made], "", b),
         (vec![none.clone(), of_b.clone()], "", ""),
         (vec![plain(), none.clone(), of_b.clone()], "", ""),
-        (vec![of_b.clone(), none], "", b),
+        (vec![of_b.clone(), none.clone()], "", b),
+        // The last call of a layer counts.
+        (
+            vec![none.close_event(CloseEvent::named("a")?), plain()],
+            "",
+            a,
+        ),
+        (vec![of_b.clone().close_event(None), plain()], "", ""),
         (vec![limit(8), limit(64)], large, large),
         (vec![limit(64), limit(8)], large, close),
         (vec![plain(), limit(8)], large, large),

@@ -2,7 +2,6 @@
 
 use std::{convert::Infallible, future, task::Poll};
 
-use futures_util::FutureExt;
 use http::{Request, Response};
 use testkit::{
     driver::Driver,
@@ -10,7 +9,7 @@ use testkit::{
     script::Script,
 };
 use tokio_util::sync::CancellationToken;
-use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, ServiceExt, service_fn};
 use tower_sse_completion::{SseCompletion, SseCompletionLayer};
 use tower_test::mock;
 
@@ -108,21 +107,6 @@ async fn clones_share_the_cancellation_and_own_their_streams() {
     for mut body in bodies {
         assert_eq!(body.rest().bytes(), CLOSE);
     }
-}
-
-#[test]
-fn layer_stacks_in_a_service_builder() {
-    let mut service = ServiceBuilder::new()
-        .layer(SseCompletionLayer::new())
-        .service_fn(|_: Request<()>| async {
-            Ok::<_, Infallible>(Response::new(Script::frames(["plain"])))
-        });
-    let response = service.call(Request::new(())).now_or_never();
-    let body = response
-        .expect("no waiting")
-        .expect("a response")
-        .into_body();
-    assert_eq!(Driver::new(body).collect().text(), "plain");
 }
 
 #[test]

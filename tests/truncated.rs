@@ -1,4 +1,4 @@
-//! Upstreams that end on their own inside an event, and upstreams that end empty.
+//! Upstreams that end on their own inside an event. `endings_table` has the other options, trailers and errors.
 
 use std::{convert::Infallible, net::SocketAddr};
 
@@ -6,41 +6,14 @@ use http::Request;
 use hyper::body::Incoming;
 use testkit::{
     MIRI_STRIDE,
-    decoder::{boundaries, decode},
     exchange::{CLOSE, drive},
     reports::Reports,
-    script::{EndStream, Script, ScriptError, Step, data, trailers},
+    script::{EndStream, Script},
     server::{self, VERSIONS, Version},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::{Layer, service_fn};
 use tower_sse_completion::{Ending, SseCompletionLayer, StreamReport};
-
-/// Streams that end inside an event.
-const TRUNCATED: [&[u8]; 10] = [
-    b"data: {\"answer\":42}\n",
-    b"data: {\"answer\":42}",
-    b"data: 1\n\ndata: 2",
-    b"data: 1\n\nid: 7\n",
-    b"data: 1\r\rdata: 2\r",
-    b"data: 1\r\n\r\nevent: x\r\ndata: 2\r\n",
-    b"retry: 5\n",
-    b"\xEF\xBB\xBFdata",
-    b": a comment\ndata: 1\n: another comment\n",
-    b"d",
-];
-
-/// Streams that end between two events, without an event.
-const EMPTY: [&[u8]; 8] = [
-    b"",
-    b"\n",
-    b"\r\n\r",
-    b": a comment\n",
-    b": a comment\n\n: another\r",
-    b"retry: 5\n\n",
-    b"id: 7\nevent: x\n\n",
-    b"\xEF\xBB\xBF\n",
-];
 
 fn observed() -> (Reports, SseCompletionLayer) {
     let reports = Reports::default();
@@ -49,7 +22,7 @@ fn observed() -> (Reports, SseCompletionLayer) {
 }
 
 /// Returns all splits of these bytes into two frames, with and without a correct `is_end_stream`.
-fn upstreams(bytes: &'static [u8]) -> impl Iterator<Item = Script> {
+fn upstreams(bytes: &[u8]) -> impl Iterator<Item = Script> {
     let cuts = (0..=bytes.len()).step_by(MIRI_STRIDE);
     cuts.flat_map(move |cut| {
         let hints = [EndStream::Unknown, EndStream::Known].into_iter();
@@ -58,140 +31,60 @@ fn upstreams(bytes: &'static [u8]) -> impl Iterator<Item = Script> {
     })
 }
 
-fn last_boundary(bytes: &[u8]) -> &[u8] {
-    let end = boundaries(bytes).last().copied().unwrap_or_default();
-    &bytes[..end]
-}
-
 fn facts(report: &StreamReport) -> (Ending, bool, bool) {
     let (ending, closed) = (report.ending(), report.close_event_sent());
     (ending, closed, report.delivered())
 }
 
 #[test]
-fn c9_truncated_stream_is_forwarded_unchanged() {
-    for bytes in TRUNCATED {
-        for upstream in upstreams(bytes) {
-            let (reports, layer) = observed();
-            let case = format!("{:?}, {upstream:?}", bytes.escape_ascii());
-            // All policies except that for truncated ends.
-            let layer = layer.close_on_completed(true).close_on_failed(true);
-            assert_eq!(drive(&layer, upstream).rest().bytes(), bytes, "{case}");
-            let delivered = !decode(bytes).events.is_empty();
-            let expected = (Ending::Truncated, false, delivered);
-            assert_eq!(facts(&reports.only()), expected, "{case}");
-            assert_eq!(reports.only().bytes_sent(), bytes.len() as u64, "{case}");
-        }
-    }
-}
-
-#[test]
-fn c9_close_on_truncated_replaces_the_unfinished_event() {
-    for bytes in TRUNCATED {
-        for upstream in upstreams(bytes) {
-            let (reports, layer) = observed();
-            let case = format!("{:?}, {upstream:?}", bytes.escape_ascii());
-            let layer = layer.close_on_truncated(true).close_on_empty(false);
-            let output = drive(&layer, upstream).rest().bytes();
-            let kept = last_boundary(bytes);
-            let rest = output.strip_prefix(kept).expect("the whole events");
-            // C5: an LF completes the CR of a line end.
-            assert_eq!(rest.strip_prefix(b"\n").unwrap_or(rest), CLOSE, "{case}");
-            assert_eq!(rest.len() > CLOSE.len(), kept.ends_with(b"\r"), "{case}");
-            let decoded = decode(&output);
-            let [events @ .., close] = &decoded.events[..] else {
-                panic!("{case}: no event");
-            };
-            assert_eq!(events, decode(bytes).events, "{case}");
-            assert_eq!(close.event_type, "close", "{case}");
-            let expected = (Ending::Truncated, true, !events.is_empty());
-            assert_eq!(facts(&reports.only()), expected, "{case}");
-        }
-    }
-}
-
-#[test]
-fn c9_empty_streams_are_not_truncated() {
-    for bytes in EMPTY {
-        for (upstream, closes) in upstreams(bytes).zip([true, false].into_iter().cycle()) {
-            let (reports, layer) = observed();
-            let case = format!("{:?}, {upstream:?}", bytes.escape_ascii());
-            let layer = layer.close_on_truncated(!closes).close_on_empty(closes);
-            let output = drive(&layer, upstream).rest().bytes();
-            let rest = output.strip_prefix(bytes).expect("the upstream's bytes");
-            let close: &[u8] = if closes { CLOSE } else { b"" };
-            assert!(
-                rest.len() <= close.len() + 1 && rest.ends_with(close),
-                "{case}"
-            );
-            let expected = (Ending::Empty, closes, false);
-            assert_eq!(facts(&reports.only()), expected, "{case}");
-        }
-    }
-}
-
-#[test]
-fn c9_comment_after_an_event_does_not_truncate() {
-    for bytes in [
-        &b"data: 1\n\n: half a comment"[..],
-        b"data: 1\n\n: a comment\r",
+fn c9_close_on_truncated_replaces_the_unfinished_event_of_a_truncated_stream_only() {
+    use Ending::{Completed, Empty, Truncated};
+    // The whole events, what follows them, and the ending.
+    for (whole, rest, ending) in [
+        ("", "data: {\"answer\":42}\n", Truncated),
+        ("", "data: {\"answer\":42}", Truncated),
+        ("data: 1\n\n", "data: 2", Truncated),
+        ("data: 1\n\n", "id: 7\n", Truncated),
+        ("data: 1\r\r", "data: 2\r", Truncated),
+        ("data: 1\r\n\r\n", "event: x\r\ndata: 2\r\n", Truncated),
+        ("", "retry: 5\n", Truncated),
+        ("", "\u{feff}data", Truncated),
+        (": a comment\n", "data: 1\n: another comment\n", Truncated),
+        ("", "d", Truncated),
+        // A comment is no part of an event.
+        ("data: 1\n\n: half a comment", "", Completed),
+        ("data: 1\n\n: a comment\r", "", Completed),
+        ("", "", Empty),
+        ("\n", "", Empty),
+        (": a comment\n\n: another\r", "", Empty),
+        ("retry: 5\n\n", "", Empty),
+        ("id: 7\nevent: x\n\n", "", Empty),
+        ("\u{feff}\n", "", Empty),
     ] {
-        for upstream in upstreams(bytes) {
-            let (reports, layer) = observed();
-            let layer = layer.close_on_truncated(true);
-            assert_eq!(drive(&layer, upstream).rest().bytes(), bytes);
-            let expected = (Ending::Completed, false, true);
-            assert_eq!(
-                facts(&reports.only()),
-                expected,
-                "{:?}",
-                bytes.escape_ascii()
-            );
+        let bytes = [whole, rest].concat();
+        for closes in [false, true] {
+            for upstream in upstreams(bytes.as_bytes()) {
+                let (reports, layer) = observed();
+                let case = format!("{upstream:?}, {closes}");
+                let layer = layer
+                    .close_on_empty(false)
+                    .close_on_failed(true)
+                    .close_on_truncated(closes);
+                let is_closed = closes && ending == Truncated;
+                let output = drive(&layer, upstream).rest().text();
+                let expected = match is_closed {
+                    // C5: an LF completes the CR of a line end.
+                    true if whole.ends_with('\r') => format!("{whole}\nevent: close\ndata:\n\n"),
+                    true => format!("{whole}event: close\ndata:\n\n"),
+                    false => bytes.clone(),
+                };
+                assert_eq!(output, expected, "{case}");
+                let delivered = whole.contains("data");
+                let expected = (ending, is_closed, delivered);
+                assert_eq!(facts(&reports.only()), expected, "{case}");
+            }
         }
     }
-}
-
-#[test]
-fn c7_truncated_event_above_the_limit_has_no_close_event() {
-    for bytes in [
-        &b"data: 0123456789abcdef"[..],
-        b"data: 1\n\ndata: 0123456789abcdef\n",
-    ] {
-        for upstream in upstreams(bytes) {
-            let (reports, layer) = observed();
-            let layer = layer.close_on_truncated(true).buffer_limit(8);
-            let output = drive(&layer, upstream).rest().bytes();
-            let case = bytes.escape_ascii();
-            assert_eq!(output, bytes, "{case:?}: the client is inside the event");
-            let report = reports.only();
-            assert_eq!(report.ending(), Ending::Truncated, "{case:?}");
-            assert!(!report.close_event_sent(), "{case:?}");
-        }
-    }
-}
-
-#[test]
-fn c9_trailers_follow_a_truncated_stream() {
-    for (closes, expected) in [(false, &b"data: 1\n\ndata: 2"[..]), (true, b"data: 1\n\n")] {
-        let (reports, layer) = observed();
-        let layer = layer.close_on_truncated(closes);
-        let steps = [data("data: 1\n\ndata: 2"), Step::Trailers];
-        let output = drive(&layer, Script::new(steps)).rest();
-        let close: &[u8] = if closes { CLOSE } else { b"" };
-        assert_eq!(output.bytes(), [expected, close].concat());
-        assert_eq!(output.trailers, Some(trailers()));
-        assert_eq!(reports.only().ending(), Ending::Truncated);
-    }
-}
-
-#[test]
-fn c12_error_inside_an_event_is_failed_and_not_truncated() {
-    let (reports, layer) = observed();
-    let steps = [data("data: 1\n\ndata: 2"), Step::Error];
-    let output = drive(&layer.close_on_truncated(true), Script::new(steps)).rest();
-    assert_eq!(output.text(), "data: 1\n\ndata: 2");
-    assert_eq!(output.error, Some(ScriptError));
-    assert_eq!(reports.only().ending(), Ending::Failed);
 }
 
 /// Serves one response without a length and without chunks, which ends with its connection.

@@ -3,30 +3,19 @@
 
 use std::{
     convert::Infallible,
-    future::IntoFuture,
-    io::Read,
     sync::{Arc, Mutex},
 };
 
-use axum::{
-    Router,
-    body::Body,
-    response::sse::{Event, Sse},
-    routing::get,
-};
+use axum::{Router, body::Body, routing::get};
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::stream;
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_LENGTH};
-use http_body_util::Channel;
 use testkit::{
     exchange::{cancellation_layer, event_stream_response},
     script::{AfterScript, Script, Step, data, trailers},
-    server::{VERSIONS, listen, next_data, raw, receive, request, serve, serve_responses},
-    wait::{until, within},
+    server::{VERSIONS, next_data, raw, receive, request, serve, serve_responses},
 };
 use tokio_util::sync::CancellationToken;
-use tower::ServiceBuilder;
-use tower_http::compression::{CompressionLayer, predicate::SizeAbove};
 use tower_sse_completion::SseCompletionLayer;
 
 const CLOSE: &str = "event: close\ndata:\n\n";
@@ -148,76 +137,6 @@ async fn c13_trailers_follow_the_close_event() {
 }
 
 #[tokio::test]
-async fn c1_compression_around_the_layer_compresses_the_close_event() {
-    let compression = CompressionLayer::new().compress_when(SizeAbove::new(0));
-    let around = ServiceBuilder::new()
-        .layer(compression.clone())
-        .layer(SseCompletionLayer::new());
-    let inside = ServiceBuilder::new()
-        .layer(SseCompletionLayer::new())
-        .layer(compression);
-    let respond = || event_stream_response(Body::from(":\n"));
-    for (address, expected) in [
-        (
-            serve_responses(around, respond).await,
-            format!(":\n{CLOSE}"),
-        ),
-        // An encoded body is forwarded unchanged.
-        (serve_responses(inside, respond).await, ":\n".to_owned()),
-    ] {
-        for version in VERSIONS {
-            let response = request(address, version, "GET", "/").await;
-            assert_eq!(response.headers()["content-encoding"], "gzip");
-            let received = receive(response.into_body()).await;
-            let mut text = String::new();
-            let mut decoder = flate2::read::GzDecoder::new(&received.bytes[..]);
-            decoder.read_to_string(&mut text).expect("valid gzip");
-            assert_eq!(text, expected);
-        }
-    }
-}
-
-/// Two events and an error, in one poll of the server.
-fn failing() -> Response<Body> {
-    let steps = [data("data: 1\n\n"), data("data: 2\n\n"), Step::Error];
-    event_stream_response(Body::new(Script::new(steps)))
-}
-
-#[tokio::test]
-async fn c12_error_truncates_the_response() {
-    let address = serve_responses(SseCompletionLayer::new(), failing).await;
-    let response = raw(address, "GET / HTTP/1.1").await;
-    assert!(!response.ends_with("\r\n0\r\n\r\n"), "{response:?}");
-    assert!(!response.contains("close\ndata:"), "{response:?}");
-}
-
-#[tokio::test]
-async fn c12_close_event_in_place_of_an_error_preserves_earlier_frames() {
-    let layer = SseCompletionLayer::new().close_on_failed(true);
-    let address = serve_responses(layer, failing).await;
-    for version in VERSIONS {
-        let body = request(address, version, "GET", "/").await.into_body();
-        let text = receive(body).await.text();
-        assert_eq!(text, format!("data: 1\n\ndata: 2\n\n{CLOSE}"));
-    }
-}
-
-#[tokio::test]
-async fn upstream_is_dropped_when_its_client_leaves() {
-    for version in VERSIONS {
-        let upstream = Script::frames(["data: 1\n\n"]).then(AfterScript::Pending);
-        let log = upstream.log();
-        let respond = once(Body::new(upstream));
-        let address = serve_responses(SseCompletionLayer::new(), respond).await;
-        let mut body = request(address, version, "GET", "/").await.into_body();
-        next_data(&mut body).await;
-        assert!(!log.dropped());
-        drop(body);
-        until(|| log.dropped()).await;
-    }
-}
-
-#[tokio::test]
 async fn close_event_precedes_the_last_chunk_of_http_1_1_and_the_end_of_http_1_0() {
     let respond = || event_stream_response(Body::empty());
     let address = serve_responses(SseCompletionLayer::new(), respond).await;
@@ -229,22 +148,6 @@ async fn close_event_precedes_the_last_chunk_of_http_1_1_and_the_end_of_http_1_0
     let response = raw(address, "GET / HTTP/1.0").await;
     let (_, body) = response.split_once("\r\n\r\n").expect("a head");
     assert_eq!(body, CLOSE);
-}
-
-#[tokio::test]
-async fn c11_last_message_before_the_cancellation_reaches_the_client() {
-    for version in VERSIONS {
-        let token = CancellationToken::new();
-        let (mut sender, channel) = Channel::<Bytes, Infallible>::new(4);
-        let respond = once(Body::new(channel));
-        let address = serve_responses(cancellation_layer(&token), respond).await;
-        let body = request(address, version, "GET", "/").await.into_body();
-        let message = Bytes::from_static(b"data: last words\n\n");
-        sender.send_data(message).await.expect("the body is there");
-        token.cancel();
-        let text = receive(body).await.text();
-        assert_eq!(text, format!("data: last words\n\n{CLOSE}"));
-    }
 }
 
 /// The replay spends tokio's cooperative budget of the connection's task more than once.
@@ -267,40 +170,5 @@ async fn c17_keep_alive_follows_a_long_replay() {
             text += std::str::from_utf8(&data).expect("text");
         }
         assert_eq!(text.replace(":\n\n", ""), "data: 1\n\n".repeat(300));
-    }
-}
-
-#[tokio::test]
-async fn axum_shuts_down_gracefully_with_open_streams() {
-    let token = CancellationToken::new();
-    let ticks = || async {
-        let events = stream::iter(1..=3).map(|number: u32| {
-            Ok::<_, Infallible>(Event::default().id(number.to_string()).data("tick"))
-        });
-        Sse::new(events.chain(stream::pending()))
-    };
-    let app = Router::new()
-        .route("/", get(ticks))
-        .layer(cancellation_layer(&token));
-    let (listener, address) = listen().await;
-    let server = tokio::spawn(
-        axum::serve(listener, app)
-            .with_graceful_shutdown(token.clone().cancelled_owned())
-            .into_future(),
-    );
-
-    let mut bodies = Vec::new();
-    for version in VERSIONS {
-        let mut body = request(address, version, "GET", "/").await.into_body();
-        next_data(&mut body).await;
-        bodies.push(receive(body));
-    }
-    token.cancel();
-    let served = within(server).await.expect("no panic");
-    assert!(served.is_ok(), "the server returns with its streams open");
-    for body in bodies {
-        let text = body.await.text();
-        let expected = format!("id: 3\ndata: tick\n\n{CLOSE}");
-        assert!(text.ends_with(&expected), "{text:?}");
     }
 }

@@ -27,6 +27,13 @@ pub const CLOSE: &[u8] = b"event: close\ndata:\n\n";
 #[derive(Debug)]
 pub struct OneResponse<B>(Option<Response<B>>);
 
+impl<B> OneResponse<B> {
+    /// Returns a service with this response.
+    pub fn new(response: Response<B>) -> Self {
+        Self(Some(response))
+    }
+}
+
 impl<B> Service<Request<()>> for OneResponse<B> {
     type Response = Response<B>;
     type Error = Infallible;
@@ -51,7 +58,7 @@ where
     L: Layer<OneResponse<B>>,
     L::Service: Service<Request<()>, Response = Response<T>, Error = Infallible>,
 {
-    let future = layer.layer(OneResponse(Some(response))).call(request);
+    let future = layer.layer(OneResponse::new(response)).call(request);
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Ok(response)) => response,
         Poll::Pending => panic!("the service did not respond at once"),

@@ -38,3 +38,15 @@ pub mod wait;
 
 /// Stride for `step_by` in tests that enumerate many inputs. Miri is a thousand times slower, and checks a sample.
 pub const MIRI_STRIDE: usize = if cfg!(miri) { 29 } else { 1 };
+
+/// Prints a case of a test that enumerates many, if the test panics while this guard exists.
+#[derive(Debug)]
+pub struct PrintOnPanic<T: std::fmt::Debug>(pub T);
+
+impl<T: std::fmt::Debug> Drop for PrintOnPanic<T> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("in this case: {:?}", self.0);
+        }
+    }
+}

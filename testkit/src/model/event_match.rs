@@ -1,5 +1,7 @@
 //! Conditions on events: end marks (C26), and events that an idle timeout ignores (C16).
 
+use tower_sse_completion::EventMatch;
+
 /// A condition on a delivered event.
 #[derive(Debug, Clone)]
 pub enum Match {
@@ -31,6 +33,18 @@ impl Match {
                 let is_received = event.event_type.len().max(event.data.len()) <= buffer_limit;
                 let text = String::from_utf8_lossy;
                 is_received && function(&text(event_type), &text(&event.data))
+            }
+        }
+    }
+}
+
+impl From<Match> for EventMatch {
+    fn from(event_match: Match) -> Self {
+        match event_match {
+            Match::Event(text) => Self::event(text),
+            Match::Data(text) => Self::data(text),
+            Match::Function(function) => {
+                Self::when(move |event| function(event.event_type(), event.data()))
             }
         }
     }
