@@ -413,16 +413,15 @@ impl EventStream {
     /// Polls an upstream whose `is_end_stream` has returned `true`.
     fn poll_finished<B>(
         &mut self,
-        mut upstream: Pin<&mut Upstream<B>>,
+        upstream: Pin<&mut Upstream<B>>,
         cx: &mut Context<'_>,
     ) -> PollFrame<Bytes, B::Error>
     where
         B: Body<Data: Into<Bytes>>,
     {
-        let polled = upstream.as_mut().poll_frame(cx);
+        let polled = upstream.poll_frame(cx);
         if let Poll::Ready(None | Some(Err(_))) = polled {
             self.progress.phase = Phase::Done;
-            upstream.set(Upstream::Ended);
         }
         polled
     }
@@ -606,9 +605,7 @@ impl Progress {
     #[inline(always)]
     fn fail(&mut self) {
         self.set_phase(Phase::Done);
-        if let Some(recorder) = &mut self.recorder {
-            recorder.record_panic();
-        }
+        self.set_ending(Ending::Failed, None);
     }
 
     /// Sets another phase than `Streaming`.

@@ -271,8 +271,6 @@ pub(crate) struct Recorder {
     /// The ending, once it is decided. The last frame may still have to be returned.
     ending: Option<Ending>,
     close_event: Option<CloseEvent>,
-    /// Code of the user has panicked, so the stream has failed.
-    panicked: bool,
 }
 
 impl Recorder {
@@ -286,7 +284,6 @@ impl Recorder {
             time_to_first_event: None,
             ending: None,
             close_event: None,
-            panicked: false,
         })
     }
 
@@ -308,18 +305,9 @@ impl Recorder {
             .get_or_insert_with(|| started.elapsed());
     }
 
-    /// Sets the ending, unless code of the user has panicked.
     pub(crate) fn set_ending(&mut self, ending: Ending, close_event: Option<CloseEvent>) {
-        if !self.panicked {
-            self.ending = Some(ending);
-            self.close_event = close_event;
-        }
-    }
-
-    /// Records a panic of the upstream, of the cancellation or of an event match.
-    pub(crate) fn record_panic(&mut self) {
-        self.set_ending(Ending::Failed, None);
-        self.panicked = true;
+        self.ending = Some(ending);
+        self.close_event = close_event;
     }
 
     /// Returns the report of a stream that is about to end like this.
