@@ -13,11 +13,7 @@ use std::{
     process::{ChildStdout, Command, Stdio},
 };
 
-use crate::{output, tables::Tables, upstream::Shape, variants::VARIANTS};
-
-/// Units of work between two marks. The number is divisible by that of the frames of each shape, and by 32, because the layer
-/// checks its cancellation before every 32nd ready frame.
-pub const UNITS: usize = 2400;
+use crate::{output, subjects::UNITS, tables::Tables, upstream::Shape, variants::VARIANTS};
 
 /// callgrind writes a profile whenever this function is called.
 #[inline(never)]

@@ -22,7 +22,11 @@ use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service, service_fn, util::BoxCloneSyncService};
 use tower_sse_completion::{Shutdown, SseCompletionLayer};
 
-use crate::{callgrind::UNITS, upstream::Shape};
+use crate::upstream::Shape;
+
+/// Units of work between two marks. The number is divisible by that of the frames of each shape, and by 32, because the layer
+/// checks its cancellation before every 32nd ready frame.
+pub const UNITS: usize = 2400;
 
 /// The default close event.
 pub const CLOSE_EVENT: Bytes = Bytes::from_static(b"event: close\ndata:\n\n");

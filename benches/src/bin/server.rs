@@ -6,7 +6,8 @@ use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::Router;
 use benchmarks::{
-    callgrind::{UNITS, mark},
+    callgrind::mark,
+    subjects::UNITS,
     tables::name,
     upstream::Shape,
     variants::{Stop, Variant},

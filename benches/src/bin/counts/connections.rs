@@ -8,10 +8,7 @@ use std::{
     time::Duration,
 };
 
-use benchmarks::{
-    callgrind::{UNITS, measure},
-    tables::name,
-};
+use benchmarks::{callgrind::measure, subjects::UNITS, tables::name};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower_sse_completion::Shutdown;
 

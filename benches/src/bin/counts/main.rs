@@ -6,9 +6,9 @@ mod connections;
 use std::{fmt, pin::Pin, time::Duration};
 
 use benchmarks::{
-    callgrind::{UNITS, measure},
+    callgrind::measure,
     each_layer,
-    subjects::{EVENT_STREAM, Inner, exchange, frames, runtime, selected_body, sse},
+    subjects::{EVENT_STREAM, Inner, UNITS, exchange, frames, runtime, selected_body, sse},
     tables::name,
     upstream::{Shape, Upstream},
 };

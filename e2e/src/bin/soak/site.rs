@@ -127,7 +127,7 @@ impl Site {
 }
 
 async fn events(Path(kind): Path<Kind>, Extension(entry): Extension<Arc<Entry>>) -> Response {
-    let body = Body::from_stream(frames(kind, entry));
+    let body = Body::from_stream(frames(kind, move || entry.polled()));
     ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response()
 }
 
@@ -157,7 +157,7 @@ impl Entry {
         })
     }
 
-    pub fn polled(&self) {
+    fn polled(&self) {
         self.polled.store(true, Ordering::Relaxed);
     }
 

@@ -1,13 +1,11 @@
 //! The streams of the handler. Their frames end at any position, and their events are numbered.
 
-use std::{io, mem, sync::Arc, time::Duration};
+use std::{io, mem, time::Duration};
 
 use axum::body::Bytes;
 use futures_util::{Stream, stream};
 use serde::Deserialize;
 use tokio::time;
-
-use crate::site::Entry;
 
 /// A kind of stream, which is the path of its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -77,7 +75,6 @@ pub fn random(mean: f64) -> Duration {
 /// The state of a stream.
 struct Frames {
     kind: Kind,
-    entry: Arc<Entry>,
     /// The number of the last event that has begun.
     number: u64,
     /// The rest of that event.
@@ -85,22 +82,21 @@ struct Frames {
     ended: bool,
 }
 
-/// Returns the frames of a stream. Each event is sent in two frames.
+/// Returns the frames of a stream, which calls a function with each poll. Each event is sent in two frames.
 pub fn frames(
     kind: Kind,
-    entry: Arc<Entry>,
+    on_poll: impl Fn() + Send + 'static,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     let start = Frames {
         kind,
-        entry,
         number: 0,
         rest: Bytes::new(),
         ended: false,
     };
-    stream::unfold(start, |mut frames| async move {
-        frames.entry.polled();
+    stream::unfold((start, on_poll), |(mut frames, on_poll)| async move {
+        on_poll();
         let frame = frames.next().await?;
-        Some((frame, frames))
+        Some((frame, (frames, on_poll)))
     })
 }
 
