@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
 };
@@ -111,6 +111,35 @@ async fn c11_message_that_a_channel_queued_before_the_cancellation_is_forwarded(
     tokio::task::yield_now().await;
     assert_eq!(body.data(), EVENT);
     assert_eq!(body.data(), CLOSE);
+}
+
+#[test]
+fn c11_cancellation_is_not_polled_after_it_has_completed() {
+    for events in 0..3 {
+        let is_cancelled = Arc::new(AtomicBool::new(false));
+        let layer = SseCompletionLayer::new().cancel_when({
+            let is_cancelled = Arc::clone(&is_cancelled);
+            move |_| {
+                let is_cancelled = Arc::clone(&is_cancelled);
+                // Panics if it is polled again.
+                async move {
+                    future::poll_fn(|_| match is_cancelled.load(Ordering::SeqCst) {
+                        true => Poll::Ready(()),
+                        false => Poll::Pending,
+                    })
+                    .await;
+                }
+            }
+        });
+        let upstream = Script::frames(vec![EVENT; events]).then(AfterScript::Pending);
+        let mut body = drive(&layer, upstream);
+        for _ in 0..events {
+            assert_eq!(body.data(), EVENT);
+        }
+        body.assert_pending();
+        is_cancelled.store(true, Ordering::SeqCst);
+        assert_eq!(body.rest().bytes(), CLOSE);
+    }
 }
 
 #[cfg(feature = "tokio")]

@@ -161,7 +161,7 @@ fn c26_output_ends_with_the_first_mark() {
 
 /// Streams with and without end marks: fields in several orders, every line end, byte order marks, data of several lines, events
 /// above the limits of the buffer, and all that may stand around an end mark or be missing from it.
-const STREAMS: [&str; 44] = [
+const STREAMS: [&str; 45] = [
     "event: stop\ndata: [DONE]\nid: 7\n: note\nretry: 5\n\ndata: 1\n\n",
     "data: 1\r\rretry: 5\r: note\rid: 7\rdata: [DONE]\revent: stop\r\rdata: 2\r\r",
     "\u{feff}id: 7\r\ndata: [DONE]\r\nretry: 5\r\nevent: stop\r\n: note\r\n\r\ndata: 1\r\n\r\n",
@@ -189,6 +189,7 @@ const STREAMS: [&str; 44] = [
     "data:[DONE]",
     "\u{feff}data: [DONE]",
     "\u{feff}data: [DONE]\n",
+    "\u{feff}\ndata: [DONE]\n\ndata: 1\n\n",
     "data: 1\r\rdata: [DONE]\r",
     "data: 1\r\n\r\ndata: [DONE]",
     "event: x\nid: 7\ndata: [DONE]\nretry: 5\n",

@@ -197,10 +197,7 @@ impl EventBuffer {
 
     /// Forwards the unfinished event with the line ends that it lacks, so that the event is delivered.
     pub(crate) fn forward_completed(&mut self) -> Bytes {
-        let ends_in_lf = match self.held.as_deref().map(|held| held.bytes.as_slice()) {
-            Some([.., last]) => *last == b'\n',
-            _ => !self.scanner.is_in_line() && !self.scanner.is_after_cr(),
-        };
+        let ends_in_lf = !self.scanner.is_in_line() && !self.scanner.is_after_cr();
         let line_ends: &[u8] = if ends_in_lf { b"\n" } else { b"\n\n" };
         let event = self.forward_held().unwrap_or_default();
         self.added += line_ends.len() as u64;
