@@ -280,7 +280,6 @@ async fn run(
     drain.run_until(grace_ends).await;
     drain.begin(Phase::Closed, times.window);
     drain.finish_spreads().await;
-    shared.enter(Phase::Closed);
     drain.run_for(times.linger).await;
     let (ended, still_open) = counts.streams();
     let unanswered_requests = counts.requests();
