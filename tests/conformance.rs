@@ -18,7 +18,7 @@ use testkit::{
 use tokio_util::sync::CancellationToken;
 use tower_sse_completion::{CloseEvent, Ending, SseCompletionLayer, StreamReport};
 
-/// A close event whose type occurs in no case, because a close event is not added after an event of its own type.
+/// A close event whose type occurs in no case, and which is therefore distinct from all of their events.
 const BYE: &[u8] = b"event: bye\ndata:\n\n";
 
 fn bye() -> CloseEvent {
