@@ -605,7 +605,9 @@ impl Progress {
     #[inline(always)]
     fn fail(&mut self) {
         self.set_phase(Phase::Done);
-        self.set_ending(Ending::Failed, None);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record_panic();
+        }
     }
 
     /// Sets another phase than `Streaming`.

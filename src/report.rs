@@ -310,6 +310,11 @@ impl Recorder {
         self.close_event = close_event;
     }
 
+    /// Records a panic of the user's code, which ends the stream.
+    pub(crate) fn record_panic(&mut self) {
+        self.set_ending(Ending::Failed, None);
+    }
+
     /// Returns the report of a stream that is about to end like this.
     pub(crate) fn report(&self, ending: Ending, totals: Totals) -> StreamReport {
         StreamReport {
