@@ -39,10 +39,9 @@ use crate::{
     shutdown::phase::{Attached, Shared},
     sync,
     wire::{
-        buffer::{EventBuffer, Forward},
+        buffer::{EventBuffer, Forward, ends_in_lf_blank_line},
         close_event::CloseEvent,
         event_match::EventReader,
-        scanner::ends_in_lf_blank_line,
     },
 };
 

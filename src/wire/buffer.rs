@@ -343,3 +343,19 @@ impl EventBuffer {
         })
     }
 }
+
+/// Returns `true` if these bytes end in a blank line whose last byte is an LF, regardless of the bytes before them.
+#[inline(always)]
+pub(crate) fn ends_in_lf_blank_line(bytes: &[u8]) -> bool {
+    const LF_LF: u16 = u16::from_ne_bytes(*b"\n\n");
+    const CR_LF: u16 = u16::from_ne_bytes(*b"\r\n");
+
+    let Some((before, last)) = bytes.split_last_chunk::<2>() else {
+        return false;
+    };
+    match u16::from_ne_bytes(*last) {
+        LF_LF => true,
+        CR_LF => before.ends_with(b"\n"),
+        _ => false,
+    }
+}
