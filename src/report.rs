@@ -164,7 +164,7 @@ impl StreamReport {
     }
 
     /// Returns the number of the upstream's data frames that were forwarded, in whole or in part. Empty frames do not count,
-    /// nor do the close event and keep-alive comments.
+    /// nor do the close event and keep-alive comments. The frames of a byte order mark that is dropped after a comment count.
     pub fn data_frames(&self) -> u64 {
         self.totals.data_frames
     }

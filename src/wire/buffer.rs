@@ -191,6 +191,7 @@ impl EventBuffer {
     pub(crate) fn forward_held(&mut self) -> Option<Bytes> {
         let (held, frames) = self.take_held(&[])?;
         self.held = None;
+        // A byte order mark may be all that was held.
         let data = self.forward(held, frames, false, false).data;
         (!data.is_empty()).then_some(data)
     }
@@ -279,8 +280,7 @@ impl EventBuffer {
             data.advance(BYTE_ORDER_MARK.len());
             self.discarded += BYTE_ORDER_MARK.len() as u64;
         }
-        // A byte order mark may be all of the data.
-        self.frames += if data.is_empty() { 0 } else { frames };
+        self.frames += frames;
         self.bytes += data.len() as u64;
         self.delivered |= delivered;
         Forward {
