@@ -18,6 +18,7 @@ use tokio::{
     task::{JoinHandle, yield_now},
     time::{Instant, advance, sleep},
 };
+use tower::layer::util::Stack;
 use tower_sse_completion::{Drained, ResponseBody, Shutdown, SseCompletionLayer};
 
 const GRACE: Duration = Duration::from_secs(10);
@@ -42,7 +43,10 @@ fn start(layer: &SseCompletionLayer, streams: usize) -> Vec<Body> {
 }
 
 /// Lets the clock run, ends the streams that are woken, and returns the number of those that ended in each step.
-async fn run_for(streams: &mut Vec<Body>, time: Duration) -> Vec<usize> {
+async fn run_for<B>(streams: &mut Vec<Driver<B>>, time: Duration) -> Vec<usize>
+where
+    B: http_body::Body<Data = Bytes>,
+{
     let (mut ended, end) = (Vec::new(), Instant::now() + time);
     while Instant::now() < end {
         sleep(STEP).await;
@@ -112,6 +116,24 @@ async fn c18_streams_end_evenly_from_the_begin_of_the_drain_or_from_the_end_of_t
         assert!(begin >= grace && begin <= grace + 2 * STEP, "{begin:?}");
         assert_eq!(counts(drain).await, (2 * STREAMS, 0));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c22_streams_that_an_outer_layer_ends_on_drain_end_evenly() {
+    let shutdown = Shutdown::new();
+    let outer = SseCompletionLayer::new().end_on_drain(|_| true);
+    let layer = Stack::new(shutdown_layer(&shutdown), outer);
+    let mut streams: Vec<_> = (0..STREAMS)
+        .map(|_| {
+            let mut stream = drive(&layer, Script::silent());
+            stream.assert_pending();
+            stream
+        })
+        .collect();
+    let drain = spawn(&shutdown, GRACE, WINDOW);
+    let ended = run_for(&mut streams, WINDOW + 2 * STEP).await;
+    assert_even(&ended, STREAMS, WINDOW);
+    assert_eq!(counts(drain).await, (STREAMS, 0));
 }
 
 #[tokio::test(start_paused = true)]
