@@ -15,9 +15,8 @@ pin_project! {
     /// Response body of [`SseCompletion`](crate::SseCompletion).
     ///
     /// `B` is the upstream: the body of the inner service. The data type is [`Bytes`], and the error type is that of the upstream. A
-    /// response that is not an event stream passes through unchanged. The default is a pass-through
-    /// of the upstream's default, so that layers that make their own responses, such as CORS and authorization, can wrap this
-    /// layer.
+    /// response that is not an event stream passes through unchanged. The default is a pass-through of the upstream's default, so
+    /// that layers that make their own responses, such as CORS and authorization, can wrap this layer.
     ///
     /// An error of the upstream waits in the body until buffered bytes have been returned. Therefore the body is `Send` if the
     /// upstream and its error are, and `Sync` likewise.

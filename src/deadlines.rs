@@ -79,8 +79,8 @@ impl KeepAlive {
 
     /// Sets whether a blank line follows the comment. The default is `true`.
     ///
-    /// Without the blank line, the comment is one byte shorter, and some clients that do not follow the HTML standard report no empty
-    /// message.
+    /// Without the blank line, the comment is one byte shorter, and some clients that do not follow the HTML standard report no
+    /// empty message.
     #[must_use]
     pub fn blank_line(mut self, blank_line: bool) -> Self {
         self.blank_line = blank_line;
@@ -110,8 +110,9 @@ impl From<Duration> for KeepAlive {
     }
 }
 
-/// Maximum time without an event before a stream ends, and the events that do not count. Pass it to [`idle_timeout`](crate::SseCompletionLayer::idle_timeout),
-/// which also takes a duration alone.
+/// Maximum time without an event before a stream ends, and the events that do not count.
+///
+/// Pass the timeout to [`idle_timeout`](crate::SseCompletionLayer::idle_timeout), which also takes a duration alone.
 ///
 /// ```
 /// use std::time::Duration;

@@ -6,7 +6,7 @@
 //! | stopping | polled for up to 32 ready frames | at the end, after a deadline | – | ending |
 //! | finished | polled if the server polls | – | – | done, when the upstream ends |
 //! | ending | dropped | – | – | done |
-//! | done | dropped | – | – | |
+//! | done | dropped, at the latest in the next poll | – | – | |
 //!
 //! After a panic of the user's code, the stream is done.
 //!

@@ -142,9 +142,9 @@ impl FirstEventLayer {
     /// Returns a layer that holds each event stream until this function has decided about it.
     ///
     /// The function is called with each event until it forwards or replaces the stream, and otherwise when the upstream ends or
-    /// fails, when the [buffer limit](Self::buffer_limit) is reached, or when the ceiling has passed since the response of
-    /// the inner service. Up to 32 frames that the upstream has ready take precedence over the ceiling and a shutdown. The task that polls the response
-    /// future calls the function, which must not block.
+    /// fails, when the [buffer limit](Self::buffer_limit) is reached, or when the ceiling has passed since the response of the
+    /// inner service. Up to 32 frames that the upstream has ready take precedence over the ceiling and a shutdown. The task
+    /// that polls the response future calls the function, which must not block.
     ///
     /// # Panics
     ///

@@ -49,7 +49,8 @@
 //!   a prefix of the upstream's events, followed by at most the close event. An event above the
 //!   [buffer limit](SseCompletionLayer::buffer_limit) is forwarded as it arrives, and a stream that is cancelled inside it
 //!   ends without a close event.
-//! - **Promptness.** A cancellation wakes and ends the stream, even if the upstream is silent or always ready. Up to 32 frames that are ready are forwarded first.
+//! - **Promptness.** A cancellation wakes and ends the stream, even if the upstream is silent or always ready. Up to 32 frames
+//!   that are ready are forwarded first.
 //! - **Pass-through.** A stream that has delivered an event and ends on its own is not changed, unless an option requests it,
 //!   and neither is a response that is not an event stream: the same bytes, frames, trailers, hints and errors.
 //! - **Cost.** A frame of whole events, as the encoders of frameworks make it, is forwarded without an allocation, a lock or a
@@ -75,10 +76,9 @@
 //! `tower::ServiceBuilder`, after it with axum's `Router::layer`. A body that has been compressed already passes through
 //! unchanged.
 //!
-//! Several of these layers around one stream act as one layer in the place of the outermost: every shutdown, cancellation,
-//! end mark and observer counts, the earliest deadline and the shortest interval hold, and for every other option the innermost
-//! layer that sets it. The layers find each other by an extension
-//! of the response, which middleware between them must keep.
+//! Several of these layers around one stream act as one layer in the place of the outermost: every shutdown, cancellation, end
+//! mark and observer counts, the earliest deadline and the shortest interval hold, and for every other option the innermost
+//! layer that sets it. The layers find each other by an extension of the response, which middleware between them must keep.
 //!
 //! # Body type change
 //!

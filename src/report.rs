@@ -134,8 +134,8 @@ impl StreamReport {
 
     /// Returns the close event that the layer has sent.
     ///
-    /// A shutdown that ends a stream decides its close event, unless the response has one. Therefore an observer can distinguish the
-    /// reasons for which streams are cancelled:
+    /// A shutdown that ends a stream decides its close event, unless the response has one or the layer has none. Therefore an
+    /// observer can distinguish the reasons for which streams are cancelled:
     ///
     /// ```
     /// use tower_sse_completion::{CloseEvent, Ending, StreamReport};

@@ -120,8 +120,8 @@ impl Shutdown {
     /// Attaches this shutdown to a response: it ends that stream, beside the shutdowns of the layer and any other that is
     /// attached.
     ///
-    /// The stream ends with the close event of the shutdown that ends it. Attaching a shutdown twice is the same as once. A `Shutdown` that is inserted into the extensions without this
-    /// method has no effect.
+    /// The stream ends with the close event of the shutdown that ends it. Attaching a shutdown twice is the same as once. A
+    /// `Shutdown` that is inserted into the extensions without this method has no effect.
     ///
     /// ```
     /// use http::Response;
@@ -180,10 +180,10 @@ impl Shutdown {
     /// Returns the number of open streams: from the response until the last frame of the stream has been returned, or its
     /// body has been dropped.
     ///
-    /// A stream is counted if its layer or its response has this shutdown. Only event streams that the layer wraps are
-    /// counted, each once, even if several layers share the shutdown. Inside [`on_end`](crate::SseCompletionLayer::on_end), the
-    /// stream that ends is no longer counted. The count requires that the middleware between the layers
-    /// keeps the extensions of the response.
+    /// A stream is counted if its layer or its response has this shutdown. Only event streams that the layer wraps are counted,
+    /// each once, even if several layers share the shutdown. Inside [`on_end`](crate::SseCompletionLayer::on_end), the stream
+    /// that ends is no longer counted. The count requires that the middleware between the layers keeps the extensions of the
+    /// response.
     pub fn open_streams(&self) -> usize {
         self.shared.counts().streams().1
     }

@@ -6,8 +6,8 @@ use crate::event_stream::EventStream;
 
 /// Holds the state of a stream, from the response until its body is first polled.
 ///
-/// A layer leaves a slot in the extensions of the response and in the body. An outer layer takes the state, adds its
-/// signals, and stores the state in a new slot. Therefore layers around one stream act as one, in the place of the outermost layer. The
+/// A layer leaves a slot in the extensions of the response and in the body. An outer layer takes the state, adds its signals,
+/// and stores the state in a new slot. Therefore layers around one stream act as one, in the place of the outermost layer. The
 /// body of an inner layer finds its slot empty and passes its upstream through.
 ///
 /// Middleware between two layers that polls the body first, or that discards the extensions, leaves the state with the inner

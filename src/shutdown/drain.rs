@@ -139,8 +139,8 @@ impl Shutdown {
     /// # Cancellation safety
     ///
     /// The drain begins when the future is first polled. If the future is dropped before it completes, streams run on and
-    /// [`close`](Self::close) ends them; no connection is cut. If several drains run at once, the first whose
-    /// grace period is over ends the streams of all, and the first whose linger is over cuts the connections of all.
+    /// [`close`](Self::close) ends them; no connection is cut. If several drains run at once, the first whose grace period is
+    /// over ends the streams of all, and the first whose linger is over cuts the connections of all.
     ///
     /// # Panics
     ///

@@ -167,6 +167,12 @@ impl CloseEvent {
     }
 
     /// Returns the name: the type of the event.
+    ///
+    /// ```
+    /// use tower_sse_completion::CloseEvent;
+    ///
+    /// assert_eq!(CloseEvent::new().name(), "close");
+    /// ```
     pub fn name(&self) -> &str {
         let (name, _, _) = self.fields();
         name

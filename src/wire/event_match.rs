@@ -210,7 +210,7 @@ impl EventReader {
         }
     }
 
-    /// Sets the buffer limit, and prepares for the matches, the last of which has been added.
+    /// Sets the buffer limit, and derives from the matches how much of an event is kept. Called after the last match is added.
     pub(crate) fn prepare(&mut self, buffer_limit: usize) {
         // An event that is no end mark does not match the same condition again.
         let end_marks = &self.end_marks;

@@ -33,7 +33,7 @@ pub enum Version {
     Http2,
 }
 
-/// The way of a client to its server, which several clients over HTTP/2 may share with their connection.
+/// Transport between a client and its server. Several clients over HTTP/2 may share its connection.
 #[derive(Debug)]
 pub struct Entrance {
     version: Version,
