@@ -428,10 +428,21 @@ impl Waiter {
         Poll::Pending
     }
 
-    /// Removes the waker, unless the waiter has fired. Returns the task that was registered.
-    fn deregister(&mut self) -> Option<Waker> {
-        let Registration { key, waker } = self.registration.take()?;
-        if !self.has_fired() {
+    /// Moves the waiter, for which no task is registered yet, to another phase. If that phase has begun, the waiter fires at once.
+    fn move_to(&mut self, phase: Phase) {
+        debug_assert!(self.registration.is_none());
+        self.phase = phase;
+        if self.shared.has_begun(phase) {
+            self.place = 0;
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        // A waiter that has fired no longer has its key.
+        let registration = self.registration.take().filter(|_| !self.has_fired());
+        if let Some(Registration { key, .. }) = registration {
             let mut waiters = self.shared.waiters(self.phase);
             let removed = match self.has_fired() {
                 true => None,
@@ -440,28 +451,6 @@ impl Waiter {
             drop(waiters);
             drop(removed);
         }
-        Some(waker)
-    }
-
-    /// Moves the waiter to another phase. If that phase has begun, the waiter fires at once. A registered task stays registered, or
-    /// is woken.
-    fn move_to(&mut self, phase: Phase) {
-        let registered = self.deregister();
-        self.phase = phase;
-        if self.shared.has_begun(phase) {
-            self.place = 0;
-        }
-        if let Some(waker) = registered {
-            if self.register(&waker).is_ready() {
-                waker.wake();
-            }
-        }
-    }
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        self.deregister();
     }
 }
 
@@ -618,13 +607,11 @@ impl StreamGuard {
         self.waiter.shared().close_event().cloned()
     }
 
-    /// Moves the stream to the draining phase. A registered task stays registered, or is woken.
+    /// Moves the stream, which has not been polled, to the draining phase.
     pub(crate) fn end_on_drain(&mut self) {
         if self.waiter.phase != Phase::Draining {
-            if self.is_open {
-                let counts = self.waiter.shared().counts();
-                counts.ending_on_drain.fetch_add(1, Ordering::SeqCst);
-            }
+            let counts = self.waiter.shared().counts();
+            counts.ending_on_drain.fetch_add(1, Ordering::SeqCst);
             self.waiter.move_to(Phase::Draining);
         }
     }
