@@ -75,19 +75,29 @@ need_component() {
     cargo "$1" --version >/dev/null 2>&1 || rustup component add "${1/#fmt/rustfmt}"
 }
 
+# need_openssl: installs the headers of OpenSSL. Outside of Linux, no tool links OpenSSL.
+need_openssl() {
+    [ "$(uname)" != Linux ] || pkg-config --exists openssl 2>/dev/null || need openssl-headers pkg-config libssl-dev
+}
+
 # need_tool NAME: installs this cargo subcommand. It is built in a separate folder, so that no other build waits for it.
 need_tool() {
     local version
+    if cargo "$1" --help >/dev/null 2>&1; then
+        return
+    fi
     case $1 in
         check-external-types) version=0.5.0 ;;
         deny) version=0.20.2 ;;
         fuzz) version=0.13.2 ;;
         hack) version=0.6.46 ;;
-        public-api) version=0.52.0 ;;
+        public-api)
+            version=0.52.0
+            need_openssl
+            ;;
         semver-checks) version=0.51.0 ;;
     esac
-    cargo "$1" --help >/dev/null 2>&1 ||
-        env -u CARGO_TARGET_DIR CARGO_PROFILE_DEV_DEBUG=none cargo install "cargo-$1@$version" --locked --debug
+    env -u CARGO_TARGET_DIR CARGO_PROFILE_DEV_DEBUG=none cargo install "cargo-$1@$version" --locked --debug
 }
 
 # build TARGET...: builds programs in the debug profile, with the features that `.ci/run` builds for the tests. With BUILT, the
