@@ -47,7 +47,8 @@ need_node() {
     need node nodejs
     need npm npm
     if [ "$(node --print 'process.versions.node.split(".")[0]')" -lt 22 ]; then
-        npm install --loglevel=error --prefix "$1" node@22
+        mkdir -p "$1"
+        flock "$1" npm install --loglevel=error --prefix "$1" node@22
         PATH=$1/node_modules/.bin:$PATH
     fi
 }
