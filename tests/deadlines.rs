@@ -205,6 +205,20 @@ async fn c16_deadline_does_not_overrule_an_end_within_32_more_frames() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn c16_deadline_does_not_overrule_an_end_that_the_last_of_32_frames_announces() {
+    let layer = layer().max_age(SECOND);
+    for (end_stream, is_closed) in [(EndStream::Known, false), (EndStream::Unknown, true)] {
+        let upstream = Script::frames([EVENT; 32]).end_stream(end_stream);
+        let mut body = drive(&layer, upstream);
+        advance(SECOND * 2).await;
+        let output = body.rest();
+        assert_eq!(output.frames[..32], [EVENT; 32]);
+        let close: &[&str] = if is_closed { &[EXPIRED] } else { &[] };
+        assert_eq!(output.frames[32..], *close, "{end_stream:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn c16_deadline_of_zero_ends_the_stream_as_soon_as_it_starts() {
     let zero = [
         (layer().max_age(Duration::ZERO), EXPIRED),
