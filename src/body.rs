@@ -115,16 +115,6 @@ impl Stream {
             _ => upstream.poll_frame(cx),
         }
     }
-
-    /// Returns `true` if the body returns the hints of its upstream.
-    #[inline(always)]
-    fn passes_through(&self) -> bool {
-        match self {
-            Self::PassThrough => true,
-            Self::Unpolled(slot) => slot.is_empty(),
-            Self::Polled(_) => false,
-        }
-    }
 }
 
 impl<B> Body for ResponseBody<B>
@@ -151,15 +141,16 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.stream {
             Stream::Polled(stream) => stream.is_end_stream(),
-            stream => stream.passes_through() && self.upstream.is_end_stream(),
+            Stream::Unpolled(slot) if !slot.is_empty() => false,
+            _ => self.upstream.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.stream {
             Stream::Polled(stream) => stream.size_hint(),
-            stream if stream.passes_through() => self.upstream.size_hint(),
-            _ => SizeHint::default(),
+            Stream::Unpolled(slot) if !slot.is_empty() => SizeHint::default(),
+            _ => self.upstream.size_hint(),
         }
     }
 }

@@ -260,7 +260,6 @@ pub(crate) enum Stop {
 }
 
 /// Records one stream while it runs, and reports the stream once.
-#[derive(Debug)]
 pub(crate) struct Recorder {
     observers: Vec<StreamObserver>,
     span: RequestSpan,
@@ -427,12 +426,6 @@ impl fmt::Debug for LayerObserver {
             Self::Shared(_) => "Shared(..)",
             Self::PerRequest(_) => "PerRequest(..)",
         })
-    }
-}
-
-impl fmt::Debug for StreamObserver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StreamObserver").finish_non_exhaustive()
     }
 }
 

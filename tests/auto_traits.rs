@@ -1,8 +1,13 @@
 //! The public types need no bound that their parts do not need, are small, and hide data in their `Debug` output.
 
+#[cfg(feature = "signal")]
+use std::io;
+#[cfg(feature = "tokio")]
+use std::time::Duration;
 use std::{
     cell::Cell,
     convert::Infallible,
+    fmt::Debug,
     future,
     marker::PhantomPinned,
     pin::Pin,
@@ -18,10 +23,10 @@ use testkit::{
     exchange::{CLOSE, event_stream, event_stream_response},
     script::Script,
 };
-use tower::Service;
+use tower::{Layer, Service};
 use tower_sse_completion::{
-    CloseEvent, Ending, InvalidCloseEvent, ResponseBody, ResponseFuture, SkipCompletion,
-    SseCompletion, SseCompletionLayer, StreamReport,
+    CloseEvent, Ending, EventMatch, InvalidCloseEvent, ResponseBody, ResponseFuture, Shutdown,
+    SkipCompletion, SseCompletion, SseCompletionLayer, StreamReport,
 };
 
 fn is_send<T: Send>() {}
@@ -169,27 +174,89 @@ fn layer_can_be_named() {
 #[test]
 fn debug_output_has_the_name_of_the_type_and_no_data() {
     let body: ResponseBody<Body> = event_stream(&SseCompletionLayer::new(), Body::from("data: x"));
-    assert_eq!(format!("{body:?}"), "ResponseBody { .. }");
     let (request, ()) = Request::new(()).into_parts();
     let upstream = futures_util::stream::empty::<Result<Bytes, Infallible>>();
     let stream = SseCompletionLayer::new().byte_stream(&request, upstream);
-    assert_eq!(format!("{stream:?}"), "ByteStream { .. }");
+    let service = tower::service_fn(|_: Request<()>| {
+        future::ready(Ok::<_, Infallible>(Response::new(Body::empty())))
+    });
+    let response = SseCompletionLayer::new()
+        .layer(service)
+        .call(Request::new(()));
+    let shutdown = Shutdown::new();
+    let values: [(&dyn Debug, &str); 8] = [
+        (&body, "ResponseBody { .. }"),
+        (&stream, "ByteStream { .. }"),
+        (&response, "ResponseFuture { .. }"),
+        (
+            &shutdown,
+            "Shutdown { is_draining: false, is_closed: false, open_streams: 0, .. }",
+        ),
+        (&shutdown.draining(), "Draining { waiter: Waiter { .. } }"),
+        (&EventMatch::event("done"), "Event(\"done\")"),
+        (&EventMatch::data("[DONE]"), "Data(\"[DONE]\")"),
+        (&EventMatch::when(|_| true), "When(..)"),
+    ];
+    for (value, expected) in values {
+        assert_eq!(format!("{value:?}"), expected);
+    }
+}
+
+#[test]
+fn debug_output_of_a_layer_has_its_options_and_no_data() {
     let plain = SseCompletionLayer::new();
-    assert!(format!("{plain:?}").contains("observer: None"), "{plain:?}");
-    let layer = plain
+    let options = SseCompletionLayer::new()
         .cancel_when(|_| future::pending())
         .close_event_with(|_| CloseEvent::new())
         .on_end(|_| ());
-    let debug = format!("{layer:?}");
-    assert!(!debug.contains("Waker"), "{debug}");
-    for part in [
-        "cancellations: 1",
-        "close_event: Some(PerStream(..))",
-        "observer: Shared(..)",
-        "ends_on_drain: false",
+    let others = SseCompletionLayer::new()
+        .close_event(None)
+        .on_end_with(|_| |_| ());
+    for (layer, parts) in [
+        (
+            plain,
+            ["cancellations: 0", "close_event: None", "observer: None"],
+        ),
+        (
+            options,
+            [
+                "cancellations: 1",
+                "close_event: Some(PerStream(..))",
+                "observer: Shared(..)",
+            ],
+        ),
+        (
+            others,
+            [
+                "ends_on_drain: false",
+                "close_event: Some(None)",
+                "observer: PerRequest(..)",
+            ],
+        ),
     ] {
-        assert!(debug.contains(part), "{part} is missing: {debug}");
+        let debug = format!("{layer:?}");
+        assert!(!debug.contains("Waker"), "{debug}");
+        for part in parts {
+            assert!(debug.contains(part), "{part} is missing: {debug}");
+        }
     }
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn debug_output_of_a_drain_has_its_times() {
+    let drain = Shutdown::new().drain(Duration::from_secs(9));
+    let debug = format!("{drain:?}");
+    assert!(debug.contains("grace: 9s"), "{debug}");
+}
+
+#[cfg(feature = "signal")]
+#[cfg_attr(miri, ignore = "Miri has no signals")]
+#[tokio::test]
+async fn debug_output_of_a_stop_signal_has_its_name() -> io::Result<()> {
+    let signal = tower_sse_completion::stop_signal()?;
+    assert_eq!(format!("{signal:?}"), "StopSignal { .. }");
+    Ok(())
 }
 
 #[test]

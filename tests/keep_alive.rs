@@ -182,7 +182,7 @@ fn split_at_blank_lines(stream: &[u8]) -> Vec<String> {
 async fn c17_client_that_splits_at_blank_lines_loses_nothing() {
     let every_second = || KeepAlive::new().interval(SECOND);
     for (keep_alive, comment, is_lossless) in [
-        (every_second(), ":\n\n", true),
+        (KeepAlive::default().interval(SECOND), ":\n\n", true),
         (every_second().text("ping"), ": ping\n\n", true),
         (
             every_second().text("a\r\nb\rc\n"),

@@ -260,6 +260,17 @@ fn report_can_be_built() {
 
 #[test]
 fn ending_is_displayed_in_lower_case() {
-    assert_eq!(Ending::Cancelled.to_string(), "cancelled");
-    assert_eq!(Ending::Cancelled.to_string(), Ending::Cancelled.as_str());
+    for (ending, text) in [
+        (Ending::Completed, "completed"),
+        (Ending::Empty, "empty"),
+        (Ending::Truncated, "truncated"),
+        (Ending::Cancelled, "cancelled"),
+        (Ending::Expired, "expired"),
+        (Ending::Idle, "idle"),
+        (Ending::Failed, "failed"),
+        (Ending::Dropped, "dropped"),
+    ] {
+        assert_eq!(ending.as_str(), text);
+        assert_eq!(ending.to_string(), text);
+    }
 }

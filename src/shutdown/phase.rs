@@ -122,14 +122,13 @@ pub(super) struct Idle<'a> {
 /// One stream's registration with a shutdown, which counts the stream.
 ///
 /// Dropping the guard lets a waiting drain return, so the report of the stream is made first.
-#[derive(Debug)]
 pub(crate) struct StreamGuard {
     waiter: Waiter,
     is_open: bool,
 }
 
 /// The shutdowns that are attached to a response.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Attached(pub(crate) Vec<Arc<Shared>>);
 
 impl Phase {
@@ -451,12 +450,6 @@ impl Drop for Waiter {
             drop(waiters);
             drop(removed);
         }
-    }
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
     }
 }
 
