@@ -240,7 +240,9 @@ impl EventReader {
                 [] => return false,
                 [b'\n', rest @ ..] | [b'\r', b'\n', rest @ ..] => rest,
                 _ => {
-                    let end = memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
+                    let Some(end) = memchr2(b'\n', b'\r', rest) else {
+                        return true;
+                    };
                     let (line, rest) = rest.split_at(end);
                     let may_match = match line {
                         // A lone CR.
